@@ -1,0 +1,70 @@
+# Leasehold. `make help` lists what can be made; nothing needs to be set up before.
+#
+#   .venv/   Python packages, exactly those of uv.lock
+#   var/     everything that the commands write: data, caches, logs
+
+PYTHON  ?= python3
+PORT    ?= 8000
+SUITE   ?=
+BIN     := .venv/bin
+SOURCES  = $(wildcard manage.py portal leasing hosts lab tools benchmarks tests)
+MESSAGES = $(patsubst %.po,%.mo,$(wildcard locale/*/LC_MESSAGES/*.po))
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo lab test check fresh docs lock format clean packages-%
+
+help:  ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: packages-build .venv/ready $(MESSAGES)  ## Install what the other commands need
+
+demo: packages-demo setup  ## Run everything on this machine, with real machines and simulated GPUs (PORT=8000)
+	@exec $(BIN)/python manage.py demo --port $(PORT)
+
+lab: packages-demo packages-test packages-lab setup  ## Run the virtual hypervisor's tests alone
+	@$(BIN)/python tools/suites.py lab
+
+test: packages-demo packages-test packages-lab setup  ## Check, then run every suite (SUITE=name for one)
+	@$(BIN)/python tools/suites.py $(SUITE)
+
+check: setup  ## Check style, types, imports, migrations, templates, translations, API description
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(SOURCES)
+	$(BIN)/lint-imports
+	$(BIN)/python manage.py makemigrations --check --dry-run
+	$(BIN)/python tools/check_templates.py
+	$(BIN)/python tools/check_translations.py
+	$(BIN)/python manage.py spectacular --validate --fail-on-warn --file /dev/null
+
+fresh: packages-lab  ## Try `make demo` and `make test` in a new Debian root, from a clean clone
+	tools/fresh.sh
+
+docs: setup  ## Generate the diagrams in docs/ from the state tables
+	$(BIN)/python manage.py diagrams docs
+
+lock: .venv/ready  ## Resolve the Python packages again, within pyproject.toml's ranges
+	$(BIN)/uv lock
+	$(BIN)/uv export --quiet --locked --no-header --only-group bootstrap --output-file tools/uv.txt
+
+format: setup  ## Format the code and sort the imports
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove everything that was made, the demo's data included
+	rm -rf .venv var dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find locale -name '*.mo' -delete 2>/dev/null || true
+
+packages-%:
+	@tools/debian-packages $*
+
+.venv/ready: uv.lock pyproject.toml tools/uv.txt | packages-build
+	@echo "Installing Python packages into .venv"
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --require-hashes --requirement tools/uv.txt
+	@UV_PYTHON=$(BIN)/python $(BIN)/uv sync --locked
+	@touch $@
+
+%.mo: %.po
+	msgfmt --check --output-file=$@ $<
