@@ -1,0 +1,387 @@
+"""Every message between the control plane and a host, as bounded, immutable, typed structures.
+
+A *command* states a whole goal for one host. A *report* states one fact the host has seen. Both are JSON;
+decoding checks types, bounds and the protocol version, and refuses what it does not know.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal, TypeVar
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta
+
+PROTOCOL = 1
+UNDERSTOOD = frozenset({1})
+MAX_MESSAGE_BYTES = 64 * 1024
+
+Name = Annotated[str, Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+Subject = Annotated[str, Meta(min_length=1, max_length=80)]
+Text = Annotated[str, Meta(max_length=2000)]
+Short = Annotated[str, Meta(max_length=200)]
+Counter = Annotated[int, Meta(ge=0, le=2**53)]
+PciAddress = Annotated[str, Meta(pattern=r"^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Moment = Annotated[datetime, Meta(tz=True)]
+
+
+class MessageError(ValueError):
+    """The text is not a message of a protocol version that this program understands."""
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every structure that travels."""
+
+
+class Fingerprint(Message, frozen=True, kw_only=True):
+    """What tells one card from another, and a changed card from an unchanged one."""
+
+    vendor_device: Annotated[str, Meta(pattern=r"^[0-9a-f]{4}:[0-9a-f]{4}$")]
+    subsystem: Short = ""
+    serial: Short = ""
+    firmware: Short = ""
+    rom_sha256: Short = ""
+    modes: Short = ""
+
+
+class ScrubPolicy(Message, frozen=True, kw_only=True):
+    """How much of a GPU's memory a scrub must reach, in thousandths, before the GPU may be called clean."""
+
+    scrubber: Short = "bar"
+    required_reach_permille: Annotated[int, Meta(ge=0, le=1000)] = 1000
+
+
+class GpuOrder(Message, frozen=True, kw_only=True):
+    """One GPU as a command names it. `tenure` rises with each lease; the host refuses a lower one."""
+
+    gpu_id: UUID
+    tenure: Counter
+    address: PciAddress
+    fingerprint: Fingerprint | None = None
+
+
+class ImageOrder(Message, frozen=True, kw_only=True):
+    """The golden image to start from. `direct-kernel` images are a kernel and an initramfs."""
+
+    name: Name
+    format: Literal["direct-kernel", "qcow2", "raw"]
+    digest: Sha256
+    cmdline: Annotated[str, Meta(max_length=500)] = ""
+
+
+class MachineOrder(Message, frozen=True, kw_only=True):
+    """The virtual machine to build: the GPUs' shares of the host, summed."""
+
+    name: Name
+    vcpus: Annotated[int, Meta(ge=1, le=1024)]
+    memory_mib: Annotated[int, Meta(ge=64, le=64 * 1024 * 1024)]
+    disk_gib: Annotated[int, Meta(ge=0, le=1024 * 1024)]
+    image: ImageOrder
+
+
+Gpus = Annotated[tuple[GpuOrder, ...], Meta(min_length=1, max_length=16)]
+
+
+class Provision(Message, frozen=True, kw_only=True, tag="provision"):
+    """Bind the GPUs and run the machine until told otherwise, but never beyond `ends_at` plus the grace."""
+
+    lease_id: UUID
+    ends_at: Moment
+    grace_seconds: Counter
+    gpus: Gpus
+    machine: MachineOrder
+
+
+class Release(Message, frozen=True, kw_only=True, tag="release"):
+    """Stop the machine, destroy its disk, then reset and scrub each GPU with evidence."""
+
+    lease_id: UUID
+    gpus: Gpus
+    shutdown_seconds: Counter
+    scrub: ScrubPolicy
+
+
+class Power(Message, frozen=True, kw_only=True, tag="power"):
+    """Switch a provisioned machine."""
+
+    lease_id: UUID
+    action: Literal["on", "off", "restart"]
+    shutdown_seconds: Counter
+
+
+class Update(Message, frozen=True, kw_only=True, tag="update"):
+    """The lease now ends at `ends_at`."""
+
+    lease_id: UUID
+    ends_at: Moment
+
+
+class OpenConsole(Message, frozen=True, kw_only=True, tag="console"):
+    """Dial the gateway and relay this machine's console socket to it, once. The token is sealed."""
+
+    lease_id: UUID
+    session_id: UUID
+    gateway_url: Annotated[str, Meta(max_length=300, pattern=r"^wss?://")]
+    sealed_token: Annotated[str, Meta(max_length=500)]
+
+
+class Intake(Message, frozen=True, kw_only=True, tag="intake"):
+    """Bind, reset, scrub and fingerprint a GPU that is not known to be clean."""
+
+    gpu: GpuOrder
+    scrub: ScrubPolicy
+
+
+class Inspect(Message, frozen=True, kw_only=True, tag="inspect"):
+    """Report the inventory and what runs."""
+
+
+class Receipt(Message, frozen=True, kw_only=True, tag="receipt"):
+    """The portal has durably stored every report of this journal up to and including `through`."""
+
+    journal_id: UUID
+    through: Counter
+
+
+Goal = Provision | Release | Power | Update | OpenConsole | Intake | Inspect | Receipt
+
+
+class Command(Message, frozen=True, kw_only=True):
+    """A goal for one host. Within a subject, a lower generation than one already accepted is refused."""
+
+    protocol: int
+    command_id: UUID
+    host: Name
+    subject: Subject
+    generation: Counter
+    issued_at: Moment
+    expires_at: Moment
+    goal: Goal
+
+
+class ResetRecord(Message, frozen=True, kw_only=True):
+    """One reset of one card: which rung of the ladder worked, after how many failures."""
+
+    method: Short
+    scope: Short
+    seconds: float
+    attempts: Counter
+    failures: tuple[Short, ...] = ()
+
+
+class ScrubEvidence(Message, frozen=True, kw_only=True):
+    """What the host says it did to a GPU's memory and what it then read. Byte counts; times in seconds."""
+
+    scrubber: Short
+    scrubber_version: Short
+    scrubber_digest: Sha256
+    simulated: bool
+    proven: bool
+    coverage: Literal["full", "sampled", "none"]
+    memory_bytes: Counter
+    reached_bytes: Counter
+    written_bytes: Counter
+    read_back_bytes: Counter
+    pattern: Short
+    mismatches: Counter
+    canaries_planted: Counter
+    canaries_found: Counter
+    fills: Counter
+    resets: tuple[ResetRecord, ...]
+    fingerprint_before: Fingerprint
+    fingerprint_after: Fingerprint
+    started_at: Moment
+    finished_at: Moment
+    kernel: Short
+    verdict: Literal["passed", "failed"]
+    reasons: tuple[Text, ...] = ()
+
+
+class CardFacts(Message, frozen=True, kw_only=True):
+    """A display-class card as the host sees it. `refusal` says why it cannot be leased, empty if it can."""
+
+    address: PciAddress
+    functions: tuple[PciAddress, ...]
+    iommu_group: int | None
+    name: Short
+    memory_bytes: Counter
+    numa_node: int
+    fingerprint: Fingerprint
+    refusal: Text = ""
+
+
+class MachineFacts(Message, frozen=True, kw_only=True):
+    """A machine that the hypervisor knows. `lease_id` is empty for machines that are not ours."""
+
+    name: Short
+    state: Literal["running", "off"]
+    lease_id: UUID | None = None
+
+
+class Accepted(Message, frozen=True, kw_only=True, tag="accepted"):
+    """The command is journalled and will be carried out, across crashes."""
+
+
+class Refused(Message, frozen=True, kw_only=True, tag="refused"):
+    """The command changed nothing, and why."""
+
+    reason: Text
+
+
+class StepReport(Message, frozen=True, kw_only=True, tag="step"):
+    """A step of a plan began, ended or failed. `index` counts from 1 to `total`."""
+
+    lease_id: UUID | None
+    gpu_id: UUID | None
+    plan: Short
+    step: Short
+    index: Counter
+    total: Counter
+    state: Literal["started", "done", "failed"]
+    attempt: Counter
+    detail: Text = ""
+
+
+class MachineRunning(Message, frozen=True, kw_only=True, tag="machine-running"):
+    """The machine of this lease runs."""
+
+    lease_id: UUID
+
+
+class MachineStopped(Message, frozen=True, kw_only=True, tag="machine-stopped"):
+    """The machine of this lease is off but its disk and GPUs are kept."""
+
+    lease_id: UUID
+    cause: Literal["guest", "command", "deadline", "failure"]
+
+
+class MachineGone(Message, frozen=True, kw_only=True, tag="machine-gone"):
+    """Machine, scratch disk and access of this lease no longer exist; scrubbing goes on."""
+
+    lease_id: UUID
+
+
+class ProvisionFailed(Message, frozen=True, kw_only=True, tag="provision-failed"):
+    """The goal could not be reached; the host waits for a release."""
+
+    lease_id: UUID
+    step: Short
+    reason: Text
+
+
+class ScrubStarted(Message, frozen=True, kw_only=True, tag="scrub-started"):
+    """The GPU is being reset and scrubbed."""
+
+    gpu_id: UUID
+    tenure: Counter
+
+
+class Scrubbed(Message, frozen=True, kw_only=True, tag="scrubbed"):
+    """The scrub of one GPU is over; the evidence carries the verdict."""
+
+    gpu_id: UUID
+    tenure: Counter
+    lease_id: UUID | None
+    evidence: ScrubEvidence
+
+
+class GpuFailed(Message, frozen=True, kw_only=True, tag="gpu-failed"):
+    """The GPU could not be brought to a scrub verdict at all: wedged, gone, or refused."""
+
+    gpu_id: UUID
+    tenure: Counter
+    step: Short
+    reason: Text
+    missing: bool = False
+
+
+class ConsoleClosed(Message, frozen=True, kw_only=True, tag="console-closed"):
+    """The relay of this console session has ended."""
+
+    session_id: UUID
+    reason: Short = ""
+
+
+class Inventory(Message, frozen=True, kw_only=True, tag="inventory"):
+    """What the host has: cards, machines, and the part that is shared among GPUs."""
+
+    cards: tuple[CardFacts, ...]
+    machines: tuple[MachineFacts, ...]
+    cpu_count: Counter
+    memory_mib: Counter
+    disk_gib: Counter
+    kernel: Short
+    worker_version: Short
+    simulated: bool
+    restarted: bool = False
+
+
+Event = (
+    Accepted
+    | Refused
+    | StepReport
+    | MachineRunning
+    | MachineStopped
+    | MachineGone
+    | ProvisionFailed
+    | ScrubStarted
+    | Scrubbed
+    | GpuFailed
+    | ConsoleClosed
+    | Inventory
+)
+
+
+class Report(Message, frozen=True, kw_only=True):
+    """One fact from one host. `sequence` counts from 1 in a journal; a new journal id means lost memory."""
+
+    protocol: int
+    host: Name
+    journal_id: UUID
+    sequence: Annotated[int, Meta(ge=1, le=2**53)]
+    command_id: UUID | None
+    subject: Subject
+    generation: Counter
+    occurred_at: Moment
+    event: Event
+
+
+def encode(message: Message) -> bytes:
+    """JSON text of a message. Raises MessageError when it would exceed MAX_MESSAGE_BYTES."""
+    text = msgspec.json.encode(message, order="sorted")
+    if len(text) > MAX_MESSAGE_BYTES:
+        raise MessageError(f"The message has {len(text)} bytes; {MAX_MESSAGE_BYTES} are allowed.")
+    return text
+
+
+def decode_command(text: bytes) -> Command:
+    """A command of a protocol version that is understood, or MessageError."""
+    command = _decode(text, Command)
+    _check_version(command.protocol)
+    return command
+
+
+def decode_report(text: bytes) -> Report:
+    """A report of a protocol version that is understood, or MessageError."""
+    report = _decode(text, Report)
+    _check_version(report.protocol)
+    return report
+
+
+M = TypeVar("M", bound=Message)
+
+
+def _decode(text: bytes, kind: type[M]) -> M:
+    if len(text) > MAX_MESSAGE_BYTES:
+        raise MessageError(f"The message has {len(text)} bytes; {MAX_MESSAGE_BYTES} are allowed.")
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.MsgspecError as error:
+        raise MessageError(f"Not a message of protocol {PROTOCOL}: {error}") from error
+
+
+def _check_version(protocol: int) -> None:
+    if protocol not in UNDERSTOOD:
+        raise MessageError(f"Protocol {protocol} is not understood here; {sorted(UNDERSTOOD)} are.")
