@@ -1,0 +1,132 @@
+"""The PCI bus as the host program sees it: one interface for `/sys`, and for the simulated bus.
+
+Everything above this line of the house (plans, scrubbers, machines) knows cards only through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from lxml import etree
+
+from hosts.protocol.messages import CardFacts, Fingerprint
+
+
+class BusError(Exception):
+    """An operation on a card failed; the text is for an operator."""
+
+
+class CardMissing(BusError):
+    """No card answers at this address."""
+
+
+class CardBusy(BusError):
+    """Someone holds the card; the text names the holders."""
+
+
+class ResetFailed(BusError):
+    """A rung of the reset ladder, or all of it, failed."""
+
+
+class Wedged(BusError):
+    """The kernel did not come back within the deadline. Nothing may be tried on this card again: the child
+    that waits for the kernel cannot be killed, and only a reboot of the host helps."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A display-class PCI device with every endpoint function of its slot.
+
+    `refusal` is empty if the card may be leased. `memory_bytes` is the size of the memory that the host can
+    map; `numa_node` is -1 where the firmware does not say.
+    """
+
+    address: str
+    functions: tuple[str, ...]
+    iommu_group: int | None
+    name: str
+    memory_bytes: int
+    numa_node: int
+    fingerprint: Fingerprint
+    refusal: str = ""
+
+    def facts(self) -> CardFacts:
+        """The card as a report carries it."""
+        return CardFacts(
+            address=self.address,
+            functions=self.functions,
+            iommu_group=self.iommu_group,
+            name=self.name[:200],
+            memory_bytes=self.memory_bytes,
+            numa_node=self.numa_node,
+            fingerprint=self.fingerprint,
+            refusal=self.refusal[:2000],
+        )
+
+
+@dataclass(frozen=True)
+class ResetRung:
+    """One way to reset a card. `run` blocks up to its deadline; ResetFailed or Wedged if it did not work."""
+
+    method: str
+    scope: str
+    run: Callable[[], None]
+
+
+class MemoryWindow(Protocol):
+    """A card's memory, mapped writable. Offsets and lengths in bytes; ValueError beyond the end."""
+
+    @property
+    def size(self) -> int: ...
+
+    def fill(self, offset: int, length: int, pattern: int | bytes) -> None:
+        """Write one byte value, or a pattern repeated (and cut at the end), over the range."""
+
+    def read(self, offset: int, length: int) -> bytes: ...
+
+    def first_mismatch(self, offset: int, length: int, byte: int) -> int | None:
+        """Where the range first differs from `byte`, or None."""
+
+
+class PciBus(Protocol):
+    """What can be done to cards. Every method may raise BusError; none blocks for ever."""
+
+    @property
+    def simulated(self) -> bool: ...
+
+    def cards(self) -> tuple[Card, ...]:
+        """Display-class cards by address, those that cannot be leased included, with the reason."""
+
+    def card(self, address: str) -> Card:
+        """One card, read anew. CardMissing if nothing is there."""
+
+    def is_alive(self, card: Card) -> bool:
+        """Every function answers in configuration space."""
+
+    def is_bound(self, card: Card) -> bool:
+        """Every endpoint of the IOMMU group is on vfio-pci, and the group is viable."""
+
+    def bind(self, card: Card) -> None:
+        """Give every function to vfio-pci and verify it. Idempotent. CardBusy if the host uses the card."""
+
+    def holders(self, card: Card) -> tuple[str, ...]:
+        """Who has the card open, as "name (pid)"."""
+
+    def reset_rungs(self, card: Card) -> tuple[ResetRung, ...]:
+        """The reset ladder that this card offers, gentlest scope that is known to work first."""
+
+    def memory(self, card: Card) -> AbstractContextManager[MemoryWindow]:
+        """The card's memory, mapped for the time of the context; memory decoding is switched on first."""
+
+    def fingerprint(self, card: Card) -> Fingerprint:
+        """Identity, firmware and modes, read from the card now."""
+
+    def gpu_fragments(self, card: Card, *, slot: int) -> list[etree._Element]:
+        """What goes under a domain's `<devices>`: a root port of its own and the card's functions behind it.
+
+        `slot` counts the machine's GPUs from 1, and is the index of the root port. From here on the card's
+        memory has to be taken for a tenant's.
+        """
