@@ -12,7 +12,7 @@ MESSAGES = $(patsubst %.po,%.mo,$(wildcard locale/*/LC_MESSAGES/*.po))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo lab test check fresh docs lock format clean packages-%
+.PHONY: help setup demo lab test check fresh docs messages lock format clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,10 +23,10 @@ demo: packages-demo setup  ## Run everything on this machine, with real machines
 	@exec $(BIN)/python manage.py demo --port $(PORT)
 
 lab: packages-demo packages-test packages-lab setup  ## Run the virtual hypervisor's tests alone
-	@$(BIN)/python tools/suites.py lab
+	@$(BIN)/python -m tools.suites lab
 
 test: packages-demo packages-test packages-lab setup  ## Check, then run every suite (SUITE=name for one)
-	@$(BIN)/python tools/suites.py $(SUITE)
+	@$(BIN)/python -m tools.suites $(SUITE)
 
 check: setup  ## Check style, types, imports, migrations, templates, translations, API description
 	$(BIN)/ruff check .
@@ -34,15 +34,18 @@ check: setup  ## Check style, types, imports, migrations, templates, translation
 	$(BIN)/mypy $(SOURCES)
 	$(BIN)/lint-imports
 	$(BIN)/python manage.py makemigrations --check --dry-run
-	$(BIN)/python tools/check_templates.py
-	$(BIN)/python tools/check_translations.py
+	$(BIN)/python -m tools.check_templates
+	$(BIN)/python -m tools.translations check
 	$(BIN)/python manage.py spectacular --validate --fail-on-warn --file /dev/null
 
 fresh: packages-lab  ## Try `make demo` and `make test` in a new Debian root, from a clean clone
-	tools/fresh.sh
+	$(PYTHON) tools/fresh.py
 
 docs: setup  ## Generate the diagrams in docs/ from the state tables
 	$(BIN)/python manage.py diagrams docs
+
+messages: setup  ## Collect the texts to translate into locale/
+	$(BIN)/python -m tools.translations collect
 
 lock: .venv/ready  ## Resolve the Python packages again, within pyproject.toml's ranges
 	$(BIN)/uv lock
