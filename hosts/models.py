@@ -1,0 +1,142 @@
+"""Inventory: hypervisors, their GPUs, and every report they ever sent."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+GPU_STATES = ("clean", "leased", "dirty", "scrubbing", "quarantined", "maintenance", "missing")
+
+
+class GpuModel(models.Model):
+    """A kind of GPU: a pool is all GPUs of one model. Times in seconds."""
+
+    slug = models.SlugField(unique=True)
+    name = models.CharField(max_length=100)
+    memory_mib = models.PositiveIntegerField()
+    vendor_device = models.CharField(max_length=9, help_text=_("PCI vendor and device id, such as 10de:2230"))
+    scrubber = models.SlugField(default="bar")
+    required_reach_permille = models.PositiveSmallIntegerField(
+        default=1000, validators=[MinValueValidator(1), MaxValueValidator(1000)]
+    )
+    lead_seconds = models.PositiveIntegerField(default=120)
+    turnaround_seconds = models.PositiveIntegerField(default=300)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Host(models.Model):
+    """A hypervisor. The public keys are hex; the private halves never leave the host."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    name = models.CharField(
+        max_length=63, unique=True, validators=[RegexValidator(r"^[a-z0-9][a-z0-9.-]*$")]
+    )
+    signing_key = models.CharField(max_length=64)
+    sealing_key = models.CharField(max_length=64)
+    accepting = models.BooleanField(default=True, help_text=_("New leases may be placed here"))
+    simulated = models.BooleanField(default=False)
+    cpu_count = models.PositiveIntegerField(default=0)
+    memory_mib = models.PositiveIntegerField(default=0)
+    disk_gib = models.PositiveIntegerField(default=0)
+    kernel = models.CharField(max_length=200, blank=True)
+    worker_version = models.CharField(max_length=200, blank=True)
+    journal_id = models.UUIDField(null=True)
+    applied_sequence = models.PositiveBigIntegerField(default=0)
+    generation = models.PositiveBigIntegerField(default=0)
+    receipt_due = models.BooleanField(default=False)
+    last_seen_at = models.DateTimeField(null=True)
+    inventory_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Gpu(models.Model):
+    """One GPU with all endpoint functions of its IOMMU group, and the share of its host that goes with it.
+
+    `state` is written by leasing.transitions alone. `generation` counts goals whose subject is this GPU.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    host = models.ForeignKey(Host, models.PROTECT, related_name="gpus")
+    model = models.ForeignKey(GpuModel, models.PROTECT, related_name="gpus")
+    address = models.CharField(max_length=12)
+    functions = models.JSONField(default=list)
+    iommu_group = models.IntegerField(null=True)
+    numa_node = models.SmallIntegerField(default=-1)
+    fingerprint = models.JSONField(default=dict)
+    state = models.CharField(max_length=12, default="dirty", choices=[(s, s) for s in GPU_STATES])
+    state_since = models.DateTimeField()
+    state_reason = models.CharField(max_length=2000, blank=True)
+    tenure = models.PositiveBigIntegerField(default=0)
+    generation = models.PositiveBigIntegerField(default=0)
+    share_vcpus = models.PositiveIntegerField()
+    share_memory_mib = models.PositiveIntegerField()
+    share_disk_gib = models.PositiveIntegerField()
+
+    class Meta:
+        ordering = ["host__name", "address"]
+        constraints = [
+            models.UniqueConstraint(fields=["host", "address"], name="hosts_gpu_one_per_address"),
+            models.CheckConstraint(condition=models.Q(state__in=GPU_STATES), name="hosts_gpu_known_state"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.host.name} {self.address}"
+
+
+class FoundCard(models.Model):
+    """A card as its host last reported it. `refusal` says why it cannot be leased; empty if it can."""
+
+    host = models.ForeignKey(Host, models.CASCADE, related_name="found_cards")
+    address = models.CharField(max_length=12)
+    functions = models.JSONField(default=list)
+    iommu_group = models.IntegerField(null=True)
+    name = models.CharField(max_length=200)
+    memory_mib = models.PositiveIntegerField()
+    numa_node = models.SmallIntegerField(default=-1)
+    fingerprint = models.JSONField(default=dict)
+    refusal = models.CharField(max_length=2000, blank=True)
+
+    class Meta:
+        ordering = ["address"]
+        constraints = [
+            models.UniqueConstraint(fields=["host", "address"], name="hosts_foundcard_one_per_address")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.address} {self.name}"
+
+
+class ReceivedReport(models.Model):
+    """A report exactly as it was signed. Applied in sequence order; `verdict` says what it did or why not."""
+
+    host = models.ForeignKey(Host, models.PROTECT, related_name="reports")
+    journal_id = models.UUIDField()
+    sequence = models.PositiveBigIntegerField()
+    envelope = models.TextField()
+    received_at = models.DateTimeField()
+    applied_at = models.DateTimeField(null=True)
+    verdict = models.CharField(max_length=300, blank=True)
+
+    class Meta:
+        ordering = ["id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["host", "journal_id", "sequence"], name="hosts_receivedreport_once"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.journal_id}#{self.sequence}"

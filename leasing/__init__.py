@@ -1,0 +1,1 @@
+"""The domain: tenants, booking, lifecycles, metering, proof. No HTTP and no libvirt."""

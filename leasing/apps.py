@@ -1,0 +1,21 @@
+"""Django application of the domain: reinstalls the database's guards after every migrate."""
+
+from typing import Any
+
+from django.apps import AppConfig
+from django.db.models.signals import post_migrate
+
+
+class LeasingConfig(AppConfig):
+    name = "leasing"
+
+    def ready(self) -> None:
+        post_migrate.connect(_install_guards, sender=self)
+
+
+def _install_guards(*, using: str, **_: Any) -> None:
+    from django.db import connections
+
+    from leasing.guards import install_guards
+
+    install_guards(connections[using])

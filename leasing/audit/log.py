@@ -1,0 +1,48 @@
+"""Recording an act, in the transaction that does it."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+from leasing.actors import Actor
+from leasing.models import AuditEntry, Tenant
+
+
+def canonical(value: dict[str, Any]) -> str:
+    """JSON with sorted keys and no spaces; dates in ISO 8601, everything else that is not JSON as text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain)
+
+
+def record(
+    *,
+    action: str,
+    actor: Actor,
+    subject: str,
+    now: datetime,
+    tenant: Tenant | None = None,
+    effective_at: datetime | None = None,
+    **detail: Any,
+) -> AuditEntry:
+    """Append one entry. `subject` is `kind:id`, such as `lease:<uuid>`; `detail` must hold no secrets."""
+    text = canonical(
+        {
+            "action": action,
+            "actor": {"kind": actor.kind, "name": actor.name},
+            "address": actor.address,
+            "detail": detail,
+            "effective_at": effective_at or now,
+            "recorded_at": now,
+            "request_id": actor.request_id,
+            "subject": subject,
+            "tenant": tenant.slug if tenant else None,
+        }
+    )
+    return AuditEntry.objects.create(
+        recorded_at=now, action=action, actor=actor.name, subject=subject, tenant=tenant, text=text
+    )
+
+
+def _plain(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -1,0 +1,59 @@
+"""The audit log: append-only entries, and the Merkle log that seals them (RFC 6962)."""
+
+from __future__ import annotations
+
+from django.db import models
+
+from leasing.models.people import Tenant
+
+
+class AuditEntry(models.Model):
+    """One act. `text` is canonical JSON and is what gets sealed; the other columns only help to find it."""
+
+    recorded_at = models.DateTimeField()
+    action = models.CharField(max_length=60)
+    actor = models.CharField(max_length=200)
+    subject = models.CharField(max_length=80)
+    tenant = models.ForeignKey(Tenant, models.PROTECT, null=True, related_name="audit_entries")
+    text = models.TextField()
+
+    class Meta:
+        ordering = ["-id"]
+        indexes = [
+            models.Index(fields=["subject", "-id"], name="leasing_auditentry_of_subject"),
+            models.Index(fields=["tenant", "-id"], name="leasing_auditentry_of_tenant"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.subject}"
+
+
+class AuditLeaf(models.Model):
+    """The place of a sealed entry in the Merkle log. Hashes are hex SHA-256."""
+
+    index = models.PositiveBigIntegerField(primary_key=True)
+    entry = models.OneToOneField(AuditEntry, models.PROTECT, related_name="leaf")
+    leaf_hash = models.CharField(max_length=64)
+
+    class Meta:
+        ordering = ["index"]
+
+    def __str__(self) -> str:
+        return f"leaf {self.index}"
+
+
+class TreeHead(models.Model):
+    """A signed head of the Merkle log: `size` leaves with this root."""
+
+    size = models.PositiveBigIntegerField(unique=True)
+    root_hash = models.CharField(max_length=64)
+    signed_at = models.DateTimeField()
+    key_id = models.CharField(max_length=16)
+    signature = models.CharField(max_length=128)
+    anchored_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["size"]
+
+    def __str__(self) -> str:
+        return f"head of {self.size}"

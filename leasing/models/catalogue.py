@@ -1,0 +1,83 @@
+"""What can be leased: flavors, images and their rates."""
+
+from __future__ import annotations
+
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
+from django.db import models
+from django.db.models import F, Q
+from django.utils.translation import gettext_lazy as _
+
+from hosts.models import GpuModel
+
+
+class Flavor(models.Model):
+    """N GPUs of a model on one host, and with them N shares of the host's CPU, memory and disk."""
+
+    class Numa(models.TextChoices):
+        PREFERRED = "preferred", _("one NUMA node if possible")
+        REQUIRED = "required", _("one NUMA node always")
+
+    slug = models.SlugField(unique=True)
+    name = models.CharField(max_length=100)
+    description = models.CharField(max_length=300, blank=True)
+    model = models.ForeignKey(GpuModel, models.PROTECT, related_name="flavors")
+    gpu_count = models.PositiveSmallIntegerField(
+        default=1, validators=[MinValueValidator(1), MaxValueValidator(16)]
+    )
+    numa = models.CharField(max_length=9, choices=Numa, default=Numa.PREFERRED)
+    offered = models.BooleanField(default=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Image(models.Model):
+    """A golden disk, or the kernel and initramfs of a `direct-kernel` system. The digest is a SHA-256."""
+
+    class Format(models.TextChoices):
+        DIRECT_KERNEL = "direct-kernel", _("kernel and initramfs")
+        QCOW2 = "qcow2", "qcow2"
+        RAW = "raw", "raw"
+
+    slug = models.SlugField(unique=True)
+    name = models.CharField(max_length=100)
+    os_family = models.CharField(max_length=30)
+    format = models.CharField(max_length=13, choices=Format)
+    digest = models.CharField(max_length=64, validators=[RegexValidator(r"^[0-9a-f]{64}$")])
+    file_name = models.CharField(max_length=63, validators=[RegexValidator(r"^[a-z0-9][a-z0-9.-]*$")])
+    cmdline = models.CharField(max_length=500, blank=True)
+    login = models.CharField(max_length=200, blank=True, help_text=_("How to sign in, in words"))
+    default_user = models.CharField(max_length=32, blank=True)
+    offered = models.BooleanField(default=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Rate(models.Model):
+    """Price of a flavor per hour while valid, `[valid_from, valid_until)`; no end means until replaced."""
+
+    flavor = models.ForeignKey(Flavor, models.PROTECT, related_name="rates")
+    per_hour = models.DecimalField(max_digits=12, decimal_places=4, validators=[MinValueValidator(0)])
+    currency = models.CharField(max_length=3, validators=[RegexValidator(r"^[A-Z]{3}$")])
+    valid_from = models.DateTimeField()
+    valid_until = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["flavor", "valid_from"]
+        constraints = [
+            models.UniqueConstraint(fields=["flavor", "valid_from"], name="leasing_rate_one_per_start"),
+            models.CheckConstraint(
+                condition=Q(valid_until__isnull=True) | Q(valid_until__gt=F("valid_from")),
+                name="leasing_rate_not_empty",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.per_hour} {self.currency}/h"

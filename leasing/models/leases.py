@@ -1,0 +1,148 @@
+"""The lease, the holds that back it, and what was seen of its machine."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.db import models
+from django.db.models import F, Q
+from django.utils.translation import gettext_lazy as _
+
+from hosts.models import Gpu, Host
+from leasing.models.catalogue import Flavor, Image
+from leasing.models.people import Person, Tenant
+from leasing.states.lease import LeaseState, Outcome
+
+
+class Lease(models.Model):
+    """A tenant's right to one machine of a flavor in `[starts_at, ends_at)`, UTC.
+
+    `state` is written by leasing.transitions alone. `generation` counts goals sent to the host for this
+    lease. `stopped_at` is when it stopped being usable, which may be before `ends_at`.
+    """
+
+    class Machine(models.TextChoices):
+        NONE = "none", _("not built")
+        RUNNING = "running", _("running")
+        OFF = "off", _("switched off")
+        GONE = "gone", _("gone")
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    tenant = models.ForeignKey(Tenant, models.PROTECT, related_name="leases")
+    owner = models.ForeignKey(Person, models.PROTECT, related_name="leases")
+    flavor = models.ForeignKey(Flavor, models.PROTECT, related_name="leases")
+    image = models.ForeignKey(Image, models.PROTECT, related_name="leases")
+    host = models.ForeignKey(Host, models.PROTECT, null=True, related_name="leases")
+    state = models.CharField(max_length=12, choices=[(s.value, s.value) for s in LeaseState])
+    state_since = models.DateTimeField()
+    outcome = models.CharField(max_length=9, blank=True, choices=[(o.value, o.value) for o in Outcome])
+    outcome_reason = models.CharField(max_length=2000, blank=True)
+    starts_at = models.DateTimeField()
+    ends_at = models.DateTimeField()
+    requested_at = models.DateTimeField()
+    decide_by = models.DateTimeField(null=True)
+    purpose = models.CharField(max_length=500, blank=True)
+    needs_approval_because = models.CharField(max_length=300, blank=True)
+    decided_by = models.ForeignKey(Person, models.PROTECT, null=True, related_name="decisions")
+    decided_at = models.DateTimeField(null=True)
+    decision_note = models.CharField(max_length=500, blank=True)
+    rate_per_hour = models.DecimalField(max_digits=12, decimal_places=4)
+    currency = models.CharField(max_length=3)
+    quoted_total = models.DecimalField(max_digits=14, decimal_places=2)
+    generation = models.PositiveBigIntegerField(default=0)
+    machine = models.CharField(max_length=7, choices=Machine, default=Machine.NONE)
+    active_at = models.DateTimeField(null=True)
+    stopped_at = models.DateTimeField(null=True)
+    waiting_because = models.CharField(max_length=300, blank=True)
+
+    class Meta:
+        ordering = ["-starts_at", "id"]
+        indexes = [
+            models.Index(fields=["state", "starts_at"], name="leasing_lease_due_to_start"),
+            models.Index(fields=["state", "ends_at"], name="leasing_lease_due_to_end"),
+            models.Index(fields=["tenant", "-starts_at"], name="leasing_lease_of_tenant"),
+            models.Index(fields=["owner", "-starts_at"], name="leasing_lease_of_owner"),
+        ]
+        constraints = [
+            models.CheckConstraint(condition=Q(starts_at__lt=F("ends_at")), name="leasing_lease_not_empty"),
+            models.CheckConstraint(
+                condition=Q(state=LeaseState.ENDED, outcome__gt="") | ~Q(state=LeaseState.ENDED),
+                name="leasing_lease_ended_has_outcome",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.flavor} {self.machine_name}"
+
+    @property
+    def machine_name(self) -> str:
+        """Name of the machine and its hostname."""
+        return f"ws-{self.id.hex[:8]}"
+
+
+class Hold(models.Model):
+    """Reserves one GPU for a lease: `[starts_at, ends_at)` is the lease with lead and turnaround around it.
+
+    The database refuses two that overlap on one GPU (leasing.guards). `tenure` is set at hand-over.
+    """
+
+    lease = models.ForeignKey(Lease, models.CASCADE, related_name="holds")
+    gpu = models.ForeignKey(Gpu, models.PROTECT, related_name="holds")
+    starts_at = models.DateTimeField()
+    ends_at = models.DateTimeField()
+    tenure = models.PositiveBigIntegerField(null=True)
+
+    class Meta:
+        ordering = ["gpu", "starts_at"]
+        indexes = [models.Index(fields=["gpu", "starts_at", "ends_at"], name="leasing_hold_of_gpu")]
+        constraints = [
+            models.CheckConstraint(condition=Q(starts_at__lt=F("ends_at")), name="leasing_hold_not_empty"),
+            models.UniqueConstraint(fields=["lease", "gpu"], name="leasing_hold_one_per_lease_and_gpu"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.gpu} {self.starts_at:%F %T} – {self.ends_at:%F %T}"
+
+
+class LeaseStep(models.Model):
+    """A step of a plan on the host, as last reported: what the page shows while a workstation comes up."""
+
+    lease = models.ForeignKey(Lease, models.CASCADE, related_name="steps")
+    gpu = models.ForeignKey(Gpu, models.CASCADE, null=True)
+    plan = models.CharField(max_length=200)
+    name = models.CharField(max_length=200)
+    index = models.PositiveSmallIntegerField()
+    total = models.PositiveSmallIntegerField()
+    state = models.CharField(max_length=7)
+    attempt = models.PositiveIntegerField()
+    detail = models.CharField(max_length=2000, blank=True)
+    started_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return f"{self.plan}/{self.name}: {self.state}"
+
+
+class ConsoleSession(models.Model):
+    """One view of one console. The browser's ticket and the host's token are stored hashed, each good once."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    lease = models.ForeignKey(Lease, models.CASCADE, related_name="console_sessions")
+    person = models.ForeignKey(Person, models.CASCADE)
+    session_key = models.CharField(max_length=64)
+    ticket_sha256 = models.CharField(max_length=64, unique=True)
+    token_sha256 = models.CharField(max_length=64, unique=True)
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+    ticket_used_at = models.DateTimeField(null=True)
+    token_used_at = models.DateTimeField(null=True)
+    closed_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"{self.person} on {self.lease_id}"

@@ -1,0 +1,40 @@
+"""Usage: spans of time in which a lease is billed at one rate."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import F, Q
+from django.utils.translation import gettext_lazy as _
+
+from leasing.models.leases import Lease
+
+
+class UsageSegment(models.Model):
+    """`[starts_at, ends_at)` at a rate; an open one is still running. Zero-rated ones carry their cause."""
+
+    class Cause(models.TextChoices):
+        USE = "use", _("use")
+        OVERRUN = "overrun", _("overrun after the end, free")
+
+    lease = models.ForeignKey(Lease, models.PROTECT, related_name="segments")
+    starts_at = models.DateTimeField()
+    ends_at = models.DateTimeField(null=True)
+    rate_per_hour = models.DecimalField(max_digits=12, decimal_places=4)
+    currency = models.CharField(max_length=3)
+    cause = models.CharField(max_length=7, choices=Cause, default=Cause.USE)
+
+    class Meta:
+        ordering = ["lease", "starts_at"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(ends_at__isnull=True) | Q(ends_at__gt=F("starts_at")),
+                name="leasing_usagesegment_not_empty",
+            ),
+            models.UniqueConstraint(
+                fields=["lease"], condition=Q(ends_at__isnull=True), name="leasing_usagesegment_one_open"
+            ),
+            models.UniqueConstraint(fields=["lease", "starts_at"], name="leasing_usagesegment_one_per_start"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.lease_id} {self.cause}"

@@ -1,0 +1,61 @@
+"""Who leases: people, and the tenants that they belong to."""
+
+from __future__ import annotations
+
+import uuid
+import zoneinfo
+
+from django.contrib.auth.models import AbstractUser
+from django.core.exceptions import ValidationError
+from django.core.validators import MinValueValidator
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+
+def check_zone(name: str) -> None:
+    if name not in zoneinfo.available_timezones():
+        raise ValidationError(_("“%(zone)s” is not a time zone."), params={"zone": name})
+
+
+class Person(AbstractUser):
+    """Someone who can sign in. Global roles are permissions on this model, tenant roles are on the tenant."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    timezone = models.CharField(max_length=64, default="UTC", validators=[check_zone])
+    language = models.CharField(max_length=10, blank=True)
+
+    class Meta(AbstractUser.Meta):  # type: ignore[name-defined,misc]
+        permissions = [
+            ("operate_fleet", "Operate hosts, GPUs, images and flavors"),
+            ("manage_money", "Set rates and close periods"),
+            ("audit_everything", "Read everything, change nothing"),
+        ]
+
+    def __str__(self) -> str:
+        return self.get_full_name() or self.username
+
+
+class Tenant(models.Model):
+    """A team or department: the scope of quota, permissions and bills. Limits are in GPUs, hours and days."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    slug = models.SlugField(unique=True)
+    name = models.CharField(max_length=100)
+    timezone = models.CharField(max_length=64, default="UTC", validators=[check_zone])
+    longest_lease_hours = models.PositiveIntegerField(default=168, validators=[MinValueValidator(1)])
+    book_ahead_days = models.PositiveIntegerField(default=60, validators=[MinValueValidator(1)])
+    concurrent_gpus = models.PositiveIntegerField(
+        default=0, help_text=_("GPUs at the same time without asking for approval")
+    )
+
+    class Meta:
+        ordering = ["name"]
+        default_permissions = ()
+        permissions = [
+            ("member", "Request workstations and use their own"),
+            ("approver", "Approve requests, see fleet use and audit of the tenant"),
+            ("finance", "See usage and export it"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name

@@ -1,0 +1,1 @@
+"""Project configuration and everything HTTP; no business rule lives here."""

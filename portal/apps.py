@@ -1,0 +1,7 @@
+"""Django application of the pages and the API."""
+
+from django.apps import AppConfig
+
+
+class PortalConfig(AppConfig):
+    name = "portal"
