@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-BIN = ROOT / ".venv" / "bin"
-PACKAGING = ROOT / "packaging" / "leasehold-host"
+UV = Path(sys.executable).with_name("uv")
 
 IMPORT_ALL = """
 import importlib, importlib.metadata, json, pkgutil, sys
@@ -34,15 +34,16 @@ def run(*words: str | Path, cwd: Path = ROOT) -> str:
 
 @pytest.fixture(scope="module")
 def host_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment with the wheel and what its metadata asks for, in the versions of uv.lock."""
+    """A virtual environment with the wheel and, in the versions of uv.lock, what its metadata asks for."""
     folder = tmp_path_factory.mktemp("host")
-    run(BIN / "uv", "build", "--quiet", "--wheel", "--no-build-isolation", "--python", BIN / "python",
-        "--out-dir", folder, PACKAGING)  # fmt: skip
-    run(BIN / "uv", "export", "--quiet", "--locked", "--no-hashes", "--output-file", folder / "versions.txt")
-    run(BIN / "uv", "venv", "--quiet", "--python", BIN / "python", folder / "venv")
+    python = folder / "venv" / "bin" / "python"
+    run("env", f"UV_PROJECT_ENVIRONMENT={folder}/venv", UV, "sync", "--locked", "--no-dev",
+        "--package=leasehold-host", "--no-install-workspace", f"--python={sys.executable}")  # fmt: skip
+    run(UV, "build", "--wheel", "--no-build-isolation", f"--python={sys.executable}",
+        f"--out-dir={folder}", "packaging/leasehold-host")  # fmt: skip
     (wheel,) = folder.glob("*.whl")
-    run(BIN / "uv", "pip", "install", "--quiet", "--python", folder / "venv", "--constraints",
-        folder / "versions.txt", wheel)  # fmt: skip
+    run(UV, "pip", "install", f"--python={python}", "--no-deps", wheel)
+    run(UV, "pip", "check", f"--python={python}")
     return folder / "venv"
 
 
