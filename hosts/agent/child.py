@@ -1,0 +1,106 @@
+"""Runs kernel calls that may never return in a child process with a deadline.
+
+A wedged kernel thread then costs one card and one process, never the worker. The child is a fresh program,
+not a fork of a threaded one, and imports the standard library only, so that it starts fast.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hosts.agent import vfio
+
+REAP_SECONDS = 2.0
+Writes = Sequence[tuple[str, str]]
+
+
+class ChildStuckError(Exception):
+    """The child outlived its kill signal: the kernel is wedged."""
+
+
+def write_each(writes: Writes) -> None:
+    """Write each text to its (existing) file, in one system call each; stop at the first OSError."""
+    for path, text in writes:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, text.encode())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, path) from error
+        finally:
+            os.close(descriptor)
+
+
+OPERATIONS: dict[str, Callable[..., None]] = {"write": write_each, "hot-reset": vfio.hot_reset}
+
+
+def write_in_child(writes: Writes, *, seconds: float) -> None:
+    """As `write_each`, in a child. OSError as there, TimeoutError, ChildStuckError."""
+    call("write", [list(pair) for pair in writes], seconds=seconds)
+
+
+def hot_reset_in_child(group: Path, address: str, *, seconds: float) -> None:
+    """As `vfio.hot_reset`, in a child. OSError as there, TimeoutError, ChildStuckError."""
+    call("hot-reset", str(group), address, seconds=seconds)
+
+
+def call(
+    operation: str,
+    *arguments: Any,
+    seconds: float,
+    kill: Callable[[int, int], None] = os.killpg,
+) -> None:
+    """Run one of OPERATIONS in a child.
+
+    Its OSError is raised here; TimeoutError when it had to be killed, ChildStuckError when it would not die.
+    """
+    child = subprocess.Popen(
+        [sys.executable, "-m", "hosts.agent.child", operation, json.dumps(arguments)],
+        env={"PYTHONPATH": str(Path(__file__).parents[2]), "LC_ALL": "C.UTF-8"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        answer, complaint = child.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        _end(child, kill)
+        raise TimeoutError(f"no answer within {seconds:g} s") from None
+    _raise_answer(answer, complaint, child.returncode)
+
+
+def _end(child: subprocess.Popen[bytes], kill: Callable[[int, int], None]) -> None:
+    kill(child.pid, signal.SIGKILL)
+    try:
+        child.communicate(timeout=REAP_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise ChildStuckError(f"process {child.pid} cannot be killed") from None
+
+
+def _raise_answer(answer: bytes, complaint: bytes, status: int) -> None:
+    if status != 0:
+        raise ChildProcessError(complaint.decode(errors="replace").strip()[-500:] or f"status {status}")
+    failure = json.loads(answer)
+    if failure is not None:
+        raise OSError(*failure)
+
+
+def main(operation: str, arguments: str) -> None:
+    """The child's side: print null, or the arguments of an OSError."""
+    failure: list[Any] | None = None
+    try:
+        OPERATIONS[operation](*json.loads(arguments))
+    except OSError as error:
+        failure = [error.errno, error.strerror, error.filename]
+    json.dump(failure, sys.stdout)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,49 @@
+"""The part of a domain's XML that gives a machine its GPUs; the rest of the XML does not know about cards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lxml import etree
+
+
+def root_port(slot: int) -> etree._Element:
+    """A PCIe root port whose index is also the guest's bus number behind it."""
+    return etree.Element("controller", type="pci", index=str(slot), model="pcie-root-port")
+
+
+def hostdevs(functions: Sequence[str], *, slot: int) -> list[etree._Element]:
+    """The card's functions, kept together in one guest slot.
+
+    `managed='no'`: libvirt must neither bind nor unbind. The option ROM stays hidden: the emulated display is
+    the boot display, and firmware of the guest runs nothing that a tenant may have written to the card.
+    """
+    return [_hostdev(function, slot, shared=len(functions) > 1) for function in functions]
+
+
+def emulated_display(slot: int) -> etree._Element:
+    """What stands for a simulated GPU: a second, emulated display behind its own root port."""
+    video = etree.Element("video")
+    etree.SubElement(video, "model", type="virtio")
+    _guest_address(video, slot, "0")
+    return video
+
+
+def _hostdev(function: str, slot: int, *, shared: bool) -> etree._Element:
+    domain, bus, rest = function.split(":")
+    device, number = rest.split(".")
+    hostdev = etree.Element("hostdev", mode="subsystem", type="pci", managed="no")
+    etree.SubElement(hostdev, "driver", name="vfio")
+    source = etree.SubElement(hostdev, "source")
+    host_address = {"domain": domain, "bus": bus, "slot": device, "function": number}
+    etree.SubElement(source, "address", {key: f"0x{value}" for key, value in host_address.items()})
+    etree.SubElement(hostdev, "rom", bar="off")
+    guest = _guest_address(hostdev, slot, number)
+    if shared and number == "0":
+        guest.set("multifunction", "on")
+    return hostdev
+
+
+def _guest_address(device: etree._Element, slot: int, function: str) -> etree._Element:
+    place = {"type": "pci", "domain": "0x0000", "bus": f"0x{slot:02x}", "slot": "0x00"}
+    return etree.SubElement(device, "address", {**place, "function": f"0x{function}"})

@@ -1,0 +1,251 @@
+"""What `/sys` says about PCI devices, read only: functions, cards, IOMMU groups, memory."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+DISPLAY_CLASS = 0x03
+BRIDGE_CLASS = 0x06
+_MEMORY, _PREFETCHABLE, _UNASSIGNED = 0x200, 0x2000, 0x20000000
+_SERIAL_NUMBER_CAPABILITY = 0x0003
+_CLASS_NAMES = {
+    0x0108: "NVMe controller",
+    0x0200: "Ethernet controller",
+    0x0300: "VGA controller",
+    0x0302: "3D controller",
+    0x0380: "display controller",
+    0x0403: "audio device",
+    0x0C03: "USB controller",
+    0x0C80: "serial bus controller",
+}
+_VENDOR_NAMES = {0x10DE: "NVIDIA", 0x1002: "AMD", 0x8086: "Intel", 0x1234: "QEMU", 0x1AF4: "Virtio"}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A memory BAR: its number, its size in bytes, whether the firmware gave it an address."""
+
+    index: int
+    size: int
+    prefetchable: bool
+    assigned: bool
+
+
+@dataclass(frozen=True)
+class PciFunction:
+    """One PCI function, read when asked; nothing but the address is remembered across reads."""
+
+    path: Path
+
+    @property
+    def address(self) -> str:
+        return self.path.name
+
+    @property
+    def slot(self) -> str:
+        return self.address.rpartition(".")[0]
+
+    @cached_property
+    def class_code(self) -> int:
+        """Base class and subclass, such as 0x0300."""
+        return self.number("class") >> 8
+
+    @property
+    def is_display(self) -> bool:
+        return self.class_code >> 8 == DISPLAY_CLASS
+
+    @property
+    def is_bridge(self) -> bool:
+        return self.class_code >> 8 == BRIDGE_CLASS or self.header_type == 1
+
+    @property
+    def header_type(self) -> int:
+        """0 endpoint, 1 bridge, 0x7f when the device does not answer."""
+        header = self.config(15)
+        return header[14] & 0x7F if len(header) == 15 else 0x7F
+
+    @property
+    def is_alive(self) -> bool:
+        identity = self.config(4)
+        return len(identity) == 4 and identity != b"\xff" * 4 and self.header_type != 0x7F
+
+    @property
+    def driver(self) -> str:
+        """Name of the bound driver, or empty."""
+        return self._link("driver").name
+
+    @property
+    def group(self) -> int | None:
+        name = self._link("iommu_group").name
+        return int(name) if name else None
+
+    @property
+    def physical_function(self) -> str:
+        """Address of the physical function if this is a virtual one, or empty."""
+        return self._link("physfn").name
+
+    @property
+    def bridge(self) -> Path | None:
+        """The PCI bridge directly above, or None on a root bus."""
+        parent = self.path.resolve().parent
+        return parent if (parent / "vendor").exists() else None
+
+    @property
+    def ids(self) -> str:
+        return f"{self.number('vendor'):04x}:{self.number('device'):04x}"
+
+    @property
+    def subsystem(self) -> str:
+        return f"{self.number('subsystem_vendor'):04x}:{self.number('subsystem_device'):04x}"
+
+    @property
+    def numa_node(self) -> int:
+        return int(self.text("numa_node") or "-1")
+
+    @property
+    def kind(self) -> str:
+        return _CLASS_NAMES.get(self.class_code, f"PCI class {self.class_code:04x}")
+
+    def config(self, size: int) -> bytes:
+        """The first bytes of configuration space, fewer (or none) if it cannot be read."""
+        try:
+            with (self.path / "config").open("rb") as file:
+                return file.read(size)
+        except OSError:
+            return b""
+
+    def text(self, name: str) -> str:
+        return read_text(self.path / name)
+
+    def number(self, name: str) -> int:
+        """An attribute such as 0x10de or 3; 0 if it is absent."""
+        return int(self.text(name) or "0", 0)
+
+    def bars(self) -> list[Bar]:
+        rows = [[int(word, 16) for word in line.split()] for line in self.text("resource").splitlines()[:6]]
+        return [
+            Bar(index, end - start + 1, bool(flags & _PREFETCHABLE), not flags & _UNASSIGNED)
+            for index, (start, end, flags) in enumerate(rows)
+            if flags & _MEMORY
+        ]
+
+    def memory_bar(self) -> Bar | None:
+        """Where the card's memory is: the largest prefetchable BAR, else the largest."""
+        return max(self.bars(), key=lambda bar: (bar.prefetchable, bar.size), default=None)
+
+    def memory_bytes(self) -> int:
+        """Size of the memory BAR, or the largest it could be resized to: the memory is not larger."""
+        bar = self.memory_bar()
+        if bar is None:
+            return 0
+        sizes = int(self.text(f"resource{bar.index}_resize") or "0", 16)
+        return max(bar.size, (1 << 20) << (sizes.bit_length() - 1) if sizes else 0)
+
+    def serial(self) -> str:
+        """Device Serial Number of the extended capability 0003, or empty."""
+        space = self.config(4096)
+        offset = 0x100
+        while 0x100 <= offset <= len(space) - 12:
+            capability = struct.unpack_from("<I", space, offset)[0]
+            if capability & 0xFFFF == _SERIAL_NUMBER_CAPABILITY:
+                return space[offset + 4 : offset + 12][::-1].hex()
+            following = capability >> 20
+            offset = following if following > offset else 0
+        return ""
+
+    def rom_sha256(self) -> str:
+        """Digest of the expansion ROM, which must have been enabled; empty if it has none."""
+        try:
+            rom = (self.path / "rom").read_bytes()
+        except OSError:
+            return ""
+        return hashlib.sha256(rom).hexdigest() if rom else ""
+
+    def device_nodes(self) -> set[str]:
+        """Paths below /dev of the nodes that drivers of the host made for this function."""
+        displays = {f"dri/{entry.name}" for entry in self.path.glob("drm/*")}
+        return displays | {f"snd/{entry.name}" for entry in self.path.glob("sound/card*/*[CD]*")}
+
+    def _link(self, name: str) -> Path:
+        try:
+            return (self.path / name).readlink()
+        except OSError:
+            return Path()
+
+
+@dataclass(frozen=True)
+class PciTree:
+    """The files of one host below `root`; read anew at every call."""
+
+    root: Path
+
+    @property
+    def devices(self) -> Path:
+        return self.root / "sys/bus/pci/devices"
+
+    @property
+    def drivers(self) -> Path:
+        return self.root / "sys/bus/pci/drivers"
+
+    def function(self, address: str) -> PciFunction | None:
+        path = self.devices / address
+        return PciFunction(path) if path.exists() else None
+
+    def functions(self) -> list[PciFunction]:
+        if not self.devices.is_dir():
+            return []
+        return [PciFunction(path) for path in sorted(self.devices.iterdir())]
+
+    def card_functions(self, display: PciFunction) -> list[PciFunction]:
+        """The display function and its neighbours in the slot; a virtual function stands alone."""
+        if display.physical_function:
+            return [display]
+        slot = [function for function in self.functions() if function.slot == display.slot]
+        return [function for function in slot if not function.physical_function]
+
+    def displays(self) -> list[PciFunction]:
+        """The first display function of each card."""
+        first: dict[str, PciFunction] = {}
+        for function in self.functions():
+            if function.is_display:
+                alone = bool(function.physical_function)
+                first.setdefault(function.address if alone else function.slot, function)
+        return list(first.values())
+
+    def group_members(self, group: int) -> list[PciFunction]:
+        path = self.root / f"sys/kernel/iommu_groups/{group}/devices"
+        return [PciFunction(self.devices / entry.name) for entry in sorted(path.iterdir())]
+
+    def name_of(self, function: PciFunction) -> str:
+        """Vendor and device by name where the host has pci.ids, else by number."""
+        vendor, device = function.number("vendor"), function.number("device")
+        names = _names(self.root / "usr/share/misc/pci.ids", f"{vendor:04x}", f"{device:04x}")
+        return " ".join(names) if names else f"{_VENDOR_NAMES.get(vendor, f'{vendor:04x}')} {device:04x}"
+
+
+def read_text(path: Path) -> str:
+    """An attribute's text without the line end; empty if it is absent or cannot be read."""
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _names(pci_ids: Path, vendor: str, device: str) -> list[str]:
+    """Names of vendor and device from pci.ids (hwdata's format), or nothing."""
+    if not pci_ids.exists():
+        return []
+    found: list[str] = []
+    with pci_ids.open(errors="replace") as lines:
+        for line in lines:
+            if not found and line.startswith(f"{vendor}  "):
+                found.append(line[6:].strip())
+            elif found and line.startswith(f"\t{device}  "):
+                return [*found, line[7:].strip()]
+            elif found and not line.startswith(("\t", "#")):
+                break
+    return found
