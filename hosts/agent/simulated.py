@@ -47,7 +47,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     bind: error, hang (Wedged after `seconds`), lie (nothing happens, no error), vanish.
     reset: as bind, and wrong-identity (comes back as another card), enotty and stale (the sysfs rung only);
     `rung` confines it to one rung of the ladder.
-    memory, once per mapping: error (cannot be mapped), stuck (ignores writes), partial (the last eighth does).
+    memory, once per mapping: error (cannot be mapped), stuck (ignores writes), partial (last eighth does).
     config: error (reads ff). card: vanish. fingerprint: wrong-identity. holders: busy.
     """
 

@@ -1,0 +1,96 @@
+"""Which scrubbers may run on this host: the built-in one, and plug-ins that root has put on a list.
+
+The list is TOML, owned by root and writable by nobody else:
+
+    [scrubbers.vendor]
+    object = "vendor_scrub.plugin:VendorScrubber"
+    sha256 = "…of the module's source file"
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import stat
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+from hosts.agent import bar
+from hosts.agent.bar import BarScrubber
+from hosts.agent.scrub import Scrubber
+
+
+class UntrustedScrubber(Exception):
+    """The list, or a plug-in on it, is not what root has approved; no plug-in is used."""
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A scrubber that may run, and the SHA-256 of its source."""
+
+    scrubber: Scrubber
+    digest: str
+
+
+class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    object: str
+    sha256: str
+
+
+class _AllowList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    scrubbers: dict[str, _Entry]
+
+
+def load_scrubbers(allow_list: Path | None = None) -> dict[str, Installed]:
+    """Scrubbers by name. UntrustedScrubber unless the whole list, if there is one, is in order."""
+    built_in = Installed(BarScrubber(), hashlib.sha256(Path(bar.__file__).read_bytes()).hexdigest())
+    found = {BarScrubber.name: built_in}
+    for name, entry in _read(allow_list).scrubbers.items() if allow_list else ():
+        if name in found:
+            raise UntrustedScrubber(f"{name!r} is built in and cannot be replaced.")
+        found[name] = Installed(_load(name, entry), entry.sha256)
+    return found
+
+
+def _read(path: Path) -> _AllowList:
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_uid != 0 or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                raise UntrustedScrubber(f"{path} has to be owned by root and writable by root alone.")
+            return msgspec.convert(tomllib.load(file), _AllowList)
+    except (OSError, ValueError) as error:
+        raise UntrustedScrubber(f"{path} is not a list of scrubbers: {error}") from error
+
+
+def _load(name: str, entry: _Entry) -> Scrubber:
+    module_name, _, class_name = entry.object.partition(":")
+    kind = getattr(_module(module_name, entry.sha256), class_name, None)
+    if not isinstance(kind, type):
+        raise UntrustedScrubber(f"{entry.object} is not a class.")
+    scrubber: Any = kind()
+    if scrubber.name != name:
+        raise UntrustedScrubber(f"{entry.object} calls itself {scrubber.name!r}, the list {name!r}.")
+    found: Scrubber = scrubber
+    return found
+
+
+def _module(name: str, sha256: str) -> ModuleType:
+    """Run exactly the bytes that have the digest, not what may be in the file a moment later."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise UntrustedScrubber(f"There is no module {name}.")
+    source = Path(spec.origin).read_bytes()
+    if hashlib.sha256(source).hexdigest() != sha256:
+        raise UntrustedScrubber(f"{spec.origin} does not have the digest that the list states.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    exec(compile(source, spec.origin, "exec"), module.__dict__)  # noqa: S102 — root listed its digest
+    return module
