@@ -1,0 +1,194 @@
+"""Proving the audit log: every sealed entry is recomputed from its stored text, up to the last anchored head.
+
+What has been changed, removed, swapped or put in since then is found, whoever did it and however well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+import msgspec
+
+from leasing.audit.anchor import BadAnchor, Head, read_anchors
+from leasing.audit.merkle import Frontier, inclusion_path, leaf_hash
+from leasing.keys import portal_signing_key
+from leasing.models import AuditEntry, AuditLeaf, TreeHead
+
+# More would say nothing new: one altered leaf makes every later head disagree.
+SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What verification found. `proven` entries lead to an anchored head; later ones await theirs."""
+
+    proven: int
+    sealed: int
+    unsealed: int
+    problems: list[str]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What shows to anyone who trusts the head that an entry is in the log. Hashes in hex."""
+
+    text: str
+    index: int
+    path: list[str]
+    head: Head
+
+
+class NotProvable(LookupError):
+    """The entry does not exist or is not sealed under a head yet."""
+
+
+class _Known(NamedTuple):
+    head: Head
+    kind: str
+
+
+class _Row(NamedTuple):
+    place: int
+    leaf_hash: str
+    entry_id: int
+    text: str
+    recorded_at: datetime
+    action: str
+    actor: str
+    subject: str
+    tenant_id: UUID | None
+
+
+class _Actor(msgspec.Struct):
+    name: str
+
+
+class _Told(msgspec.Struct):
+    """The part of an entry's text that its columns repeat."""
+
+    recorded_at: datetime
+    action: str
+    actor: _Actor
+    subject: str
+    tenant: str | None
+
+
+def verify_log() -> Verdict:
+    """Check the whole log against the anchored heads and the heads in the database."""
+    anchors, broken = _read_anchors()
+    known = [_Known(head, "anchored") for head in anchors]
+    known += [_Known(Head.of_row(row), "stored") for row in TreeHead.objects.order_by("size")]
+    tree = Frontier()
+    problems = [*broken, *_forged(known), *_unanchored(anchors), *_compare(tree, known)]
+    return Verdict(
+        proven=0 if problems else max((head.size for head in anchors), default=0),
+        sealed=AuditLeaf.objects.count(),
+        unsealed=AuditEntry.objects.filter(leaf=None).count(),
+        problems=problems[:SHOWN],
+    )
+
+
+def prove_entry(entry_id: int) -> Proof:
+    """The inclusion proof of an entry under the last head; NotProvable if it has none."""
+    leaf = AuditLeaf.objects.select_related("entry").filter(entry_id=entry_id).first()
+    head = TreeHead.objects.order_by("-size").first()
+    if leaf is None or head is None or leaf.index >= head.size:
+        raise NotProvable(f"Entry {entry_id} is not sealed.")
+    hashes = AuditLeaf.objects.filter(index__lt=head.size).order_by("index")
+    leaves = [bytes.fromhex(hashed) for hashed in hashes.values_list("leaf_hash", flat=True)]
+    path = [node.hex() for node in inclusion_path(leaf.index, leaves)]
+    return Proof(leaf.entry.text, leaf.index, path, Head.of_row(head))
+
+
+def _read_anchors() -> tuple[list[Head], list[str]]:
+    try:
+        return list(read_anchors()), []
+    except BadAnchor as error:
+        return [], [str(error)]
+
+
+def _forged(known: list[_Known]) -> Iterator[str]:
+    key = portal_signing_key().verify_key
+    for head, kind in known:
+        if not head.is_signed_by(key):
+            yield f"The {kind} head of {head.size} entries is not signed by this portal's key."
+
+
+def _unanchored(anchors: list[Head]) -> Iterator[str]:
+    written = TreeHead.objects.exclude(anchored_at=None).order_by("-size").first()
+    if written and written.size > max((head.size for head in anchors), default=0):
+        yield f"The anchor lacks the head of {written.size} entries, which was written to it."
+    if not anchors and AuditLeaf.objects.exists():
+        yield "The anchor holds no head: nothing can be proven."
+
+
+def _compare(tree: Frontier, known: list[_Known]) -> Iterator[str]:
+    """Grow the tree from the stored texts and compare it wherever a head was signed."""
+    heads: dict[int, list[_Known]] = {}
+    for one in known:
+        heads.setdefault(one.head.size, []).append(one)
+    agreed = 0
+    for row in _rows():
+        if row.place != tree.size:
+            yield _describe_gap(tree.size, row.place)
+            return
+        yield from _check_row(row)
+        tree.append(leaf_hash(row.text.encode()))
+        for head, kind in heads.pop(tree.size, ()):
+            if head.root_hash != tree.root().hex():
+                yield _describe_difference(agreed, head, kind)
+                return
+            agreed = tree.size
+    for size in sorted(heads):
+        yield f"A signed head knows {size} entries, the log has {tree.size}: its end is missing."
+
+
+def _rows() -> Iterator[_Row]:
+    columns = ("recorded_at", "action", "actor", "subject", "tenant_id")
+    rows = AuditLeaf.objects.order_by("index").values_list(
+        "index", "leaf_hash", "entry_id", "entry__text", *(f"entry__{column}" for column in columns)
+    )
+    return map(_Row._make, rows.iterator(chunk_size=2000))
+
+
+def _check_row(row: _Row) -> Iterator[str]:
+    if row.leaf_hash != leaf_hash(row.text.encode()).hex():
+        yield f"Entry {row.entry_id} (leaf {row.place}): its text is not what was sealed."
+    elif not _tells_the_same(row):
+        yield f"Entry {row.entry_id} (leaf {row.place}): its columns do not say what its sealed text says."
+
+
+def _tells_the_same(row: _Row) -> bool:
+    """Whether the columns, by which entries are found, agree with the text. A tenant may be renamed."""
+    try:
+        told = msgspec.json.decode(row.text, type=_Told)
+    except msgspec.MsgspecError:
+        return False
+    has_tenant = told.tenant is not None
+    return (told.recorded_at, told.action, told.actor.name, told.subject, has_tenant) == (
+        row.recorded_at,
+        row.action,
+        row.actor,
+        row.subject,
+        row.tenant_id is not None,
+    )
+
+
+def _describe_gap(expected: int, found: int) -> str:
+    orphan = AuditLeaf.objects.filter(index=expected).values_list("entry_id", flat=True).first()
+    if orphan is not None:
+        return f"Entry {orphan} (leaf {expected}) was sealed and is gone."
+    return f"Leaf {expected} is missing: the next one is leaf {found}."
+
+
+def _describe_difference(agreed: int, head: Head, kind: str) -> str:
+    ids = AuditLeaf.objects.filter(index__in=(agreed, head.size - 1)).order_by("index")
+    first, *rest = ids.values_list("entry_id", flat=True)
+    return (
+        f"Leaves {agreed} to {head.size - 1} are not those of the {kind} head of {head.size} entries: "
+        f"what differs lies between entry {first} and entry {rest[-1] if rest else first}."
+    )
