@@ -12,20 +12,21 @@ MESSAGES = $(patsubst %.po,%.mo,$(wildcard locale/*/LC_MESSAGES/*.po))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo lab test check fresh docs messages lock format clean
+.PHONY: help setup demo lab test check fresh docs messages lock format clean debian-build debian-demo debian-test
+.NOTPARALLEL:
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: packages-build .venv/ready $(MESSAGES)  ## Install what the other commands need
+setup: debian-build .venv/ready $(MESSAGES)  ## Install what the other commands need
 
-demo: packages-demo setup  ## Run everything on this machine, with real machines and simulated GPUs (PORT=8000)
+demo: debian-demo setup  ## Run everything on this machine, with real machines and simulated GPUs (PORT=8000)
 	@exec $(BIN)/python manage.py demo --port $(PORT)
 
-lab: packages-demo packages-test packages-lab setup  ## Run the virtual hypervisor's tests alone
+lab: debian-test setup  ## Run the virtual hypervisor's tests alone
 	@$(BIN)/python -m tools.suites lab
 
-test: packages-demo packages-test packages-lab setup  ## Check, then run every suite (SUITE=name for one)
+test: debian-test setup  ## Check, then run every suite (SUITE=name for one)
 	@$(BIN)/python -m tools.suites $(SUITE)
 
 check: setup  ## Check style, types, imports, migrations, templates, translations, API description
@@ -38,7 +39,7 @@ check: setup  ## Check style, types, imports, migrations, templates, translation
 	$(BIN)/python -m tools.translations check
 	$(BIN)/python manage.py spectacular --validate --fail-on-warn --file /dev/null
 
-fresh: packages-lab  ## Try `make demo` and `make test` in a new Debian root, from a clean clone
+fresh: debian-test  ## Try `make demo` and `make test` in a new Debian root, from a clean clone
 	$(PYTHON) tools/fresh.py
 
 docs: setup  ## Generate the diagrams in docs/ from the state tables
@@ -59,10 +60,14 @@ clean:  ## Remove everything that was made, the demo's data included
 	rm -rf .venv var dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find locale -name '*.mo' -delete 2>/dev/null || true
 
-packages-%:
-	@tools/debian-packages $*
+debian-build:
+	@tools/debian-packages build
+debian-demo:
+	@tools/debian-packages build demo
+debian-test:
+	@tools/debian-packages build demo test lab
 
-.venv/ready: uv.lock pyproject.toml tools/uv.txt | packages-build
+.venv/ready: uv.lock pyproject.toml tools/uv.txt | debian-build
 	@echo "Installing Python packages into .venv"
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --require-hashes --requirement tools/uv.txt

@@ -62,7 +62,8 @@ def bring(path: Path) -> None:
     target = Path(f"{ROOT}{path}")
     target.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
-        shutil.copytree(path, target, dirs_exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(path, target)
     elif path.exists():
         target.unlink(missing_ok=True)
         shutil.copy(path, target)
