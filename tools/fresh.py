@@ -73,7 +73,7 @@ def enter(script: Path, *words: str) -> list[str]:
     """Run Python in the new root, in namespaces of its own: what it leaves running dies with it."""
     mounts = 'cd "$0" && mount --rbind /dev dev && mount -t proc proc proc && mount -t sysfs sys sys'
     return ["unshare", "--mount", "--pid", "--fork", "--kill-child",
-            "sh", "-c", f'{mounts} && exec chroot . "$@"', ROOT, "python3", script, *words]  # fmt: skip
+            "sh", "-c", f'{mounts} && exec chroot . "$@"', f"{ROOT}", "python3", f"{script}", *words]  # fmt: skip
 
 
 def variables() -> dict[str, str]:
