@@ -66,6 +66,7 @@ class Gpu(models.Model):
     """One GPU with all endpoint functions of its IOMMU group, and the share of its host that goes with it.
 
     `state` is written by leasing.transitions alone. `generation` counts goals whose subject is this GPU.
+    After a release the host scrubs by itself; past `scrub_expected_by` it is asked to.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
@@ -79,6 +80,7 @@ class Gpu(models.Model):
     state = models.CharField(max_length=12, default="dirty", choices=[(s, s) for s in GPU_STATES])
     state_since = models.DateTimeField()
     state_reason = models.CharField(max_length=2000, blank=True)
+    scrub_expected_by = models.DateTimeField(null=True)
     tenure = models.PositiveBigIntegerField(default=0)
     generation = models.PositiveBigIntegerField(default=0)
     share_vcpus = models.PositiveIntegerField()

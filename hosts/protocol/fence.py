@@ -49,6 +49,7 @@ def fenced_settings(*, queue: str, unacked_prefix: str) -> dict[str, Any]:
         "worker_prefetch_multiplier": 1,
         "worker_hijack_root_logger": False,
         "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
         "broker_transport_options": {
             "visibility_timeout": 60,
             "unacked_restore_interval": 2,
@@ -56,6 +57,10 @@ def fenced_settings(*, queue: str, unacked_prefix: str) -> dict[str, Any]:
             "unacked_key": f"{unacked_prefix}.unacked",
             "unacked_index_key": f"{unacked_prefix}.unacked_index",
             "unacked_mutex_key": f"{unacked_prefix}.unacked_mutex",
+            "priority_steps": [0],
+            "socket_connect_timeout": 5,
+            "socket_timeout": 30,
+            "socket_keepalive": True,
             "fanout_prefix": True,
             "fanout_patterns": True,
         },
@@ -103,3 +108,24 @@ def fenced_strategy(task: Any, app: Celery, consumer: Any) -> Callable[..., Any]
         return None
 
     return handle
+
+
+def leave_only(app: Celery, *names: str) -> None:
+    """Unregister every other task: Celery brings some of its own that would run whatever they are told."""
+    app.finalize()
+    for name in set(app.tasks) - set(names):
+        del app.tasks[name]
+
+
+def push(app: Celery, task: str, *, queue: str, args: tuple[str, ...] = ()) -> None:
+    """Send a task to a queue without declaring it: all that the broker sees is one push.
+
+    Raises OperationalError or OSError when the broker does not take it.
+    """
+    app.send_task(
+        task,
+        args=args,
+        queue=Queue(queue, routing_key=queue),  # type: ignore[arg-type]  # the stubs know names only
+        declare=[],
+        retry=False,
+    )

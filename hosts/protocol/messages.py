@@ -225,9 +225,10 @@ class Accepted(Message, frozen=True, kw_only=True, tag="accepted"):
 
 
 class Refused(Message, frozen=True, kw_only=True, tag="refused"):
-    """The command changed nothing, and why."""
+    """The command changed nothing, and why. `final` says that sending it again would not help."""
 
     reason: Text
+    final: bool = True
 
 
 class StepReport(Message, frozen=True, kw_only=True, tag="step"):

@@ -24,7 +24,7 @@ class Person(AbstractUser):
     timezone = models.CharField(max_length=64, default="UTC", validators=[check_zone])
     language = models.CharField(max_length=10, blank=True)
 
-    class Meta(AbstractUser.Meta):  # type: ignore[name-defined,misc]
+    class Meta(AbstractUser.Meta):
         permissions = [
             ("operate_fleet", "Operate hosts, GPUs, images and flavors"),
             ("manage_money", "Set rates and close periods"),

@@ -17,7 +17,7 @@ class GpuEvent(StrEnum):
     HAND_OVER = "hand-over"
     RELEASE = "release"
     SCRUB = "scrub"
-    PASS = "pass"
+    PASS = "pass"  # noqa: S105 - an event, not a password
     QUARANTINE = "quarantine"
     DISTRUST = "distrust"
     WITHDRAW = "withdraw"

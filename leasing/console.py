@@ -1,0 +1,129 @@
+"""Console sessions: a one-time ticket for the browser, a one-time token for the host."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from django.conf import settings
+from django.db import transaction
+from django.utils.translation import gettext as _
+
+from hosts.protocol.messages import OpenConsole
+from hosts.protocol.signing import seal
+from leasing import goals, policy
+from leasing.actors import Actor
+from leasing.audit.log import record
+from leasing.errors import NotAllowed, NotVisible, WrongState
+from leasing.models import ConsoleSession, Lease
+from leasing.outbox import queue_command
+from leasing.states.lease import LeaseState
+from leasing.timing import TICKET_LIFETIME
+
+
+@dataclass(frozen=True)
+class OpenedConsole:
+    """What the browser needs. The ticket is shown once and stored only as a hash."""
+
+    session_id: UUID
+    ticket: str
+
+
+def open_console(*, actor: Actor, lease_id: UUID, session_key: str, now: datetime) -> OpenedConsole:
+    """Admit this browser session to the machine's console and tell the host to dial the gateway."""
+    if actor.person is None:
+        raise TypeError("only a person opens a console")
+    policy.fetch_lease(actor.person, lease_id, "use")
+    with transaction.atomic():
+        lease = Lease.objects.select_for_update(of=("self",)).get(pk=lease_id)
+        if lease.state != LeaseState.ACTIVE or lease.machine != Lease.Machine.RUNNING or lease.host is None:
+            raise WrongState(_("There is no picture: the machine is not running."), hint=_("Power it on first."))
+        ticket, token = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
+        session = ConsoleSession.objects.create(
+            lease=lease,
+            person=actor.person,
+            session_key=digest(session_key),
+            ticket_sha256=digest(ticket),
+            token_sha256=digest(token),
+            created_at=now,
+            expires_at=now + TICKET_LIFETIME,
+        )
+        _tell_host(lease, session, token, now=now)
+        record(
+            action="console.open",
+            actor=actor,
+            subject=goals.lease_subject(lease),
+            tenant=lease.tenant,
+            now=now,
+            session=str(session.pk),
+        )
+    return OpenedConsole(session.pk, ticket)
+
+
+def admit_browser(*, ticket: str, session_key: str, now: datetime) -> ConsoleSession | None:
+    """The session that the ticket opens, once, for the browser that asked for it."""
+    sessions = ConsoleSession.objects.filter(
+        ticket_sha256=digest(ticket),
+        session_key=digest(session_key),
+        expires_at__gt=now,
+        closed_at__isnull=True,
+    )
+    if not sessions.filter(ticket_used_at__isnull=True).update(ticket_used_at=now):
+        return None
+    return sessions.first()
+
+
+def admit_host(*, session_id: UUID, token: str, now: datetime) -> ConsoleSession | None:
+    """The session that the host's token opens, once."""
+    sessions = ConsoleSession.objects.filter(
+        pk=session_id, token_sha256=digest(token), expires_at__gt=now, closed_at__isnull=True
+    )
+    if not sessions.filter(token_used_at__isnull=True).update(token_used_at=now):
+        return None
+    return sessions.first()
+
+
+def still_admitted(session_id: UUID) -> bool:
+    """Whether an open console may stay open: the lease runs and the person may still use it."""
+    session = (
+        ConsoleSession.objects.select_related("person", "lease")
+        .filter(pk=session_id, closed_at__isnull=True, lease__state=LeaseState.ACTIVE)
+        .first()
+    )
+    if session is None or not session.person.is_active:
+        return False
+    try:
+        policy.fetch_lease(session.person, session.lease_id, "use")
+    except (NotVisible, NotAllowed):
+        return False
+    return True
+
+
+def close_console(*, session_id: UUID, now: datetime) -> None:
+    ConsoleSession.objects.filter(pk=session_id, closed_at__isnull=True).update(closed_at=now)
+
+
+def digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _tell_host(lease: Lease, session: ConsoleSession, token: str, *, now: datetime) -> None:
+    assert lease.host is not None  # noqa: S101 - checked by the caller
+    goal = OpenConsole(
+        lease_id=lease.pk,
+        session_id=session.pk,
+        gateway_url=f"{settings.GATEWAY_URL}{session.pk}/",
+        sealed_token=seal(token.encode(), to_public_hex=lease.host.sealing_key),
+    )
+    queue_command(
+        host=lease.host,
+        lease=lease,
+        subject=goals.lease_subject(lease),
+        generation=lease.generation,
+        goal=goal,
+        now=now,
+        deadline=TICKET_LIFETIME,
+    )

@@ -1,0 +1,108 @@
+"""What follows from a lease's transition, in the same transaction: commands, hand-over, holds, notices."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from django.db.models import F
+from django.utils.translation import gettext as _
+
+from leasing import goals, holds, notices
+from leasing.actors import Actor
+from leasing.models import ConsoleSession, Lease
+from leasing.outbox import queue_command
+from leasing.states.gpu import GpuEvent
+from leasing.states.lease import LeaseEvent, LeaseState
+from leasing.timing import PROVISION_DEADLINE, RELEASE_DEADLINE
+
+
+def after_lease_event(
+    lease: Lease, *, before: LeaseState, event: LeaseEvent, at: datetime, actor: Actor, now: datetime
+) -> None:
+    """Queue and write everything that this transition entails."""
+    if event is LeaseEvent.START:
+        _hand_over(lease, at=at, actor=actor, now=now)
+        _tell_host(lease, goal=goals.provision(lease), now=now, deadline=PROVISION_DEADLINE)
+    elif lease.state == LeaseState.RELEASING:
+        holds.shrink(lease, at=at)
+        _close_consoles(lease, now=now)
+        _tell_host(lease, goal=goals.release(lease), now=now, deadline=RELEASE_DEADLINE)
+    elif event is LeaseEvent.GONE:
+        _take_back(lease, at=at, actor=actor, now=now)
+    elif lease.state == LeaseState.ENDED:
+        holds.drop(lease)
+    _tell_owner(lease, before=before, event=event, now=now)
+
+
+def _hand_over(lease: Lease, *, at: datetime, actor: Actor, now: datetime) -> None:
+    from leasing.transitions import apply_gpu_event
+
+    for hold in lease.holds.order_by("gpu_id"):
+        gpu = apply_gpu_event(
+            gpu_id=hold.gpu_id,
+            event=GpuEvent.HAND_OVER,
+            actor=actor,
+            effective_at=at,
+            now=now,
+            lease=str(lease.pk),
+        )
+        hold.tenure = gpu.tenure
+        hold.save(update_fields=["tenure"])
+        lease.host = gpu.host
+    lease.save(update_fields=["host"])
+
+
+def _take_back(lease: Lease, *, at: datetime, actor: Actor, now: datetime) -> None:
+    from leasing.transitions import apply_gpu_event
+
+    for hold in lease.holds.filter(gpu__state="leased", tenure=F("gpu__tenure")).order_by("gpu_id"):
+        apply_gpu_event(
+            gpu_id=hold.gpu_id,
+            event=GpuEvent.RELEASE,
+            actor=actor,
+            effective_at=at,
+            now=now,
+            lease=str(lease.pk),
+        )
+
+
+def _tell_host(lease: Lease, *, goal: goals.LeaseGoal, now: datetime, deadline: timedelta) -> None:
+    lease.generation += 1
+    lease.save(update_fields=["generation"])
+    assert lease.host is not None  # noqa: S101 - a lease on a host has one since its hand-over
+    queue_command(
+        host=lease.host,
+        lease=lease,
+        subject=goals.lease_subject(lease),
+        generation=lease.generation,
+        goal=goal,
+        now=now,
+        deadline=deadline,
+    )
+
+
+def _close_consoles(lease: Lease, *, now: datetime) -> None:
+    ConsoleSession.objects.filter(lease=lease, closed_at__isnull=True).update(closed_at=now)
+
+
+def _tell_owner(lease: Lease, *, before: LeaseState, event: LeaseEvent, now: datetime) -> None:
+    name = lease.machine_name
+    subject = {
+        LeaseEvent.APPROVE: _("%(name)s is approved"),
+        LeaseEvent.REJECT: _("%(name)s was not approved"),
+        LeaseEvent.EXPIRE: _("Nobody decided on %(name)s in time"),
+        LeaseEvent.FAIL: _("%(name)s has failed"),
+        LeaseEvent.RUNNING: _("%(name)s is running"),
+        LeaseEvent.GONE: _("%(name)s has ended"),
+    }.get(event)
+    if subject is None:
+        return
+    body = lease.outcome_reason or lease.decision_note or _("See its page for what happened.")
+    notices.notify(
+        recipient=lease.owner,
+        lease=lease,
+        kind=f"lease-{event}",
+        subject=subject % {"name": name},
+        body=body,
+        now=now,
+    )

@@ -1,0 +1,40 @@
+"""Ending a lease before its time: what has not started is cancelled, what runs is released."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from django.utils.translation import gettext as _
+
+from leasing import policy
+from leasing.actors import Actor
+from leasing.errors import WrongState
+from leasing.models import Lease
+from leasing.states.lease import LeaseEvent, LeaseState
+from leasing.transitions import apply_lease_event
+
+_EVENTS = {
+    LeaseState.REQUESTED: LeaseEvent.CANCEL,
+    LeaseState.SCHEDULED: LeaseEvent.CANCEL,
+    LeaseState.PROVISIONING: LeaseEvent.CANCEL,
+    LeaseState.ACTIVE: LeaseEvent.END,
+}
+
+
+def end_lease(*, actor: Actor, lease_id: UUID, now: datetime) -> Lease:
+    """Give the workstation back now. Billing stops at once."""
+    if actor.person is None:
+        raise TypeError("only a person ends a lease early")
+    lease = policy.fetch_lease(actor.person, lease_id, "end")
+    event = _EVENTS.get(LeaseState(lease.state))
+    if event is None:
+        raise WrongState(_("This workstation has already ended."), hint=_("Book another one."))
+    return apply_lease_event(
+        lease_id=lease.pk,
+        event=event,
+        actor=actor,
+        effective_at=now,
+        now=now,
+        reason=_("Ended by %(person)s.") % {"person": actor.person},
+    )

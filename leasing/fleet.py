@@ -1,0 +1,167 @@
+"""Hosts and GPUs coming into service, out of it, and back."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, transaction
+from django.utils.translation import gettext as _
+
+from hosts.models import FoundCard, Gpu, GpuModel, Host
+from hosts.protocol.messages import Inspect
+from leasing import policy
+from leasing.actors import Actor
+from leasing.audit.log import record
+from leasing.errors import DomainError, InvalidRequest, NotVisible, WrongState
+from leasing.models import Lease
+from leasing.outbox import queue_command
+from leasing.states.gpu import GpuEvent, GpuState
+from leasing.transitions import apply_gpu_event
+from leasing.wake import wake_control
+
+
+class HostTaken(DomainError):
+    code = "host-exists"
+
+
+def enrol_host(
+    *,
+    actor: Actor,
+    name: str,
+    signing_key: str,
+    sealing_key: str,
+    simulated: bool = False,
+    now: datetime,
+) -> Host:
+    """Trust a host's public keys (hex) and ask it what it has."""
+    _authorise(actor)
+    host = Host(name=name, signing_key=signing_key, sealing_key=sealing_key, simulated=simulated)
+    try:
+        host.clean_fields()
+    except ValidationError as error:
+        field, messages = next(iter(error.message_dict.items()))
+        raise InvalidRequest(messages[0], field=field) from error
+    with transaction.atomic():
+        try:
+            with transaction.atomic():
+                host.save(force_insert=True)
+        except IntegrityError as error:
+            raise HostTaken(_("There is a host of this name already."), field="name") from error
+        record(action="host.enrol", actor=actor, subject=f"host:{host.pk}", now=now, name=name)
+        inspect_host(host, now=now)
+    return host
+
+
+def inspect_host(host: Host, *, now: datetime) -> None:
+    """Ask a host for its inventory."""
+    host.generation += 1
+    host.save(update_fields=["generation"])
+    queue_command(host=host, subject=f"host:{host.name}", generation=host.generation, goal=Inspect(), now=now)
+
+
+def set_accepting(*, actor: Actor, host_id: UUID, accepting: bool, now: datetime) -> Host:
+    """Whether new leases may be placed on the host. What is booked stays."""
+    _authorise(actor)
+    with transaction.atomic():
+        host = _get_host(host_id)
+        host.accepting = accepting
+        host.save(update_fields=["accepting"])
+        record(
+            action="host.accept" if accepting else "host.drain",
+            actor=actor,
+            subject=f"host:{host.pk}",
+            now=now,
+            name=host.name,
+        )
+    return host
+
+
+def admit_gpu(*, actor: Actor, card_id: int, model_id: int, now: datetime) -> Gpu:
+    """Take a found card into service as a GPU of a model; it is dirty until an intake has proven it clean.
+
+    Its share of the host is fixed here: an equal part of CPU, memory and disk per leasable card, after a
+    reserve for the hypervisor, so that leases can never oversell the host.
+    """
+    _authorise(actor)
+    with transaction.atomic():
+        card = _get_card(card_id)
+        model = GpuModel.objects.filter(pk=model_id).first()
+        if model is None:
+            raise InvalidRequest(_("There is no such GPU model."), field="model")
+        if card.refusal:
+            raise WrongState(
+                _("This card cannot be leased: %(reason)s") % {"reason": card.refusal},
+                hint=_("Change the host, then let it report again."),
+            )
+        if Gpu.objects.filter(host=card.host, address=card.address).exists():
+            raise WrongState(_("This card is in service already."))
+        gpu = _create_gpu(card, model, now=now)
+        facts: dict[str, Any] = {"from": None, "to": gpu.state, "host": gpu.host.name, "address": gpu.address}
+        record(action="gpu.admit", actor=actor, subject=f"gpu:{gpu.pk}", now=now, **facts)
+        transaction.on_commit(wake_control)
+    return gpu
+
+
+def readmit_gpu(*, actor: Actor, gpu_id: UUID, now: datetime) -> Gpu:
+    """Let a GPU that was out of service try again: it becomes dirty, and an intake follows."""
+    return _apply(actor, gpu_id, GpuEvent.READMIT, reason="", now=now)
+
+
+def withdraw_gpu(*, actor: Actor, gpu_id: UUID, reason: str, now: datetime) -> Gpu:
+    """Take a GPU that nobody uses out of service for maintenance."""
+    return _apply(actor, gpu_id, GpuEvent.WITHDRAW, reason=reason, now=now)
+
+
+def _apply(actor: Actor, gpu_id: UUID, event: GpuEvent, *, reason: str, now: datetime) -> Gpu:
+    _authorise(actor)
+    if not Gpu.objects.filter(pk=gpu_id).exists():
+        raise NotVisible(_("There is no such GPU."))
+    gpu = apply_gpu_event(gpu_id=gpu_id, event=event, actor=actor, effective_at=now, now=now, reason=reason)
+    transaction.on_commit(wake_control)
+    return gpu
+
+
+def _create_gpu(card: FoundCard, model: GpuModel, *, now: datetime) -> Gpu:
+    host = card.host
+    parts = max(1, host.found_cards.filter(refusal="").count())
+    return Gpu.objects.create(
+        host=host,
+        model=model,
+        address=card.address,
+        functions=card.functions,
+        iommu_group=card.iommu_group,
+        numa_node=card.numa_node,
+        fingerprint=card.fingerprint,
+        state=GpuState.DIRTY,
+        state_since=now,
+        share_vcpus=max(1, (host.cpu_count - 1) // parts),
+        share_memory_mib=max(128, int(host.memory_mib * 0.75) // parts),
+        share_disk_gib=max(1, int(host.disk_gib * 0.75) // parts),
+    )
+
+
+def leases_on(gpu: Gpu, *, now: datetime) -> list[Lease]:
+    """Leases that hold the GPU now or later."""
+    return list(Lease.objects.filter(holds__gpu=gpu, holds__ends_at__gt=now).order_by("starts_at"))
+
+
+def _authorise(actor: Actor) -> None:
+    if actor.kind != "system" and (actor.person is None or not policy.is_operator(actor.person)):
+        raise NotVisible(_("There is nothing here."))
+
+
+def _get_host(host_id: UUID) -> Host:
+    host = Host.objects.select_for_update().filter(pk=host_id).first()
+    if host is None:
+        raise NotVisible(_("There is no such host."))
+    return host
+
+
+def _get_card(card_id: int) -> FoundCard:
+    card = FoundCard.objects.select_related("host").filter(pk=card_id).first()
+    if card is None:
+        raise NotVisible(_("There is no such card."))
+    return card

@@ -1,0 +1,94 @@
+"""From rows to the goals that a host is given. Reads the database, writes nothing."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from hosts.models import Gpu
+from hosts.protocol.messages import (
+    Fingerprint,
+    GpuOrder,
+    ImageOrder,
+    Intake,
+    MachineOrder,
+    Power,
+    Provision,
+    Release,
+    ScrubPolicy,
+)
+from leasing.models import Lease
+from leasing.timing import SHUTDOWN_PATIENCE, STOP_GRACE
+
+LeaseGoal = Provision | Release | Power
+PowerAction = Literal["on", "off", "restart"]
+_ImageFormat = Literal["direct-kernel", "qcow2", "raw"]
+
+
+def lease_subject(lease: Lease) -> str:
+    return f"lease:{lease.pk}"
+
+
+def gpu_subject(gpu: Gpu) -> str:
+    return f"gpu:{gpu.pk}"
+
+
+def provision(lease: Lease) -> Provision:
+    """The machine is the sum of its GPUs' shares of the host."""
+    gpus = _gpus(lease)
+    image = lease.image
+    return Provision(
+        lease_id=lease.pk,
+        ends_at=lease.ends_at,
+        grace_seconds=int(STOP_GRACE.total_seconds()),
+        gpus=tuple(_order(gpu) for gpu in gpus),
+        machine=MachineOrder(
+            name=lease.machine_name,
+            vcpus=sum(gpu.share_vcpus for gpu in gpus),
+            memory_mib=sum(gpu.share_memory_mib for gpu in gpus),
+            disk_gib=sum(gpu.share_disk_gib for gpu in gpus),
+            image=ImageOrder(
+                name=image.file_name,
+                format=msgspec.convert(image.format, type=_ImageFormat),
+                digest=image.digest,
+                cmdline=image.cmdline,
+            ),
+        ),
+    )
+
+
+def release(lease: Lease) -> Release:
+    gpus = _gpus(lease)
+    return Release(
+        lease_id=lease.pk,
+        gpus=tuple(_order(gpu) for gpu in gpus),
+        shutdown_seconds=int(SHUTDOWN_PATIENCE.total_seconds()),
+        scrub=scrub_policy(gpus[0]),
+    )
+
+
+def power(lease: Lease, action: PowerAction) -> Power:
+    return Power(lease_id=lease.pk, action=action, shutdown_seconds=int(SHUTDOWN_PATIENCE.total_seconds()))
+
+
+def intake(gpu: Gpu) -> Intake:
+    return Intake(gpu=_order(gpu, identity=False), scrub=scrub_policy(gpu))
+
+
+def scrub_policy(gpu: Gpu) -> ScrubPolicy:
+    return ScrubPolicy(scrubber=gpu.model.scrubber, required_reach_permille=gpu.model.required_reach_permille)
+
+
+def _gpus(lease: Lease) -> list[Gpu]:
+    return [hold.gpu for hold in lease.holds.select_related("gpu__model").order_by("gpu__address")]
+
+
+def _order(gpu: Gpu, *, identity: bool = True) -> GpuOrder:
+    known = identity and gpu.fingerprint
+    return GpuOrder(
+        gpu_id=gpu.pk,
+        tenure=gpu.tenure,
+        address=gpu.address,
+        fingerprint=msgspec.convert(gpu.fingerprint, type=Fingerprint) if known else None,
+    )

@@ -1,0 +1,170 @@
+"""Holds: placing, moving, shrinking and growing them. The database refuses any two that overlap on one GPU."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from django.db import IntegrityError, transaction
+from django.db.models import Exists, F, OuterRef
+from django.utils.translation import gettext as _
+
+from hosts.models import Gpu
+from leasing.errors import NothingFree
+from leasing.models import Flavor, Hold, Lease
+from leasing.placement import FreeGpu, choose_gpus
+from leasing.states.gpu import BOOKABLE, GpuState
+from leasing.states.lease import LeaseState
+from leasing.timing import HOST_SILENT_AFTER
+
+OVERLAP = "leasing_hold_no_overlap"
+_RETRIES = 5
+_INSTANT = timedelta(seconds=1)
+
+
+def window(flavor: Flavor, starts_at: datetime, ends_at: datetime, *, now: datetime) -> tuple[datetime, datetime]:
+    """The lease's window with the model's lead before it (never in the past) and its turnaround after it."""
+    lead = timedelta(seconds=flavor.model.lead_seconds)
+    turnaround = timedelta(seconds=flavor.model.turnaround_seconds)
+    return max(now, starts_at - lead), ends_at + turnaround
+
+
+def place(lease: Lease, *, now: datetime, only_ready: bool = False, avoid: frozenset[UUID] = frozenset()) -> None:
+    """Hold GPUs for the lease, in GPU order. Raises NothingFree; loses a race only after several tries."""
+    starts_at, ends_at = window(lease.flavor, lease.starts_at, lease.ends_at, now=now)
+    for _attempt in range(_RETRIES):
+        free = [
+            gpu
+            for gpu in free_gpus(lease.flavor, starts_at, ends_at, now=now)
+            if gpu.gpu_id not in avoid and (gpu.ready or not only_ready)
+        ]
+        chosen = choose_gpus(
+            free,
+            count=lease.flavor.gpu_count,
+            one_node=lease.flavor.numa == Flavor.Numa.REQUIRED,
+            want_ready=starts_at <= now,
+        )
+        if chosen is None:
+            break
+        if _insert(lease, chosen, starts_at, ends_at):
+            return
+    raise NothingFree(
+        _("No %(flavor)s is free from then until then.") % {"flavor": lease.flavor.name},
+        hint=_("Somebody else has it. Choose another time, a shorter one, or another workstation."),
+    )
+
+
+def free_gpus(flavor: Flavor, starts_at: datetime, ends_at: datetime, *, now: datetime) -> list[FreeGpu]:
+    """GPUs of the flavor's model that may be booked and have no hold in the window."""
+    taken = Hold.objects.filter(gpu=OuterRef("pk"), starts_at__lt=ends_at, ends_at__gt=starts_at)
+    gpus = (
+        Gpu.objects.filter(model=flavor.model, state__in=BOOKABLE, host__accepting=True)
+        .exclude(Exists(taken))
+        .select_related("host")
+    )
+    return [
+        FreeGpu(
+            gpu_id=gpu.pk,
+            host_id=gpu.host_id,
+            numa_node=gpu.numa_node,
+            ready=is_ready(gpu, now=now),
+        )
+        for gpu in gpus
+    ]
+
+
+def is_ready(gpu: Gpu, *, now: datetime) -> bool:
+    """Clean, and its host was heard of lately."""
+    seen = gpu.host.last_seen_at
+    return gpu.state == GpuState.CLEAN and seen is not None and now - seen < HOST_SILENT_AFTER
+
+
+def move(lease: Lease, *, now: datetime, only_ready: bool) -> bool:
+    """Hold other, equal GPUs for a lease that has not started. False, and nothing changed, if none is free."""
+    try:
+        with transaction.atomic():
+            avoid = frozenset(lease.holds.values_list("gpu_id", flat=True))
+            lease.holds.all().delete()
+            place(lease, now=now, only_ready=only_ready, avoid=_unfit(avoid, now=now))
+    except NothingFree:
+        return False
+    return True
+
+
+def drop(lease: Lease) -> None:
+    """The lease ended without ever having had its GPUs."""
+    lease.holds.all().delete()
+
+
+def shrink(lease: Lease, *, at: datetime) -> None:
+    """The lease stopped: what lies beyond the turnaround is free at once."""
+    for hold in lease.holds.select_related("gpu__model"):
+        ends_at = at + timedelta(seconds=hold.gpu.model.turnaround_seconds)
+        _end_by(hold, ends_at)
+
+
+def settle(gpu: Gpu, *, now: datetime) -> None:
+    """The GPU is clean, or out of service: its last tenure's hold ends now."""
+    for hold in Hold.objects.filter(gpu=gpu, tenure=gpu.tenure, ends_at__gt=now):
+        _end_by(hold, now)
+
+
+def grow(hold: Hold, until: datetime, *, now: datetime) -> list[Lease]:
+    """Extend an overrunning hold; later ones first move or wait. Returns the leases that were delayed or moved."""
+    affected = []
+    with transaction.atomic():
+        for later in (
+            Hold.objects.select_for_update(of=("self",))
+            .select_related("lease__flavor__model")
+            .filter(gpu=hold.gpu, starts_at__lt=until, starts_at__gte=hold.ends_at)
+            .exclude(pk=hold.pk)
+        ):
+            affected.append(later.lease)
+            if not move(later.lease, now=now, only_ready=False):
+                _delay(later, until)
+        hold.ends_at = until
+        hold.save(update_fields=["ends_at"])
+    return affected
+
+
+def overrunning(*, now: datetime) -> list[Hold]:
+    """Holds that have run out although their GPU has not come back from that tenure."""
+    return list(
+        Hold.objects.select_related("gpu__model", "lease")
+        .filter(ends_at__lte=now, tenure=F("gpu__tenure"))
+        .filter(gpu__state__in=[GpuState.LEASED, GpuState.DIRTY, GpuState.SCRUBBING])
+        .filter(lease__state__in=[LeaseState.ACTIVE, LeaseState.RELEASING, LeaseState.ENDED])
+        .order_by("gpu_id")
+    )
+
+
+def _delay(hold: Hold, until: datetime) -> None:
+    if until < hold.ends_at:
+        hold.starts_at = until
+        hold.save(update_fields=["starts_at"])
+    else:
+        hold.delete()
+
+
+def _end_by(hold: Hold, ends_at: datetime) -> None:
+    ends_at = max(ends_at, hold.starts_at + _INSTANT)
+    if ends_at < hold.ends_at:
+        hold.ends_at = ends_at
+        hold.save(update_fields=["ends_at"])
+
+
+def _insert(lease: Lease, chosen: list[FreeGpu], starts_at: datetime, ends_at: datetime) -> bool:
+    try:
+        with transaction.atomic():
+            for gpu in sorted(chosen):
+                Hold.objects.create(lease=lease, gpu_id=gpu.gpu_id, starts_at=starts_at, ends_at=ends_at)
+    except IntegrityError as error:
+        if OVERLAP not in str(error):
+            raise
+        return False
+    return True
+
+
+def _unfit(gpu_ids: frozenset[UUID], *, now: datetime) -> frozenset[UUID]:
+    gpus = Gpu.objects.filter(pk__in=gpu_ids).select_related("host")
+    return frozenset(gpu.pk for gpu in gpus if not is_ready(gpu, now=now))

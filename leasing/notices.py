@@ -1,0 +1,97 @@
+"""Notices to people: a row in the transaction that gives cause, an e-mail from the tick, some time later."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta
+from smtplib import SMTPException
+
+from django.conf import settings
+from django.core.mail import EmailMessage, get_connection
+from django.db import transaction
+from django.utils import timezone, translation
+from django.utils.formats import date_format
+from django.utils.translation import gettext as _
+
+from leasing.errors import Words
+from leasing.models import Lease, Notification, Person
+
+log = logging.getLogger(__name__)
+
+BATCH = 50
+ATTEMPTS = 12
+FIRST_PAUSE = timedelta(minutes=1)
+LONGEST_PAUSE = timedelta(hours=2)
+SMTP_SECONDS = 10
+
+
+def notify(
+    *, recipient: Person, kind: str, subject: Words, body: Words, now: datetime, lease: Lease | None = None
+) -> Notification:
+    """Write a notice. Lazily translated words come out in the recipient's language, times in their zone."""
+    with translation.override(recipient.language or settings.LANGUAGE_CODE), timezone.override(recipient.timezone):
+        about = f"\n\n{_describe(lease)}" if lease else ""
+        return Notification.objects.create(
+            recipient=recipient,
+            lease=lease,
+            kind=kind,
+            subject=" ".join(str(subject).split())[:200],
+            body=f"{body}{about}",
+            created_at=now,
+            next_send_at=now if recipient.email else None,
+        )
+
+
+def send_due_notices(*, now: datetime) -> int:
+    """Send what is due; a mail server that does not answer ends the round. Returns how many were sent."""
+    sent = 0
+    for _attempt in range(BATCH):
+        notice = _claim(now)
+        if notice is None:
+            break
+        try:
+            _send(notice)
+        except OSError as error:
+            _note_failure(notice, error)
+            if not isinstance(error, SMTPException):
+                break
+        else:
+            Notification.objects.filter(pk=notice.pk).update(sent_at=now, next_send_at=None, error="")
+            sent += 1
+    return sent
+
+
+def _claim(now: datetime) -> Notification | None:
+    """The next notice, with its next attempt already noted: a crash repeats a mail, it never loses one."""
+    with transaction.atomic():
+        due = Notification.objects.select_for_update(skip_locked=True, of=("self",)).select_related("recipient")
+        notice = due.filter(next_send_at__lte=now).order_by("next_send_at", "id").first()
+        if notice is not None:
+            notice.attempts += 1
+            notice.next_send_at = now + _pause(notice.attempts) if notice.attempts < ATTEMPTS else None
+            notice.save(update_fields=["attempts", "next_send_at"])
+    return notice
+
+
+def _send(notice: Notification) -> None:
+    connection = get_connection(timeout=SMTP_SECONDS)
+    EmailMessage(notice.subject, notice.body, to=[notice.recipient.email], connection=connection).send()
+
+
+def _note_failure(notice: Notification, error: OSError) -> None:
+    log.warning("Notice %s was not sent (attempt %s): %s", notice.pk, notice.attempts, error)
+    Notification.objects.filter(pk=notice.pk).update(error=str(error)[:300])
+
+
+def _pause(attempts: int) -> timedelta:
+    return min(FIRST_PAUSE * 2 ** (attempts - 1), LONGEST_PAUSE)
+
+
+def _describe(lease: Lease) -> str:
+    return _("%(flavor)s for %(tenant)s, from %(start)s to %(end)s (%(zone)s)") % {
+        "flavor": lease.flavor.name,
+        "tenant": lease.tenant.name,
+        "start": date_format(timezone.localtime(lease.starts_at), "DATETIME_FORMAT"),
+        "end": date_format(timezone.localtime(lease.ends_at), "DATETIME_FORMAT"),
+        "zone": timezone.get_current_timezone_name(),
+    }

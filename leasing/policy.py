@@ -1,0 +1,193 @@
+"""Who may do what (DESIGN §11): the one place that asks, and grants, permissions."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from django.contrib.auth.models import Permission
+from django.db.models import Q, QuerySet
+from django.utils.translation import gettext as _
+from guardian.shortcuts import assign_perm, get_objects_for_user, remove_perm
+
+from leasing.actors import Actor
+from leasing.audit.log import record
+from leasing.errors import InvalidRequest, NotAllowed, NotVisible
+from leasing.models import AuditEntry, Lease, Person, Tenant, TenantPersonPermission, UsageSegment
+
+Role = Literal["member", "approver", "finance"]
+ROLES: tuple[Role, ...] = ("member", "approver", "finance")
+GLOBAL_ROLES = {
+    "operator": "operate_fleet",
+    "platform-finance": "manage_money",
+    "auditor": "audit_everything",
+}
+Action = Literal["view", "use", "end", "decide", "cost"]
+
+
+def tenants_with_role(person: Person, *roles: Role) -> QuerySet[Tenant]:
+    """Tenants in which the person has any of the roles. Being a superuser gives none."""
+    tenants: QuerySet[Tenant] = get_objects_for_user(
+        person, list(roles), klass=Tenant, any_perm=True, with_superuser=False, accept_global_perms=False
+    )
+    return tenants
+
+
+def has_role(person: Person, tenant: Tenant, role: Role) -> bool:
+    return person.is_active and tenants_with_role(person, role).filter(pk=tenant.pk).exists()
+
+
+def roles_of(person: Person) -> dict[Tenant, set[str]]:
+    """Every tenant that the person has a role in, with those roles."""
+    found: dict[Tenant, set[str]] = {}
+    for role in ROLES:
+        for tenant in tenants_with_role(person, role):
+            found.setdefault(tenant, set()).add(role)
+    return found
+
+
+def people_with_role(tenant: Tenant, role: Role) -> QuerySet[Person]:
+    """Active people who have the role in the tenant, themselves or through a group."""
+    direct = TenantPersonPermission.objects.filter(content_object=tenant, permission__codename=role)
+    through = Q(
+        groups__tenantgrouppermission__content_object=tenant,
+        groups__tenantgrouppermission__permission__codename=role,
+    )
+    return Person.objects.filter(Q(pk__in=direct.values("user")) | through, is_active=True).distinct()
+
+
+def operators() -> QuerySet[Person]:
+    codename = GLOBAL_ROLES["operator"]
+    return Person.objects.filter(
+        Q(user_permissions__codename=codename) | Q(groups__permissions__codename=codename), is_active=True
+    ).distinct()
+
+
+def is_operator(person: Person) -> bool:
+    return person.has_perm("leasing.operate_fleet")
+
+
+def is_money_manager(person: Person) -> bool:
+    return person.has_perm("leasing.manage_money")
+
+
+def is_auditor(person: Person) -> bool:
+    return person.has_perm("leasing.audit_everything")
+
+
+def require_operator(person: Person) -> None:
+    """NotVisible unless the person operates the fleet: to others its pages do not exist."""
+    if not is_operator(person):
+        raise NotVisible(_("There is nothing here."))
+
+
+def grant_role(*, actor: Actor, person: Person, tenant: Tenant, role: Role, now: datetime) -> None:
+    _check_role(role)
+    assign_perm(role, person, tenant)
+    record(
+        action="role.grant",
+        actor=actor,
+        subject=f"person:{person.pk}",
+        tenant=tenant,
+        now=now,
+        role=role,
+        person=person.username,
+    )
+
+
+def revoke_role(*, actor: Actor, person: Person, tenant: Tenant, role: Role, now: datetime) -> None:
+    _check_role(role)
+    remove_perm(role, person, tenant)
+    record(
+        action="role.revoke",
+        actor=actor,
+        subject=f"person:{person.pk}",
+        tenant=tenant,
+        now=now,
+        role=role,
+        person=person.username,
+    )
+
+
+def grant_global_role(*, actor: Actor, person: Person, role: str, now: datetime) -> None:
+    """Roles over the whole platform: operator, platform-finance, auditor."""
+    if role not in GLOBAL_ROLES:
+        raise InvalidRequest(_("“%(role)s” is not a role.") % {"role": role}, field="role")
+    permission = Permission.objects.get(content_type__app_label="leasing", codename=GLOBAL_ROLES[role])
+    person.user_permissions.add(permission)
+    record(
+        action="role.grant",
+        actor=actor,
+        subject=f"person:{person.pk}",
+        now=now,
+        role=role,
+        person=person.username,
+    )
+
+
+def visible_leases(person: Person) -> QuerySet[Lease]:
+    """Own ones in tenants where the person still is a member, all of a tenant for its approvers."""
+    leases = Lease.objects.select_related("tenant", "owner", "flavor__model", "image", "host")
+    if is_auditor(person):
+        return leases
+    own = Q(owner=person, tenant__in=tenants_with_role(person, "member"))
+    return leases.filter(own | Q(tenant__in=tenants_with_role(person, "approver")))
+
+
+def visible_audit(person: Person) -> QuerySet[AuditEntry]:
+    if is_auditor(person):
+        return AuditEntry.objects.all()
+    return AuditEntry.objects.filter(tenant__in=tenants_with_role(person, "approver"))
+
+
+def visible_usage(person: Person) -> QuerySet[UsageSegment]:
+    segments = UsageSegment.objects.select_related("lease__tenant", "lease__owner", "lease__flavor__model")
+    if is_auditor(person) or is_money_manager(person):
+        return segments
+    return segments.filter(lease__tenant__in=tenants_with_role(person, "finance"))
+
+
+def fetch_lease(person: Person, lease_id: UUID, action: Action) -> Lease:
+    """The lease, if the person may do this with it; NotVisible if they may not even know of it."""
+    try:
+        lease = visible_leases(person).get(pk=lease_id)
+    except Lease.DoesNotExist:
+        raise NotVisible(_("There is no such workstation.")) from None
+    if not may(person, lease, action):
+        raise NotAllowed(_REFUSALS[action]())
+    return lease
+
+
+def may(person: Person, lease: Lease, action: Action) -> bool:
+    """Whether the person may do this with a lease that they can see."""
+    owns = lease.owner_id == person.pk and has_role(person, lease.tenant, "member")
+    match action:
+        case "view":
+            return True
+        case "use":
+            return owns
+        case "end":
+            return owns or has_role(person, lease.tenant, "approver")
+        case "decide":
+            return lease.owner_id != person.pk and has_role(person, lease.tenant, "approver")
+        case "cost":
+            return (
+                owns
+                or is_auditor(person)
+                or tenants_with_role(person, "approver", "finance").filter(pk=lease.tenant_id).exists()
+            )
+
+
+_REFUSALS = {
+    "view": lambda: _("You may not see this workstation."),
+    "use": lambda: _("Only the person who booked this workstation may use it."),
+    "end": lambda: _("Only the person who booked this workstation, or an approver of the team, may end it."),
+    "decide": lambda: _("Nobody decides on their own request, and only approvers of the team decide."),
+    "cost": lambda: _("You may not see what this workstation costs."),
+}
+
+
+def _check_role(role: str) -> None:
+    if role not in ROLES:
+        raise InvalidRequest(_("“%(role)s” is not a role.") % {"role": role}, field="role")

@@ -1,0 +1,50 @@
+"""Switching the machine of a running lease."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from django.db import transaction
+from django.utils.translation import gettext as _
+
+from leasing import goals, policy
+from leasing.actors import Actor
+from leasing.audit.log import record
+from leasing.errors import WrongState
+from leasing.models import Lease
+from leasing.outbox import queue_command
+from leasing.states.lease import LeaseState
+from leasing.timing import POWER_DEADLINE
+
+
+def switch_power(*, actor: Actor, lease_id: UUID, action: goals.PowerAction, now: datetime) -> Lease:
+    """Ask the host to start, stop or restart the machine. The lease goes on, and is billed, while it is off."""
+    if actor.person is None:
+        raise TypeError("only a person switches a machine")
+    policy.fetch_lease(actor.person, lease_id, "use")
+    with transaction.atomic():
+        lease = Lease.objects.select_for_update(of=("self",)).get(pk=lease_id)
+        if lease.state != LeaseState.ACTIVE or lease.host is None:
+            raise WrongState(
+                _("The workstation is not running."), hint=_("Wait until it is ready, or book another one.")
+            )
+        lease.generation += 1
+        lease.save(update_fields=["generation"])
+        record(
+            action=f"power.{action}",
+            actor=actor,
+            subject=goals.lease_subject(lease),
+            tenant=lease.tenant,
+            now=now,
+        )
+        queue_command(
+            host=lease.host,
+            lease=lease,
+            subject=goals.lease_subject(lease),
+            generation=lease.generation,
+            goal=goals.power(lease, action),
+            now=now,
+            deadline=POWER_DEADLINE,
+        )
+    return lease

@@ -1,0 +1,44 @@
+"""What a lease costs before it runs: the rate in force and the quote frozen at booking."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+from django.db.models import Q
+from django.utils.translation import gettext as _
+
+from leasing.errors import InvalidRequest
+from leasing.metering import line_amount, whole_seconds
+from leasing.models import Flavor, Rate
+
+
+@dataclass(frozen=True)
+class Quote:
+    """Price of a window, should it be used in full. `total` is rounded to the currency's minor unit."""
+
+    rate_per_hour: Decimal
+    currency: str
+    total: Decimal
+
+
+def rate_of(flavor: Flavor, *, at: datetime) -> Rate | None:
+    return (
+        flavor.rates.filter(Q(valid_until__isnull=True) | Q(valid_until__gt=at), valid_from__lte=at)
+        .order_by("-valid_from")
+        .first()
+    )
+
+
+def quote_lease(*, flavor: Flavor, starts_at: datetime, ends_at: datetime) -> Quote:
+    """The price of a flavor in `[starts_at, ends_at)` at the rate in force at its start."""
+    rate = rate_of(flavor, at=starts_at)
+    if rate is None:
+        raise InvalidRequest(
+            _("“%(flavor)s” has no price at that time.") % {"flavor": flavor.name},
+            hint=_("Ask those who set the rates, or choose another workstation."),
+            field="flavor",
+        )
+    total = line_amount(seconds=whole_seconds(starts_at, ends_at), rate_per_hour=rate.per_hour, currency=rate.currency)
+    return Quote(rate.per_hour, rate.currency, total)

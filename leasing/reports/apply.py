@@ -1,0 +1,235 @@
+"""What each report changes. Stale ones change nothing and stay as evidence; each answer is the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.utils.translation import gettext as _
+
+from hosts.models import Host, ReceivedReport
+from hosts.protocol import messages as m
+from leasing import outbox
+from leasing.actors import Actor
+from leasing.audit.log import record
+from leasing.models import ConsoleSession, Lease, LeaseStep, OutboxMessage
+from leasing.reports import inventory, scrubs
+from leasing.reports.subjects import NotTheirs, gpu_of, lease_of
+from leasing.states.gpu import GpuEvent
+from leasing.states.lease import LeaseEvent, LeaseState
+from leasing.transitions import TransitionRefused, apply_gpu_event, apply_lease_event
+
+APPLIED = "applied"
+
+
+def apply_report(host: Host, report: m.Report, stored: ReceivedReport, *, now: datetime) -> str:
+    """Let one report take effect, and say what became of it."""
+    try:
+        return _HANDLERS[type(report.event)](host, report, report.event, stored, now)
+    except NotTheirs as error:
+        record(
+            action="report.refuse",
+            actor=Actor.of_host(host),
+            subject=report.subject,
+            now=now,
+            reason=str(error),
+            sequence=report.sequence,
+        )
+        return f"refused: {error}"
+    except TransitionRefused as error:
+        return f"stale: {error}"
+
+
+Handler = Callable[[Host, m.Report, Any, ReceivedReport, datetime], str]
+
+
+def _accepted(host: Host, report: m.Report, event: m.Accepted, stored: ReceivedReport, now: datetime) -> str:
+    message = _message(host, report)
+    if message is None:
+        return "stale: no such command"
+    outbox.mark_accepted(message, now=now)
+    return APPLIED
+
+
+def _refused(host: Host, report: m.Report, event: m.Refused, stored: ReceivedReport, now: datetime) -> str:
+    record(
+        action="command.refuse",
+        actor=Actor.of_host(host),
+        subject=report.subject,
+        now=now,
+        reason=event.reason,
+        command=str(report.command_id or ""),
+    )
+    message = _message(host, report)
+    if message is None or not event.final:
+        return APPLIED
+    outbox.mark_answered(message, answer=event.reason, now=now)
+    if message.kind == "provision" and message.lease_id:
+        _fail(message.lease_id, host, event.reason, report, now)
+    return APPLIED
+
+
+def _step(host: Host, report: m.Report, event: m.StepReport, stored: ReceivedReport, now: datetime) -> str:
+    lease = lease_of(host, event.lease_id) if event.lease_id else None
+    gpu = gpu_of(host, event.gpu_id) if event.gpu_id else None
+    if lease is None:
+        return APPLIED
+    at = min(report.occurred_at, now)
+    LeaseStep.objects.update_or_create(
+        lease=lease,
+        gpu=gpu,
+        plan=event.plan,
+        name=event.step,
+        defaults={
+            "index": event.index,
+            "total": event.total,
+            "state": event.state,
+            "attempt": event.attempt,
+            "detail": event.detail,
+            "finished_at": None if event.state == "started" else at,
+        },
+        create_defaults={
+            "index": event.index,
+            "total": event.total,
+            "state": event.state,
+            "attempt": event.attempt,
+            "detail": event.detail,
+            "started_at": at,
+            "finished_at": None if event.state == "started" else at,
+        },
+    )
+    return APPLIED
+
+
+def _running(host: Host, report: m.Report, event: m.MachineRunning, stored: ReceivedReport, now: datetime) -> str:
+    lease = lease_of(host, event.lease_id)
+    _answer(report, ("provision", "power"), "running", now)
+    if lease.state == LeaseState.ACTIVE:
+        return _set_machine(lease, Lease.Machine.RUNNING)
+    apply_lease_event(
+        lease_id=lease.pk,
+        event=LeaseEvent.RUNNING,
+        actor=Actor.of_host(host),
+        effective_at=report.occurred_at,
+        now=now,
+    )
+    return APPLIED
+
+
+def _stopped(host: Host, report: m.Report, event: m.MachineStopped, stored: ReceivedReport, now: datetime) -> str:
+    lease = lease_of(host, event.lease_id)
+    _answer(report, ("power",), f"stopped: {event.cause}", now)
+    if lease.state != LeaseState.ACTIVE:
+        return f"stale: the lease is {lease.state}"
+    record(
+        action="machine.stop",
+        actor=Actor.of_host(host),
+        subject=f"lease:{lease.pk}",
+        tenant=lease.tenant,
+        effective_at=report.occurred_at,
+        now=now,
+        cause=event.cause,
+    )
+    return _set_machine(lease, Lease.Machine.OFF)
+
+
+def _gone(host: Host, report: m.Report, event: m.MachineGone, stored: ReceivedReport, now: datetime) -> str:
+    lease = lease_of(host, event.lease_id)
+    _answer(report, ("release",), "gone", now)
+    apply_lease_event(
+        lease_id=lease.pk,
+        event=LeaseEvent.GONE,
+        actor=Actor.of_host(host),
+        effective_at=report.occurred_at,
+        now=now,
+    )
+    return APPLIED
+
+
+def _provision_failed(
+    host: Host, report: m.Report, event: m.ProvisionFailed, stored: ReceivedReport, now: datetime
+) -> str:
+    lease = lease_of(host, event.lease_id)
+    _answer(report, ("provision", "power"), f"failed at {event.step}: {event.reason}", now)
+    _fail(lease.pk, host, f"{event.step}: {event.reason}", report, now)
+    return APPLIED
+
+
+def _scrub_started(host: Host, report: m.Report, event: m.ScrubStarted, stored: ReceivedReport, now: datetime) -> str:
+    gpu = gpu_of(host, event.gpu_id)
+    if gpu.tenure != event.tenure:
+        return f"stale: tenure {event.tenure}, now {gpu.tenure}"
+    apply_gpu_event(
+        gpu_id=gpu.pk,
+        event=GpuEvent.SCRUB,
+        actor=Actor.of_host(host),
+        effective_at=report.occurred_at,
+        now=now,
+    )
+    return APPLIED
+
+
+def _scrubbed(host: Host, report: m.Report, event: m.Scrubbed, stored: ReceivedReport, now: datetime) -> str:
+    return scrubs.judge(host, report, event, stored, now=now)
+
+
+def _gpu_failed(host: Host, report: m.Report, event: m.GpuFailed, stored: ReceivedReport, now: datetime) -> str:
+    return scrubs.give_up(host, report, event, now=now)
+
+
+def _console_closed(host: Host, report: m.Report, event: m.ConsoleClosed, stored: ReceivedReport, now: datetime) -> str:
+    sessions = ConsoleSession.objects.filter(pk=event.session_id, lease__host=host)
+    sessions.filter(closed_at__isnull=True).update(closed_at=now)
+    message = _message(host, report)
+    if message is not None:
+        outbox.mark_answered(message, answer=event.reason, now=now)
+    return APPLIED
+
+
+def _inventory(host: Host, report: m.Report, event: m.Inventory, stored: ReceivedReport, now: datetime) -> str:
+    _answer(report, ("inspect",), "reported", now)
+    return inventory.take(host, event, now=now)
+
+
+_HANDLERS: dict[type[m.Event], Handler] = {
+    m.Accepted: _accepted,
+    m.Refused: _refused,
+    m.StepReport: _step,
+    m.MachineRunning: _running,
+    m.MachineStopped: _stopped,
+    m.MachineGone: _gone,
+    m.ProvisionFailed: _provision_failed,
+    m.ScrubStarted: _scrub_started,
+    m.Scrubbed: _scrubbed,
+    m.GpuFailed: _gpu_failed,
+    m.ConsoleClosed: _console_closed,
+    m.Inventory: _inventory,
+}
+
+
+def _message(host: Host, report: m.Report) -> OutboxMessage | None:
+    if report.command_id is None:
+        return None
+    return OutboxMessage.objects.filter(pk=report.command_id, host=host).first()
+
+
+def _answer(report: m.Report, kinds: tuple[str, ...], answer: str, now: datetime) -> None:
+    outbox.answer_goal(subject=report.subject, generation=report.generation, kinds=kinds, answer=answer, now=now)
+
+
+def _set_machine(lease: Lease, machine: Lease.Machine) -> str:
+    Lease.objects.filter(pk=lease.pk).update(machine=machine)
+    return APPLIED
+
+
+def _fail(lease_id: UUID, host: Host, reason: str, report: m.Report, now: datetime) -> None:
+    apply_lease_event(
+        lease_id=lease_id,
+        event=LeaseEvent.FAIL,
+        actor=Actor.of_host(host),
+        effective_at=report.occurred_at,
+        now=now,
+        reason=_("The host could not start the machine: %(reason)s") % {"reason": reason},
+    )

@@ -1,0 +1,126 @@
+"""The inbox of reports. Each is stored exactly as signed and applied in its journal's order."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from uuid import UUID
+
+from django.db import transaction
+from django.utils.translation import gettext as _
+
+from hosts.models import Gpu, Host, ReceivedReport
+from hosts.protocol.messages import MessageError, Report, decode_report
+from hosts.protocol.signing import REPORT, ForgedMessage, Verifier, key_id, parse_envelope, verify_key
+from leasing.actors import SYSTEM, Actor
+from leasing.audit.log import record
+from leasing.fleet import inspect_host
+from leasing.outbox import resend_unfinished
+from leasing.reports.apply import apply_report
+from leasing.states.gpu import GpuEvent, GpuState
+from leasing.transitions import apply_gpu_event
+
+log = logging.getLogger(__name__)
+
+
+def receive_report(envelope: str, *, now: datetime) -> ReceivedReport | None:
+    """Verify, store and apply a report. None if it was refused, was known already, or its journal is over."""
+    try:
+        host, report = _open(envelope)
+    except (ForgedMessage, MessageError) as error:
+        refuse_report(str(error), now=now)
+        return None
+    with transaction.atomic():
+        host = Host.objects.select_for_update().get(pk=host.pk)
+        host.last_seen_at, host.receipt_due = now, True
+        host.save(update_fields=["last_seen_at", "receipt_due"])
+        if not _adopt_journal(host, report, now=now):
+            return None
+        stored, new = ReceivedReport.objects.get_or_create(
+            host=host,
+            journal_id=report.journal_id,
+            sequence=report.sequence,
+            defaults={"envelope": envelope, "received_at": now},
+        )
+    apply_pending(host, now=now)
+    return stored if new else None
+
+
+def refuse_report(reason: str, *, now: datetime) -> None:
+    """A message on the reports queue that is none: it changes nothing but the audit log."""
+    log.warning("Refused a report: %s", reason)
+    record(action="report.refuse", actor=SYSTEM, subject="queue:reports", now=now, reason=reason[:500])
+
+
+def apply_pending(host: Host, *, now: datetime) -> None:
+    """Apply what is in sequence, one transaction each. A gap waits until the host has sent it again."""
+    while _apply_next(host.pk, now=now):
+        pass
+
+
+def _apply_next(host_id: UUID, *, now: datetime) -> bool:
+    with transaction.atomic():
+        host = Host.objects.select_for_update().get(pk=host_id)
+        if host.journal_id is None:
+            return False
+        stored = ReceivedReport.objects.filter(
+            host=host, journal_id=host.journal_id, sequence=host.applied_sequence + 1
+        ).first()
+        if stored is None:
+            return False
+        _, report = _open(stored.envelope)
+        stored.verdict = apply_report(host, report, stored, now=now)[:300]
+        stored.applied_at = now
+        stored.save(update_fields=["verdict", "applied_at"])
+        host.applied_sequence = stored.sequence
+        host.save(update_fields=["applied_sequence"])
+    return True
+
+
+def _open(envelope: str) -> tuple[Host, Report]:
+    claimed = parse_envelope(envelope).key_id
+    for host in Host.objects.all():
+        key = verify_key(host.signing_key)
+        if key_id(key) == claimed:
+            report = decode_report(Verifier({claimed: key}, REPORT).open(envelope))
+            if report.host != host.name:
+                raise ForgedMessage(f"{host.name} spoke for {report.host}.")
+            return host, report
+    raise ForgedMessage(f"No host has the key {claimed[:40]!r}.")
+
+
+def _adopt_journal(host: Host, report: Report, *, now: datetime) -> bool:
+    """Whether the report belongs to the host's present journal. A new one means that it lost its memory."""
+    if host.journal_id == report.journal_id:
+        return True
+    known = ReceivedReport.objects.filter(host=host, journal_id=report.journal_id).exists()
+    if known:
+        log.warning("%s sent a report of a journal that is over.", host.name)
+        return False
+    lost, host.journal_id, host.applied_sequence = host.journal_id, report.journal_id, 0
+    host.save(update_fields=["journal_id", "applied_sequence"])
+    if lost is not None:
+        _distrust(host, now=now)
+        inspect_host(host, now=now)
+        resend_unfinished(host, now=now)
+    record(
+        action="host.journal",
+        actor=Actor.of_host(host),
+        subject=f"host:{host.pk}",
+        now=now,
+        journal=str(report.journal_id),
+        lost=str(lost or ""),
+    )
+    return True
+
+
+def _distrust(host: Host, *, now: datetime) -> None:
+    for gpu in Gpu.objects.filter(host=host, state__in=[GpuState.CLEAN, GpuState.SCRUBBING]).order_by("id"):
+        apply_gpu_event(
+            gpu_id=gpu.pk,
+            event=GpuEvent.DISTRUST,
+            actor=SYSTEM,
+            effective_at=now,
+            now=now,
+            reason=_("The host has lost its journal."),
+        )

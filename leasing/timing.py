@@ -1,0 +1,25 @@
+"""The spans of time that the domain waits, and how an effective time is clamped. Pure."""
+
+from datetime import datetime, timedelta
+
+SHORTEST_LEASE = timedelta(minutes=1)
+DECISION_WINDOW = timedelta(hours=24)
+PAST_TOLERANCE = timedelta(minutes=5)
+
+PROVISION_DEADLINE = timedelta(minutes=15)
+RELEASE_DEADLINE = timedelta(minutes=15)
+INTAKE_DEADLINE = timedelta(minutes=30)
+POWER_DEADLINE = timedelta(minutes=5)
+HOST_SILENT_AFTER = timedelta(minutes=3)
+
+# The host stops a machine by itself this long after the end, when nobody told it to.
+STOP_GRACE = timedelta(minutes=2)
+SHUTDOWN_PATIENCE = timedelta(seconds=20)
+OVERRUN_STEP = timedelta(minutes=10)
+
+TICKET_LIFETIME = timedelta(seconds=30)
+
+
+def clamp(effective_at: datetime, *, earliest: datetime, latest: datetime) -> datetime:
+    """An effective time lies between the previous transition and the receipt of what proves it."""
+    return max(earliest, min(effective_at, latest))

@@ -1,0 +1,126 @@
+"""The only writers of `Lease.state` and `Gpu.state`.
+
+One transaction locks the row, checks the table, writes the state, the audit entry and the usage segment,
+and lets leasing.effects queue what hosts and people must be told.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+from django.utils.translation import gettext as _
+
+from hosts.models import Gpu
+from leasing import effects, metering
+from leasing.actors import Actor
+from leasing.audit.log import record
+from leasing.errors import WrongState
+from leasing.models import Lease
+from leasing.states import gpu as gpu_table
+from leasing.states import lease as lease_table
+from leasing.states.gpu import GpuEvent, GpuState
+from leasing.states.lease import LeaseEvent, LeaseState
+from leasing.timing import RELEASE_DEADLINE, clamp
+
+
+class TransitionRefused(WrongState):
+    """The table has no such transition; nothing was changed."""
+
+
+def apply_lease_event(
+    *,
+    lease_id: UUID,
+    event: LeaseEvent,
+    actor: Actor,
+    effective_at: datetime,
+    now: datetime,
+    reason: str = "",
+    **detail: Any,
+) -> Lease:
+    """Move a lease along its table and return it. Raises TransitionRefused."""
+    with transaction.atomic():
+        lease = Lease.objects.select_for_update(of=("self",)).get(pk=lease_id)
+        before = LeaseState(lease.state)
+        after = lease_table.TRANSITIONS.get((before, event))
+        if after is None:
+            raise TransitionRefused(
+                _("The workstation is %(state)s; this cannot be done now.") % {"state": before.value}
+            )
+        at = clamp(effective_at, earliest=lease.state_since, latest=now)
+        _write_lease(lease, event=event, after=after, at=at, reason=reason)
+        record(
+            action=f"lease.{event}",
+            actor=actor,
+            subject=f"lease:{lease.pk}",
+            tenant=lease.tenant,
+            effective_at=at,
+            now=now,
+            **{"from": before, "to": after, "event": event, "reason": reason, **detail},
+        )
+        metering.follow_lease(lease, event=event, effective_at=at)
+        effects.after_lease_event(lease, before=before, event=event, at=at, actor=actor, now=now)
+        return lease
+
+
+def apply_gpu_event(
+    *,
+    gpu_id: UUID,
+    event: GpuEvent,
+    actor: Actor,
+    effective_at: datetime,
+    now: datetime,
+    reason: str = "",
+    **detail: Any,
+) -> Gpu:
+    """Move a GPU along its table and return it. A hand-over raises its tenure. Raises TransitionRefused."""
+    with transaction.atomic():
+        gpu = Gpu.objects.select_for_update(of=("self",)).get(pk=gpu_id)
+        before = GpuState(gpu.state)
+        after = gpu_table.TRANSITIONS.get((before, event))
+        if after is None:
+            raise TransitionRefused(
+                _("The GPU is %(state)s; “%(event)s” is not possible now.")
+                % {"state": before.value, "event": event.value}
+            )
+        at = clamp(effective_at, earliest=gpu.state_since, latest=now)
+        gpu.state, gpu.state_since, gpu.state_reason = after, at, reason
+        if event is GpuEvent.HAND_OVER:
+            gpu.tenure += 1
+        gpu.scrub_expected_by = at + RELEASE_DEADLINE if event is GpuEvent.RELEASE else None
+        gpu.save(update_fields=["state", "state_since", "state_reason", "scrub_expected_by", "tenure"])
+        record(
+            action=f"gpu.{event}",
+            actor=actor,
+            subject=f"gpu:{gpu.pk}",
+            effective_at=at,
+            now=now,
+            **{
+                "from": before,
+                "to": after,
+                "event": event,
+                "reason": reason,
+                "host": gpu.host.name,
+                "address": gpu.address,
+                "tenure": gpu.tenure,
+                **detail,
+            },
+        )
+        return gpu
+
+
+def _write_lease(lease: Lease, *, event: LeaseEvent, after: LeaseState, at: datetime, reason: str) -> None:
+    lease.state, lease.state_since = after, at
+    if not lease.outcome and event in lease_table.OUTCOMES:
+        lease.outcome, lease.outcome_reason = lease_table.OUTCOMES[event], reason
+    if event is LeaseEvent.RUNNING:
+        lease.active_at, lease.machine = at, Lease.Machine.RUNNING
+    if after in (LeaseState.RELEASING, LeaseState.ENDED) and lease.stopped_at is None:
+        lease.stopped_at = at
+    if event is LeaseEvent.GONE:
+        lease.machine = Lease.Machine.GONE
+    if event is not LeaseEvent.APPROVE:
+        lease.waiting_because = ""
+    lease.save()
