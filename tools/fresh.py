@@ -72,8 +72,8 @@ def bring(path: Path) -> None:
 def enter(script: Path, *words: str) -> list[str]:
     """Run Python in the new root, in namespaces of its own: what it leaves running dies with it."""
     mounts = 'cd "$0" && mount --rbind /dev dev && mount -t proc proc proc && mount -t sysfs sys sys'
-    return ["unshare", "--mount", "--pid", "--fork", "--kill-child",
-            "sh", "-c", f'{mounts} && exec chroot . "$@"', f"{ROOT}", "python3", f"{script}", *words]  # fmt: skip
+    alone = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+    return [*alone, "sh", "-c", f'{mounts} && exec chroot . "$@"', str(ROOT), "python3", str(script), *words]
 
 
 def variables() -> dict[str, str]:
