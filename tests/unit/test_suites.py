@@ -1,0 +1,55 @@
+"""The runner of the suites: a suite that fails, or takes too long, must never look as if it had passed."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tools import suites
+
+
+def suite(code: str, *, budget: int = 20) -> suites.Suite:
+    return suites.Suite(name="trial", budget=budget, command=[sys.executable, "-c", code])
+
+
+def test_verdicts_follow_the_exit_status() -> None:
+    assert suites.run_suite(suite("pass")).verdict == "passed"
+    assert suites.run_suite(suite("raise SystemExit(5)")).verdict == "failed"
+
+
+def test_a_suite_that_takes_too_long_is_stopped_and_may_tidy_up(tmp_path: Path) -> None:
+    code = f"""
+import pathlib, time
+try:
+    time.sleep(60)
+finally:
+    pathlib.Path({str(tmp_path / "tidy")!r}).touch()
+"""
+    began = time.monotonic()
+    assert suites.run_suite(suite(code, budget=1)).verdict == "over budget"
+    assert time.monotonic() - began < 20
+    assert (tmp_path / "tidy").exists()
+
+
+def test_the_callers_database_is_kept_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEASEHOLD_DATABASE", "postgresql://live/leasehold")
+    code = "import os; assert 'LEASEHOLD_DATABASE' not in os.environ"
+    assert suites.run_suite(suite(code)).verdict == "passed"
+
+
+def test_an_unknown_suite_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert suites.main(["nosuch"]) == 2
+    assert "There is no suite nosuch" in capsys.readouterr().out
+
+
+def test_one_failure_fails_the_whole_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = tmp_path / "suites.toml"
+    listed.write_text('[bad]\ncommand = ["false"]\nbudget = 9\n[good]\ncommand = ["true"]\nbudget = 9\n')
+    monkeypatch.setattr(suites, "SUITES", listed)
+    assert suites.main([]) == 1
+    assert capsys.readouterr().out.endswith("suites: 1 passed, 1 failed\n")
