@@ -10,6 +10,8 @@ class LeasingConfig(AppConfig):
     name = "leasing"
 
     def ready(self) -> None:
+        from leasing import checks  # noqa: F401 - registers the check of the guards
+
         post_migrate.connect(_install_guards, sender=self)
 
 

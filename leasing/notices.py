@@ -29,7 +29,10 @@ def notify(
     *, recipient: Person, kind: str, subject: Words, body: Words, now: datetime, lease: Lease | None = None
 ) -> Notification:
     """Write a notice. Lazily translated words come out in the recipient's language, times in their zone."""
-    with translation.override(recipient.language or settings.LANGUAGE_CODE), timezone.override(recipient.timezone):
+    with (
+        translation.override(recipient.language or settings.LANGUAGE_CODE),
+        timezone.override(recipient.timezone),
+    ):
         about = f"\n\n{_describe(lease)}" if lease else ""
         return Notification.objects.create(
             recipient=recipient,
@@ -64,7 +67,9 @@ def send_due_notices(*, now: datetime) -> int:
 def _claim(now: datetime) -> Notification | None:
     """The next notice, with its next attempt already noted: a crash repeats a mail, it never loses one."""
     with transaction.atomic():
-        due = Notification.objects.select_for_update(skip_locked=True, of=("self",)).select_related("recipient")
+        due = Notification.objects.select_for_update(skip_locked=True, of=("self",)).select_related(
+            "recipient"
+        )
         notice = due.filter(next_send_at__lte=now).order_by("next_send_at", "id").first()
         if notice is not None:
             notice.attempts += 1
@@ -84,7 +89,7 @@ def _note_failure(notice: Notification, error: OSError) -> None:
 
 
 def _pause(attempts: int) -> timedelta:
-    return min(FIRST_PAUSE * 2 ** (attempts - 1), LONGEST_PAUSE)
+    return min(FIRST_PAUSE * (1 << (attempts - 1)), LONGEST_PAUSE)
 
 
 def _describe(lease: Lease) -> str:

@@ -50,7 +50,9 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 def sign_head(*, size: int, root_hash: str, now: datetime) -> Head:
     key = portal_signing_key()
     signature = key.sign(_signed_text(size, root_hash, now)).signature.hex()
-    return Head(size=size, root_hash=root_hash, signed_at=now, key_id=key_id(key.verify_key), signature=signature)
+    return Head(
+        size=size, root_hash=root_hash, signed_at=now, key_id=key_id(key.verify_key), signature=signature
+    )
 
 
 def append_anchors(heads: Iterable[Head]) -> None:

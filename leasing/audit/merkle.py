@@ -81,7 +81,9 @@ def consistency_path(old_size: int, leaves: Sequence[bytes]) -> list[bytes]:
     return _subproof(old_size, leaves, whole=True)
 
 
-def is_consistent(*, old_size: int, new_size: int, old_root: bytes, new_root: bytes, path: Sequence[bytes]) -> bool:
+def is_consistent(
+    *, old_size: int, new_size: int, old_root: bytes, new_root: bytes, path: Sequence[bytes]
+) -> bool:
     """Whether the path proves that the new tree only added leaves to the old one."""
     if not 0 < old_size <= new_size:
         return False

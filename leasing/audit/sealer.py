@@ -75,7 +75,9 @@ def _current_tree() -> Frontier:
         if (tree.size, tree.root().hex()) == (size, root):
             _trees.append(tree)
             return tree
-    raise AlteredLog(f"The leaves do not lead to the signed head of size {size}: run `manage.py audit verify`.")
+    raise AlteredLog(
+        f"The leaves do not lead to the signed head of size {size}: run `manage.py audit verify`."
+    )
 
 
 def _lock_out_other_sealers() -> None:

@@ -1,0 +1,48 @@
+"""The lifecycles as diagrams, drawn from the tables that the code obeys. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar
+
+from leasing.states import gpu, lease
+
+State = TypeVar("State", bound=str)
+Event = TypeVar("Event", bound=str)
+
+INTRODUCTION = """\
+# Lifecycles
+
+`make docs` draws them from `leasing/states/`, the tables that the code obeys. What has no arrow does not
+happen.
+"""
+
+
+def lifecycles_page() -> str:
+    """The text of docs/lifecycles.md."""
+    return "\n".join([INTRODUCTION, *_lease_section(), "", *_gpu_section(), ""])
+
+
+def _lease_section() -> Iterator[str]:
+    yield "## Lease\n"
+    yield from _diagram(lease.INITIAL, lease.TRANSITIONS, final=[lease.LeaseState.ENDED])
+    yield "\nThe outcome of an ended lease is decided by the first of these events:\n"
+    yield "| event | outcome |\n|---|---|"
+    for event, outcome in lease.OUTCOMES.items():
+        yield f"| {event} | {outcome} |"
+
+
+def _gpu_section() -> Iterator[str]:
+    yield "## GPU\n"
+    yield "Unknown is never clean: `clean` is reached only by `pass`, which rests on a passed scrub record.\n"
+    yield from _diagram(gpu.INITIAL, gpu.TRANSITIONS)
+
+
+def _diagram(
+    initial: Iterable[State], table: Mapping[tuple[State, Event], State], final: Iterable[State] = ()
+) -> Iterator[str]:
+    yield "```mermaid\nstateDiagram-v2"
+    yield from (f"    [*] --> {state}" for state in sorted(initial))
+    yield from (f"    {before} --> {after} : {event}" for (before, event), after in table.items())
+    yield from (f"    {state} --> [*]" for state in final)
+    yield "```"

@@ -1,0 +1,72 @@
+"""Every invariant of the system as one function that can be run while it works.
+
+A check yields what is wrong; its docstring says in words what must hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+from django.db import connection, transaction
+
+from leasing.audit.verifier import verify_log
+from leasing.fsck import bookings, lifecycles, machines, money
+from leasing.fsck.finding import Check, Finding
+
+__all__ = ["CHECKS", "Finding", "run_checks", "words_of"]
+
+
+def the_log_verifies(now: datetime) -> Iterator[Finding]:
+    """The audit log leads to its last anchored head"""
+    for problem in verify_log().problems:
+        yield Finding("audit:log", problem)
+
+
+CHECKS: dict[str, Check] = {
+    "guards": bookings.guards_are_installed,
+    "holds": bookings.holds_do_not_overlap,
+    "placement": bookings.leases_have_their_holds,
+    "limits": bookings.bookings_were_allowed,
+    "clean": lifecycles.gpus_were_clean_when_handed_over,
+    "evidence": lifecycles.clean_means_scrubbed,
+    "states": lifecycles.states_follow_from_the_log,
+    "audit": the_log_verifies,
+    "usage": money.usage_is_what_was_used,
+    "reports": machines.reports_are_authentic,
+    "machines": machines.machines_run_for_leases,
+    "leftovers": machines.nothing_is_left,
+    "once": machines.machines_are_created_once,
+    "tenures": machines.old_numbers_change_nothing,
+    "consoles": machines.open_consoles_are_permitted,
+}
+
+
+def run_checks(now: datetime) -> dict[str, list[Finding]]:
+    """What each check finds, by its id. The system may go on working meanwhile."""
+    return {name: _run(check, now) for name, check in CHECKS.items()}
+
+
+def words_of(name: str) -> str:
+    """What a check makes sure of."""
+    return (CHECKS[name].__doc__ or "").strip()
+
+
+def _run(check: Check, now: datetime) -> list[Finding]:
+    # The log's anchor is a file outside any snapshot, so its check reads in an order that needs none.
+    if check is the_log_verifies:
+        return list(check(now))
+    with _snapshot():
+        return list(check(now))
+
+
+@contextmanager
+def _snapshot() -> Iterator[None]:
+    """All queries of one check see the same moment."""
+    outermost = not connection.in_atomic_block
+    with transaction.atomic():
+        if outermost and connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield

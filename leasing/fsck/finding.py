@@ -1,0 +1,17 @@
+"""What a check finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import NamedTuple
+
+
+class Finding(NamedTuple):
+    """An invariant does not hold for `subject`, which is `kind:id`."""
+
+    subject: str
+    problem: str
+
+
+Check = Callable[[datetime], Iterator[Finding]]

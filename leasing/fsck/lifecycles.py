@@ -1,0 +1,89 @@
+"""Checks of what happened: each state has its history, and each use of a GPU began on a clean one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from hosts.models import Gpu
+from leasing.fsck.finding import Finding
+from leasing.fsck.history import Change, Kind, histories
+from leasing.models import Hold, Lease, ScrubRecord
+from leasing.states import gpu, lease
+
+Table = Mapping[Any, str]
+
+
+def states_follow_from_the_log(now: datetime) -> Iterator[Finding]:
+    """Every state change of a lease or GPU has exactly one audit entry, and its table allows it"""
+    leases = Lease.objects.values_list("pk", "state", "state_since")
+    gpus = Gpu.objects.values_list("pk", "state", "state_since")
+    yield from _compare("lease", {str(pk): rest for pk, *rest in leases}, lease.TRANSITIONS, lease.INITIAL)
+    yield from _compare("gpu", {str(pk): rest for pk, *rest in gpus}, gpu.TRANSITIONS, gpu.INITIAL)
+
+
+def gpus_were_clean_when_handed_over(now: datetime) -> Iterator[Finding]:
+    """No machine started on a GPU without a passed scrub record since the GPU's last use"""
+    passed: dict[tuple[str, int], datetime] = {}
+    scrubs = ScrubRecord.objects.filter(passed=True).order_by("-recorded_at")
+    for scrubbed_id, tenure, recorded_at in scrubs.values_list("gpu_id", "tenure", "recorded_at"):
+        passed[str(scrubbed_id), tenure] = recorded_at
+    handed_over: set[tuple[str, int, str]] = set()
+    for gpu_id, changes in histories("gpu"):
+        for change in changes:
+            if change.event == gpu.GpuEvent.HAND_OVER:
+                tenure = int(change.detail["tenure"])
+                handed_over.add((gpu_id, tenure, str(change.detail.get("lease"))))
+                proven_at = passed.get((gpu_id, tenure - 1))
+                if proven_at is None or proven_at > change.recorded_at:
+                    yield Finding(
+                        f"gpu:{gpu_id}", f"was handed over as tenure {tenure} without a passed scrub"
+                    )
+    for hold in Hold.objects.exclude(tenure=None):
+        if (str(hold.gpu_id), hold.tenure, str(hold.lease_id)) not in handed_over:
+            yield Finding(f"gpu:{hold.gpu_id}", f"no hand-over to lease {hold.lease_id} was recorded")
+
+
+def clean_means_scrubbed(now: datetime) -> Iterator[Finding]:
+    """Every step to clean rests on one passed scrub record of the same tenure"""
+    records = ScrubRecord.objects.filter(passed=True).values_list("gpu_id", "tenure", "report__sequence")
+    proofs = {(str(gpu_id), tenure, sequence) for gpu_id, tenure, sequence in records}
+    for gpu_id, changes in histories("gpu"):
+        for change in changes:
+            proof = (gpu_id, change.detail.get("tenure"), change.detail.get("scrub_report"))
+            if change.after == gpu.GpuState.CLEAN and proof not in proofs:
+                yield Finding(f"gpu:{gpu_id}", f"became clean at {change.recorded_at} without a passed scrub")
+
+
+def _compare(
+    kind: Kind, now_in: dict[str, list[object]], table: Table, initial: frozenset[str]
+) -> Iterator[Finding]:
+    known = dict(now_in)
+    for key, changes in histories(kind):
+        subject = f"{kind}:{key}"
+        for problem in _replay(changes, table, initial):
+            yield Finding(subject, problem)
+        present = known.pop(key, None)
+        told = [changes[-1].after, changes[-1].effective_at]
+        if present is None:
+            yield Finding(subject, "is in the audit log and not in the database")
+        elif present[0] != told[0]:
+            yield Finding(subject, f"is {present[0]}, but the audit log leads to {told[0]}")
+        elif present[1] != told[1]:
+            yield Finding(subject, f"is {present[0]} since {present[1]}, by the audit log since {told[1]}")
+    for key in known:
+        yield Finding(f"{kind}:{key}", "is in the database and not in the audit log")
+
+
+def _replay(changes: list[Change], table: Table, initial: frozenset[str]) -> Iterator[str]:
+    state: str | None = None
+    for change in changes:
+        if change.before != state:
+            yield f"went from {change.before} by {change.event}, but was {state}"
+        allowed = (
+            change.after in initial if state is None else table.get((state, change.event)) == change.after
+        )
+        if not allowed:
+            yield f"went from {state} to {change.after} by {change.event}: there is no such step"
+        state = change.after
