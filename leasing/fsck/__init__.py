@@ -43,9 +43,9 @@ CHECKS: dict[str, Check] = {
 }
 
 
-def run_checks(now: datetime) -> dict[str, list[Finding]]:
-    """What each check finds, by its id. The system may go on working meanwhile."""
-    return {name: _run(check, now) for name, check in CHECKS.items()}
+def run_checks(now: datetime) -> list[Finding]:
+    """What the checks find. The system may go on working meanwhile."""
+    return [finding._replace(check=name) for name, check in CHECKS.items() for finding in _run(check, now)]
 
 
 def words_of(name: str) -> str:

@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 
 class Finding(NamedTuple):
-    """An invariant does not hold for `subject`, which is `kind:id`."""
+    """An invariant does not hold for `subject`, which is `kind:id`; `check` is the id of the one that found it."""
 
     subject: str
     problem: str
+    check: str = ""
 
 
 Check = Callable[[datetime], Iterator[Finding]]

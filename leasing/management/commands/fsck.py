@@ -10,7 +10,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 from django.utils import timezone
 
-from leasing.fsck import Finding, run_checks, words_of
+from leasing.fsck import CHECKS, Finding, run_checks, words_of
 
 
 class Command(BaseCommand):
@@ -22,19 +22,18 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         found = run_checks(timezone.now())
         if options["json"]:
-            self.stdout.write(json.dumps(_as_json(found)))
+            self.stdout.write(
+                json.dumps({"checks": list(CHECKS), "findings": [one._asdict() for one in found]})
+            )
         else:
             self._print_table(found)
-        if any(found.values()):
+        if found:
             sys.exit(1)
 
-    def _print_table(self, found: dict[str, list[Finding]]) -> None:
-        for name, findings in found.items():
+    def _print_table(self, found: list[Finding]) -> None:
+        for name in CHECKS:
+            findings = [finding for finding in found if finding.check == name]
             verdict = f"{len(findings)} FOUND" if findings else "ok"
             self.stdout.write(f"{name:<10} {verdict:<9} {words_of(name)}")
             for finding in findings:
                 self.stdout.write(f"{'':<21}{finding.subject}: {finding.problem}")
-
-
-def _as_json(found: dict[str, list[Finding]]) -> dict[str, list[dict[str, str]]]:
-    return {name: [finding._asdict() for finding in findings] for name, findings in found.items()}
