@@ -19,6 +19,7 @@ from hosts.agent import vfio
 
 REAP_SECONDS = 2.0
 Writes = Sequence[tuple[str, str]]
+_stuck: list[subprocess.Popen[bytes]] = []
 
 
 class ChildStuckError(Exception):
@@ -60,6 +61,7 @@ def call(
 
     Its OSError is raised here; TimeoutError when it had to be killed, ChildStuckError when it would not die.
     """
+    reap_stuck()
     child = subprocess.Popen(
         [sys.executable, "-m", "hosts.agent.child", operation, json.dumps(arguments)],
         env={"PYTHONPATH": str(Path(__file__).parents[2]), "LC_ALL": "C.UTF-8"},
@@ -81,7 +83,21 @@ def _end(child: subprocess.Popen[bytes], kill: Callable[[int, int], None]) -> No
     try:
         child.communicate(timeout=REAP_SECONDS)
     except subprocess.TimeoutExpired:
+        _close_pipes(child)
+        _stuck.append(child)
         raise ChildStuckError(f"process {child.pid} cannot be killed") from None
+
+
+def _close_pipes(child: subprocess.Popen[bytes]) -> None:
+    for pipe in (child.stdout, child.stderr):
+        if pipe is not None:
+            pipe.close()
+
+
+def reap_stuck() -> int:
+    """How many children are stuck for good; those whose kernel call has come back after all are reaped."""
+    _stuck[:] = [child for child in _stuck if child.poll() is None]
+    return len(_stuck)
 
 
 def _raise_answer(answer: bytes, complaint: bytes, status: int) -> None:

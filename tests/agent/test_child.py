@@ -1,0 +1,95 @@
+"""Kernel calls in a child: answers and errors come back, a deadline holds, a stuck child is told apart."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from hosts.agent import child, vfio
+
+
+@pytest.fixture
+def never_read(tmp_path: Path) -> Path:
+    """A file that no child ever finishes opening for writing."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    return path
+
+
+def test_texts_are_written_in_order(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.touch()
+    second.touch()
+    child.write_in_child([(str(first), "vfio-pci"), (str(second), "0000:01:00.0")], seconds=30)
+    assert (first.read_text(), second.read_text()) == ("vfio-pci", "0000:01:00.0")
+
+
+def test_files_are_never_created(tmp_path: Path) -> None:
+    later = tmp_path / "later"
+    later.touch()
+    with pytest.raises(FileNotFoundError) as caught:
+        child.write_in_child([(str(tmp_path / "absent"), "1"), (str(later), "1")], seconds=30)
+    assert caught.value.filename == str(tmp_path / "absent")
+    assert not (tmp_path / "absent").exists()
+    assert later.read_text() == ""
+
+
+def test_the_kernels_errno_comes_back() -> None:
+    with pytest.raises(OSError, match="/dev/full") as caught:
+        child.write_in_child([("/dev/full", "1")], seconds=30)
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_an_unknown_operation_is_an_error_of_the_child() -> None:
+    with pytest.raises(ChildProcessError, match="KeyError"):
+        child.call("erase", seconds=30)
+
+
+def test_a_child_that_does_not_answer_is_killed(never_read: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(TimeoutError, match=r"no answer within 0\.3 s"):
+        child.write_in_child([(str(never_read), "1")], seconds=0.3)
+    assert time.monotonic() - started < 10
+
+
+def test_a_child_that_cannot_be_killed_is_told_apart(
+    never_read: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child, "REAP_SECONDS", 0.2)
+    spared: list[int] = []
+    try:
+        with pytest.raises(child.ChildStuckError, match="cannot be killed"):
+            child.call(
+                "write", [[str(never_read), "1"]], seconds=0.3, kill=lambda pid, number: spared.append(pid)
+            )
+        assert len(spared) == 1
+        assert child.reap_stuck() == 1
+    finally:
+        for pid in spared:
+            os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while child.reap_stuck() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert child.reap_stuck() == 0
+
+
+def test_a_hot_reset_of_no_group_is_an_oserror(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        child.hot_reset_in_child(tmp_path / "7", "0000:01:00.0", seconds=30)
+
+
+def test_a_file_that_is_no_group_is_not_viable(tmp_path: Path) -> None:
+    (tmp_path / "7").touch()
+    assert not vfio.is_viable(tmp_path / "7")
+    assert not vfio.is_viable(tmp_path / "8")
+
+
+def test_ioctl_numbers_are_linuxs() -> None:
+    assert hex(vfio.GROUP_GET_STATUS) == "0x3b67"
+    assert hex(vfio.GET_HOT_RESET_INFO) == "0x3b70"
+    assert hex(vfio.HOT_RESET) == "0x3b71"

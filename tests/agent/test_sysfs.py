@@ -1,0 +1,376 @@
+"""Cards found, refused, bound and reset through `/sys`, on files; the lab has a real kernel."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from lxml import etree
+
+from hosts.agent.bus import BusError, CardBusy, CardMissing, ResetFailed, Wedged
+from hosts.agent.child import ChildStuckError
+from hosts.agent.reset import climb
+from hosts.agent.sysfs import SysfsBus
+from tests.agent.fake_sysfs import (
+    PREFETCHABLE_MEMORY,
+    SERIAL,
+    UNASSIGNED,
+    FakeHost,
+    FakeKernel,
+    config_space,
+    gone,
+    plain_host,
+)
+
+GPU, AUDIO, PORT = "0000:01:00.0", "0000:01:00.1", "0000:00:01.0"
+Plain = tuple[FakeHost, FakeKernel, SysfsBus]
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Plain:
+    return plain_host(tmp_path / "root")
+
+
+def no_clock() -> float:
+    return 0.0
+
+
+def test_a_card_has_every_function_of_its_slot(plain: Plain) -> None:
+    card = plain[2].card(GPU)
+    assert card.functions == (GPU, AUDIO)
+    assert (card.iommu_group, card.numa_node, card.memory_bytes) == (7, 1, 1 << 20)
+    assert card.name == "QEMU 1111"
+    assert card.refusal == ""
+    assert [found.address for found in plain[2].cards()] == [GPU]
+
+
+def test_names_come_from_pci_ids(plain: Plain) -> None:
+    host, _, bus = plain
+    host.write("usr/share/misc/pci.ids", "1111  No\n\t1111  no\n1234  Technical Corp.\n\t1111  QEMU VGA")
+    assert bus.card(GPU).name == "Technical Corp. QEMU VGA"
+
+
+def test_other_pci_domains_are_read(plain: Plain) -> None:
+    host, _, bus = plain
+    host.function("0001:02:00.0", group=9, bridge=PORT)
+    assert bus.card("0001:02:00.0").functions == ("0001:02:00.0",)
+
+
+def test_a_fingerprint_has_ids_serial_revision_and_rom(plain: Plain) -> None:
+    host, _, bus = plain
+    before = bus.fingerprint(bus.card(GPU))
+    assert (before.vendor_device, before.subsystem) == ("1234:1111", "1af4:1100")
+    assert (before.serial, before.firmware) == (SERIAL, "revision 02")
+    (host.path(GPU) / "rom").write_text("another ROM")
+    after = bus.fingerprint(bus.card(GPU))
+    assert before.rom_sha256 != after.rom_sha256
+    assert len(after.rom_sha256) == 64
+
+
+def test_the_rom_of_a_card_in_use_is_left_alone(plain: Plain) -> None:
+    host, kernel, bus = plain
+    open_by(host, "/dev/vfio/7", name="qemu")
+    assert bus.card(GPU).fingerprint.rom_sha256 == ""
+    assert not any(path.endswith("/rom") for path, _ in kernel.writes)
+
+
+def test_a_resizable_bar_counts_with_its_largest_size(plain: Plain) -> None:
+    host, _, bus = plain
+    (host.path(GPU) / "resource0_resize").write_text("0000000000000f00\n")
+    assert bus.card(GPU).memory_bytes == 2 << 30
+
+
+Change = Callable[[FakeHost], object]
+REFUSALS: dict[str, tuple[Change, str]] = {
+    "shared": (
+        lambda host: host.function("0000:00:05.0", kind="0x010802", group=7, driver="nvme"),
+        "Shares IOMMU group 7 with 0000:00:05.0 (NVMe controller): they could reach each other's memory.",
+    ),
+    "spread": (
+        lambda host: host.function("0000:01:00.2", kind="0x0c0330", group=8, bridge=PORT),
+        "Its functions are spread over the IOMMU groups 7, 8.",
+    ),
+    "no-iommu": (
+        lambda host: (host.root / "sys/kernel/iommu_groups/7").joinpath("name").write_text("vfio-noiommu\n"),
+        "IOMMU group 7 is a no-IOMMU group, which isolates nothing.",
+    ),
+    "iommu-off": (
+        lambda host: switch_iommu_off(host),
+        "The IOMMU is off: enable VT-d or AMD-Vi in the firmware, and intel_iommu=on for Intel.",
+    ),
+    "not-covered": (lambda host: unlink_groups(host), "It has no IOMMU group"),
+    "acs-override": (
+        lambda host: host.write("proc/cmdline", "quiet pcie_acs_override=downstream"),
+        "The kernel runs with pcie_acs_override: devices may reach each other past the IOMMU.",
+    ),
+    "interrupts": (
+        lambda host: host.write("sys/class/iommu/dmar0/intel-iommu/ecap", "f00f57"),
+        "The IOMMU does not remap interrupts",
+    ),
+    "boot-vga": (
+        lambda host: (host.path(GPU) / "boot_vga").write_text("1\n"),
+        "It is the host's boot display.",
+    ),
+    "virtual": (
+        lambda host: (host.path(GPU) / "physfn").symlink_to(host.path("0000:09:00.0")),
+        "It is a virtual function of 0000:09:00.0.",
+    ),
+    "has-virtual": (
+        lambda host: (host.path(GPU) / "sriov_numvfs").write_text("2\n"),
+        f"{GPU} has virtual functions switched on.",
+    ),
+    "no-address": (
+        lambda host: (host.path(GPU) / "resource").write_text(
+            f"0x0 0xfffff {PREFETCHABLE_MEMORY | UNASSIGNED:#x}"
+        ),
+        "Its memory has no address: enable Above 4G Decoding in the firmware.",
+    ),
+    "lockdown": (
+        lambda host: host.write("sys/kernel/security/lockdown", "none [integrity] confidentiality"),
+        "Kernel lockdown forbids the host to map the card's memory, so it could not be scrubbed.",
+    ),
+}
+
+
+def unlink_groups(host: FakeHost) -> None:
+    for address in (GPU, AUDIO):
+        (host.path(address) / "iommu_group").unlink()
+
+
+def switch_iommu_off(host: FakeHost) -> None:
+    unlink_groups(host)
+    (host.root / "sys/class/iommu/dmar0").rmdir()
+
+
+@pytest.mark.parametrize(("change", "reason"), REFUSALS.values(), ids=REFUSALS)
+def test_refused(plain: Plain, change: Change, reason: str) -> None:
+    host, kernel, bus = plain
+    change(host)
+    card = bus.card(GPU)
+    assert reason in card.refusal
+    with pytest.raises(BusError, match="may not be leased"):
+        bus.bind(card)
+    assert not kernel.done
+
+
+def test_a_display_on_the_root_bus_without_reset_is_refused(plain: Plain) -> None:
+    host, _, bus = plain
+    host.function("0000:00:02.0", kind="0x030000", group=3)
+    (host.path("0000:00:02.0") / "reset").unlink()
+    assert "It offers no way to be reset." in bus.card("0000:00:02.0").refusal
+
+
+def test_bridges_in_the_group_are_ignored(plain: Plain) -> None:
+    host, _, bus = plain
+    host.bridge("0000:00:02.0", group=7)
+    bus.bind(bus.card(GPU))
+    assert bus.is_bound(bus.card(GPU))
+
+
+@pytest.mark.parametrize("risk", ["pcie_acs_override", "boot_vga"])
+def test_an_administrator_may_accept_a_risk_by_name(plain: Plain, risk: str) -> None:
+    host, kernel, _ = plain
+    host.write("proc/cmdline", "pcie_acs_override=downstream" if risk == "pcie_acs_override" else "")
+    (host.path(GPU) / "boot_vga").write_text(str(int(risk == "boot_vga")))
+    assert SysfsBus(host.root, kernel=kernel).card(GPU).refusal
+    assert SysfsBus(host.root, kernel=kernel, accepted_risks=[risk]).card(GPU).refusal == ""
+
+
+def open_by(host: FakeHost, node: str, *, name: str) -> None:
+    """Process 812 has the device node open."""
+    descriptors = host.root / "proc/812/fd"
+    descriptors.mkdir(parents=True)
+    (descriptors / "3").symlink_to(node)
+    host.write("proc/812/comm", name)
+
+
+def test_a_card_that_the_host_uses_is_not_unbound(plain: Plain) -> None:
+    host, kernel, bus = plain
+    (host.path(GPU) / "drm/card1").mkdir(parents=True)
+    open_by(host, "/dev/dri/card1", name="Xwayland")
+    with pytest.raises(CardBusy, match=r"Xwayland \(812\)"):
+        bus.bind(bus.card(GPU))
+    assert not kernel.done
+
+
+def test_other_open_devices_do_not_count(plain: Plain) -> None:
+    host, _, bus = plain
+    open_by(host, "/dev/dri/card0", name="Xwayland")
+    assert bus.holders(bus.card(GPU)) == ()
+
+
+def test_nvidias_nodes_count_while_its_driver_is_bound(plain: Plain) -> None:
+    host, _, bus = plain
+    host.function("0000:02:00.0", group=8, bridge=PORT, driver="nvidia", vendor=0x10DE)
+    open_by(host, "/dev/nvidiactl", name="nvidia-persistenced")
+    assert bus.holders(bus.card("0000:02:00.0")) == ("nvidia-persistenced (812)",)
+
+
+def test_every_override_is_written_before_the_first_unbind(plain: Plain) -> None:
+    _, kernel, bus = plain
+    bus.bind(bus.card(GPU))
+    names = [path.rpartition("/")[2] for path, _ in kernel.writes if not path.endswith("/rom")]
+    assert names[:6] == ["driver_override", "driver_override", "unbind", "unbind", "bind", "bind"]
+
+
+def test_a_bound_card_does_not_sleep(plain: Plain) -> None:
+    host, _, bus = plain
+    bus.bind(bus.card(GPU))
+    assert [(host.path(f) / "d3cold_allowed").read_text() for f in (GPU, AUDIO)] == ["0\n", "0\n"]
+
+
+def test_the_driver_is_loaded_when_it_is_absent(plain: Plain) -> None:
+    host, _, bus = plain
+    (host.root / "sys/bus/pci/drivers/vfio-pci").rmdir()
+    bus.bind(bus.card(GPU))
+    assert bus.is_bound(bus.card(GPU))
+
+
+def test_a_group_that_is_not_viable_is_not_bound(plain: Plain) -> None:
+    host, _, bus = plain
+    card = bus.card(GPU)
+    bus.bind(card)
+    host.function("0000:00:05.0", kind="0x010802", group=7, driver="nvme")
+    assert not bus.is_bound(card)
+
+
+def test_a_bind_that_changed_nothing_is_an_error(plain: Plain, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, kernel, bus = plain
+    monkeypatch.setattr(kernel, "_on_bind", lambda path, text: None)
+    with pytest.raises(BusError, match=f"{GPU} on no driver"):
+        bus.bind(bus.card(GPU))
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind", "words"),
+    [
+        (OSError(errno.EIO, "Input/output error"), BusError, "Input/output error"),
+        (TimeoutError("no answer within 30 s"), BusError, "no answer within 30 s"),
+        (ChildStuckError("process 9 cannot be killed"), Wedged, f"hangs on {GPU}"),
+    ],
+)
+def test_a_failing_bind_names_the_card(
+    plain: Plain, failure: Exception, kind: type[BusError], words: str
+) -> None:
+    _, kernel, bus = plain
+    kernel.failures["unbind"] = [failure]
+    with pytest.raises(kind, match=words) as caught:
+        bus.bind(bus.card(GPU))
+    assert GPU in str(caught.value)
+    assert type(caught.value) is kind
+
+
+def test_the_ladder_is_in_order(plain: Plain) -> None:
+    _, _, bus = plain
+    methods = [rung.method for rung in bus.reset_rungs(bus.card(GPU))]
+    assert methods == ["vfio-hot-reset", "bridge-reset", "sysfs-reset", "remove-rescan"]
+
+
+def test_the_bridge_is_not_reset_over_a_strangers_head(plain: Plain) -> None:
+    host, _, bus = plain
+    host.function("0000:01:02.0", kind="0x010802", group=8, bridge=PORT, driver="nvme")
+    assert "bridge-reset" not in [rung.method for rung in bus.reset_rungs(bus.card(GPU))]
+
+
+def test_each_failing_rung_leads_to_the_next(plain: Plain) -> None:
+    _, kernel, bus = plain
+    bus.bind(card := bus.card(GPU))
+    kernel.failures["hot-reset"] = [PermissionError(errno.EPERM, "The reset would also reach 0000:02:00.0")]
+    kernel.failures["reset_subordinate"] = [TimeoutError("no answer within 120 s")]
+    kernel.failures["reset"] = [OSError(errno.EIO, "Input/output error")]
+    record = climb(bus, card, clock=no_clock)
+    assert (record.method, record.attempts) == ("remove-rescan", 4)
+    assert [failure.partition(":")[0] for failure in record.failures] == [
+        "vfio-hot-reset",
+        "bridge-reset",
+        "sysfs-reset",
+    ]
+    assert "also reach 0000:02:00.0" in record.failures[0]
+
+
+def test_a_stale_reset_method_is_renewed(plain: Plain) -> None:
+    _, kernel, bus = plain
+    bus.bind(card := bus.card(GPU))
+    kernel.stale = {GPU}
+    (rung,) = [rung for rung in bus.reset_rungs(card) if rung.method == "sysfs-reset"]
+    rung.run()
+    assert kernel.done["reset"] == 2
+    assert not kernel.stale
+
+
+def test_no_host_driver_catches_a_card_that_comes_back(plain: Plain) -> None:
+    host, kernel, bus = plain
+    bus.bind(card := bus.card(GPU))
+    bus.reset_rungs(card)[-1].run()
+    assert kernel.done["rescan"] == 1
+    assert bus.is_bound(card)
+    assert (host.root / "sys/bus/pci/drivers_autoprobe").read_text() == "1\n"
+
+
+def test_autoprobing_is_restored_when_the_rescan_fails(plain: Plain) -> None:
+    host, kernel, bus = plain
+    bus.bind(card := bus.card(GPU))
+    kernel.failures["rescan"] = [OSError(errno.EIO, "Input/output error")]
+    with pytest.raises(ResetFailed, match="Input/output error"):
+        bus.reset_rungs(card)[-1].run()
+    assert (host.root / "sys/bus/pci/drivers_autoprobe").read_text() == "1\n"
+
+
+def test_a_card_that_does_not_come_back_is_reported(plain: Plain, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, kernel, bus = plain
+    bus.bind(card := bus.card(GPU))
+    monkeypatch.setattr(kernel, "_on_rescan", lambda path, text: None)
+    monkeypatch.setattr("hosts.agent.sysfs.RETURN_SECONDS", 0.1)
+    with pytest.raises(ResetFailed, match="did not come back"):
+        bus.reset_rungs(card)[-1].run()
+
+
+def test_a_dead_card_reads_ones(plain: Plain) -> None:
+    host, _, bus = plain
+    card = bus.card(GPU)
+    (host.path(AUDIO) / "config").write_bytes(b"\xff" * 256)
+    assert not bus.is_alive(card)
+    (host.path(AUDIO) / "config").write_bytes(config_space())
+    assert bus.is_alive(card)
+
+
+def test_a_card_that_is_gone_is_missing(plain: Plain) -> None:
+    host, _, bus = plain
+    card = bus.card(GPU)
+    gone(host, GPU)
+    with pytest.raises(CardMissing):
+        bus.card(GPU)
+    with pytest.raises(CardMissing, match=GPU):
+        bus.fingerprint(card)
+    assert not bus.is_alive(card)
+
+
+def test_memory_decoding_is_switched_on_before_mapping(plain: Plain) -> None:
+    host, _, bus = plain
+    with bus.memory(bus.card(GPU)):
+        assert (host.path(GPU) / "config").read_bytes()[4:6] == b"\x02\x00"
+
+
+def test_a_card_without_mappable_memory_says_so(plain: Plain) -> None:
+    host, _, bus = plain
+    host.function("0000:02:00.0", group=8, bridge=PORT, memory=0)
+    card = bus.card("0000:02:00.0")
+    assert card.memory_bytes == 0
+    with pytest.raises(BusError, match="no memory that the host can map"), bus.memory(card):
+        pass
+
+
+def test_the_functions_share_one_guest_slot(plain: Plain) -> None:
+    port, *hostdevs = plain[2].gpu_fragments(plain[2].card(GPU), slot=2)
+    assert port.get("index") == "2"
+    assert [device.get("managed") for device in hostdevs] == ["no", "no"]
+    assert etree.tostring(hostdevs[1]) == (
+        b'<hostdev mode="subsystem" type="pci" managed="no"><driver name="vfio"/>'
+        b'<source><address domain="0x0000" bus="0x01" slot="0x00" function="0x1"/></source><rom bar="off"/>'
+        b'<address type="pci" domain="0x0000" bus="0x02" slot="0x00" function="0x1"/></hostdev>'
+    )
+    first = hostdevs[0].find("address")
+    assert first is not None
+    assert first.get("multifunction") == "on"
