@@ -8,6 +8,7 @@ from django.core.validators import MaxValueValidator, MinValueValidator, RegexVa
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+PUBLIC_KEY = RegexValidator(r"^[0-9a-f]{64}$")
 GPU_STATES = ("clean", "leased", "dirty", "scrubbing", "quarantined", "maintenance", "missing")
 
 
@@ -39,8 +40,8 @@ class Host(models.Model):
     name = models.CharField(
         max_length=63, unique=True, validators=[RegexValidator(r"^[a-z0-9][a-z0-9.-]*$")]
     )
-    signing_key = models.CharField(max_length=64)
-    sealing_key = models.CharField(max_length=64)
+    signing_key = models.CharField(max_length=64, unique=True, validators=[PUBLIC_KEY])
+    sealing_key = models.CharField(max_length=64, validators=[PUBLIC_KEY])
     accepting = models.BooleanField(default=True, help_text=_("New leases may be placed here"))
     simulated = models.BooleanField(default=False)
     cpu_count = models.PositiveIntegerField(default=0)

@@ -47,7 +47,9 @@ def _decide(actor: Actor, lease_id: UUID, *, note: str, now: datetime) -> Lease:
     policy.fetch_lease(actor.person, lease_id, "decide")
     lease = Lease.objects.select_for_update(of=("self",)).get(pk=lease_id)
     if lease.state != LeaseState.REQUESTED:
-        raise WrongState(_("This request has already been decided or has lapsed."), hint=_("Reload the page."))
+        raise WrongState(
+            _("This request has already been decided or has lapsed."), hint=_("Reload the page.")
+        )
     lease.decided_by, lease.decided_at, lease.decision_note = actor.person, now, note
     lease.save(update_fields=["decided_by", "decided_at", "decision_note"])
     return lease

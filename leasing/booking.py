@@ -136,7 +136,14 @@ def _record(lease: Lease, *, actor: Actor, now: datetime) -> None:
         "needs_approval_because": lease.needs_approval_because,
         "gpus": [str(gpu) for gpu in lease.holds.values_list("gpu_id", flat=True)],
     }
-    record(action="lease.request", actor=actor, subject=f"lease:{lease.pk}", tenant=lease.tenant, now=now, **facts)
+    record(
+        action="lease.request",
+        actor=actor,
+        subject=f"lease:{lease.pk}",
+        tenant=lease.tenant,
+        now=now,
+        **facts,
+    )
 
 
 def _ask_approvers(lease: Lease, *, now: datetime) -> None:
@@ -145,7 +152,8 @@ def _ask_approvers(lease: Lease, *, now: datetime) -> None:
             recipient=approver,
             lease=lease,
             kind="lease-request",
-            subject=_("%(person)s asks for %(flavor)s") % {"person": lease.owner, "flavor": lease.flavor.name},
+            subject=_("%(person)s asks for %(flavor)s")
+            % {"person": lease.owner, "flavor": lease.flavor.name},
             body=lease.purpose or _("No purpose was given."),
             now=now,
         )

@@ -40,7 +40,9 @@ def open_console(*, actor: Actor, lease_id: UUID, session_key: str, now: datetim
     with transaction.atomic():
         lease = Lease.objects.select_for_update(of=("self",)).get(pk=lease_id)
         if lease.state != LeaseState.ACTIVE or lease.machine != Lease.Machine.RUNNING or lease.host is None:
-            raise WrongState(_("There is no picture: the machine is not running."), hint=_("Power it on first."))
+            raise WrongState(
+                _("There is no picture: the machine is not running."), hint=_("Power it on first.")
+            )
         ticket, token = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
         session = ConsoleSession.objects.create(
             lease=lease,

@@ -40,7 +40,7 @@ def enrol_host(
     _authorise(actor)
     host = Host(name=name, signing_key=signing_key, sealing_key=sealing_key, simulated=simulated)
     try:
-        host.clean_fields()
+        host.clean_fields(exclude=["journal_id", "last_seen_at", "inventory_at"])
     except ValidationError as error:
         field, messages = next(iter(error.message_dict.items()))
         raise InvalidRequest(messages[0], field=field) from error

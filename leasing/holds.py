@@ -1,4 +1,4 @@
-"""Holds: placing, moving, shrinking and growing them. The database refuses any two that overlap on one GPU."""
+"""Holds: placing, moving, shrinking, growing. The database refuses any two that overlap on one GPU."""
 
 from __future__ import annotations
 
@@ -22,14 +22,18 @@ _RETRIES = 5
 _INSTANT = timedelta(seconds=1)
 
 
-def window(flavor: Flavor, starts_at: datetime, ends_at: datetime, *, now: datetime) -> tuple[datetime, datetime]:
+def window(
+    flavor: Flavor, starts_at: datetime, ends_at: datetime, *, now: datetime
+) -> tuple[datetime, datetime]:
     """The lease's window with the model's lead before it (never in the past) and its turnaround after it."""
     lead = timedelta(seconds=flavor.model.lead_seconds)
     turnaround = timedelta(seconds=flavor.model.turnaround_seconds)
     return max(now, starts_at - lead), ends_at + turnaround
 
 
-def place(lease: Lease, *, now: datetime, only_ready: bool = False, avoid: frozenset[UUID] = frozenset()) -> None:
+def place(
+    lease: Lease, *, now: datetime, only_ready: bool = False, avoid: frozenset[UUID] = frozenset()
+) -> None:
     """Hold GPUs for the lease, in GPU order. Raises NothingFree; loses a race only after several tries."""
     starts_at, ends_at = window(lease.flavor, lease.starts_at, lease.ends_at, now=now)
     for _attempt in range(_RETRIES):
@@ -80,7 +84,7 @@ def is_ready(gpu: Gpu, *, now: datetime) -> bool:
 
 
 def move(lease: Lease, *, now: datetime, only_ready: bool) -> bool:
-    """Hold other, equal GPUs for a lease that has not started. False, and nothing changed, if none is free."""
+    """Hold other, equal GPUs for a lease that has not started; False, unchanged, if none is free."""
     try:
         with transaction.atomic():
             avoid = frozenset(lease.holds.values_list("gpu_id", flat=True))
@@ -110,7 +114,7 @@ def settle(gpu: Gpu, *, now: datetime) -> None:
 
 
 def grow(hold: Hold, until: datetime, *, now: datetime) -> list[Lease]:
-    """Extend an overrunning hold; later ones first move or wait. Returns the leases that were delayed or moved."""
+    """Extend an overrunning hold; later ones first move or wait. Returns the leases this touched."""
     affected = []
     with transaction.atomic():
         for later in (

@@ -34,7 +34,9 @@ class Booked:
 def check_window(starts_at: datetime, ends_at: datetime, *, limits: Limits, now: datetime) -> None:
     """Raise InvalidRequest, naming the field at fault, unless the window may be asked for."""
     if starts_at < now - PAST_TOLERANCE:
-        raise InvalidRequest(_("The start lies in the past."), hint=_("Choose now or a later time."), field="starts_at")
+        raise InvalidRequest(
+            _("The start lies in the past."), hint=_("Choose now or a later time."), field="starts_at"
+        )
     if starts_at > now + limits.ahead:
         days = limits.ahead.days
         raise InvalidRequest(
@@ -48,9 +50,13 @@ def check_window(starts_at: datetime, ends_at: datetime, *, limits: Limits, now:
             field="starts_at",
         )
     if ends_at <= starts_at:
-        raise InvalidRequest(_("The end must be after the start."), hint=_("Choose a later end."), field="ends_at")
+        raise InvalidRequest(
+            _("The end must be after the start."), hint=_("Choose a later end."), field="ends_at"
+        )
     if ends_at - starts_at < SHORTEST_LEASE:
-        raise InvalidRequest(_("The shortest lease is one minute."), hint=_("Choose a later end."), field="ends_at")
+        raise InvalidRequest(
+            _("The shortest lease is one minute."), hint=_("Choose a later end."), field="ends_at"
+        )
     if ends_at - starts_at > limits.longest:
         hours = int(limits.longest.total_seconds() // 3600)
         raise InvalidRequest(
@@ -68,7 +74,9 @@ def check_window(starts_at: datetime, ends_at: datetime, *, limits: Limits, now:
 def peak_gpus(bookings: Iterable[Booked]) -> int:
     """The most GPUs that are booked at any one moment."""
     edges = sorted(
-        edge for booking in bookings for edge in ((booking.starts_at, booking.gpus), (booking.ends_at, -booking.gpus))
+        edge
+        for booking in bookings
+        for edge in ((booking.starts_at, booking.gpus), (booking.ends_at, -booking.gpus))
     )
     peak = current = 0
     for _at, change in edges:

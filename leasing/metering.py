@@ -30,7 +30,9 @@ class Span(NamedTuple):
     ends_at: datetime
 
 
-def billable_span(*, active_at: datetime, stopped_at: datetime, starts_at: datetime, ends_at: datetime) -> Span | None:
+def billable_span(
+    *, active_at: datetime, stopped_at: datetime, starts_at: datetime, ends_at: datetime
+) -> Span | None:
     """The billed time of a lease that was usable in `[active_at, stopped_at)`; None if there is none."""
     return _span(max(active_at, starts_at), min(stopped_at, ends_at))
 

@@ -1,4 +1,4 @@
-"""Commands to hosts: queued in the transaction that wants them, signed and sent afterwards, until answered."""
+"""Commands to hosts: queued in the transaction that wants them, signed and sent afterwards until answered."""
 
 from __future__ import annotations
 
@@ -152,7 +152,9 @@ def answer_goal(*, subject: str, generation: int, kinds: tuple[str, ...], answer
 
 def resend_unfinished(host: Host, *, now: datetime) -> int:
     """The host lost its journal: tell it again everything that it had accepted but not answered."""
-    unfinished = OutboxMessage.objects.filter(Q(accepted_at__isnull=False), host=host, answered_at__isnull=True)
+    unfinished = OutboxMessage.objects.filter(
+        Q(accepted_at__isnull=False), host=host, answered_at__isnull=True
+    )
     return unfinished.update(accepted_at=None, next_send_at=now)
 
 

@@ -18,7 +18,9 @@ class FreeGpu:
     ready: bool
 
 
-def choose_gpus(free: Iterable[FreeGpu], *, count: int, one_node: bool, want_ready: bool) -> list[FreeGpu] | None:
+def choose_gpus(
+    free: Iterable[FreeGpu], *, count: int, one_node: bool, want_ready: bool
+) -> list[FreeGpu] | None:
     """`count` GPUs of one host, or None.
 
     Best fit: among the groups that suffice, the one that leaves the fewest free keeps large blocks whole.

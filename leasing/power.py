@@ -19,7 +19,7 @@ from leasing.timing import POWER_DEADLINE
 
 
 def switch_power(*, actor: Actor, lease_id: UUID, action: goals.PowerAction, now: datetime) -> Lease:
-    """Ask the host to start, stop or restart the machine. The lease goes on, and is billed, while it is off."""
+    """Start, stop or restart the machine. The lease goes on, and is billed, while it is off."""
     if actor.person is None:
         raise TypeError("only a person switches a machine")
     policy.fetch_lease(actor.person, lease_id, "use")

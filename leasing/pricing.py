@@ -40,5 +40,7 @@ def quote_lease(*, flavor: Flavor, starts_at: datetime, ends_at: datetime) -> Qu
             hint=_("Ask those who set the rates, or choose another workstation."),
             field="flavor",
         )
-    total = line_amount(seconds=whole_seconds(starts_at, ends_at), rate_per_hour=rate.per_hour, currency=rate.currency)
+    total = line_amount(
+        seconds=whole_seconds(starts_at, ends_at), rate_per_hour=rate.per_hour, currency=rate.currency
+    )
     return Quote(rate.per_hour, rate.currency, total)

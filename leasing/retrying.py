@@ -16,7 +16,7 @@ _SERIALIZATION = "40001"
 
 
 def retrying(work: Callable[[], T]) -> T:
-    """Run `work`, again if need be. Inside an outer transaction it runs once: only the outermost can retry."""
+    """Run `work`, again if need be. Inside an outer transaction it runs once: only the outermost retries."""
     for attempt in range(1, _TRIES):
         try:
             return work()

@@ -192,7 +192,9 @@ def _grow(hold: Hold, *, now: datetime) -> None:
 def _order_intake(gpu: Gpu, *, now: datetime) -> None:
     if gpu.scrub_expected_by is not None and gpu.scrub_expected_by > now:
         return
-    asked = OutboxMessage.objects.filter(subject=goals.gpu_subject(gpu), kind="intake", answered_at__isnull=True)
+    asked = OutboxMessage.objects.filter(
+        subject=goals.gpu_subject(gpu), kind="intake", answered_at__isnull=True
+    )
     if asked.exists():
         return
     gpu.generation += 1

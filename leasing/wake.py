@@ -1,4 +1,4 @@
-"""Tells the control worker that there is something to do now; its tick would find it a moment later anyway."""
+"""Tells the control worker that there is something to do now; its tick would find it soon anyway."""
 
 from __future__ import annotations
 

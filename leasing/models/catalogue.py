@@ -21,7 +21,9 @@ class Flavor(models.Model):
     name = models.CharField(max_length=100)
     description = models.CharField(max_length=300, blank=True)
     model = models.ForeignKey(GpuModel, models.PROTECT, related_name="flavors")
-    gpu_count = models.PositiveSmallIntegerField(default=1, validators=[MinValueValidator(1), MaxValueValidator(16)])
+    gpu_count = models.PositiveSmallIntegerField(
+        default=1, validators=[MinValueValidator(1), MaxValueValidator(16)]
+    )
     numa = models.CharField(max_length=9, choices=Numa, default=Numa.PREFERRED)
     offered = models.BooleanField(default=True)
 

@@ -127,7 +127,7 @@ class LeaseStep(models.Model):
 
 
 class ConsoleSession(models.Model):
-    """One view of one console. The browser's ticket and the host's token are stored hashed, each good once."""
+    """One view of one console. Browser's ticket and host's token are stored hashed, each good once."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     lease = models.ForeignKey(Lease, models.CASCADE, related_name="console_sessions")

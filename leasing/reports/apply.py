@@ -103,7 +103,9 @@ def _step(host: Host, report: m.Report, event: m.StepReport, stored: ReceivedRep
     return APPLIED
 
 
-def _running(host: Host, report: m.Report, event: m.MachineRunning, stored: ReceivedReport, now: datetime) -> str:
+def _running(
+    host: Host, report: m.Report, event: m.MachineRunning, stored: ReceivedReport, now: datetime
+) -> str:
     lease = lease_of(host, event.lease_id)
     _answer(report, ("provision", "power"), "running", now)
     if lease.state == LeaseState.ACTIVE:
@@ -118,7 +120,9 @@ def _running(host: Host, report: m.Report, event: m.MachineRunning, stored: Rece
     return APPLIED
 
 
-def _stopped(host: Host, report: m.Report, event: m.MachineStopped, stored: ReceivedReport, now: datetime) -> str:
+def _stopped(
+    host: Host, report: m.Report, event: m.MachineStopped, stored: ReceivedReport, now: datetime
+) -> str:
     lease = lease_of(host, event.lease_id)
     _answer(report, ("power",), f"stopped: {event.cause}", now)
     if lease.state != LeaseState.ACTIVE:
@@ -157,7 +161,9 @@ def _provision_failed(
     return APPLIED
 
 
-def _scrub_started(host: Host, report: m.Report, event: m.ScrubStarted, stored: ReceivedReport, now: datetime) -> str:
+def _scrub_started(
+    host: Host, report: m.Report, event: m.ScrubStarted, stored: ReceivedReport, now: datetime
+) -> str:
     gpu = gpu_of(host, event.gpu_id)
     if gpu.tenure != event.tenure:
         return f"stale: tenure {event.tenure}, now {gpu.tenure}"
@@ -175,11 +181,15 @@ def _scrubbed(host: Host, report: m.Report, event: m.Scrubbed, stored: ReceivedR
     return scrubs.judge(host, report, event, stored, now=now)
 
 
-def _gpu_failed(host: Host, report: m.Report, event: m.GpuFailed, stored: ReceivedReport, now: datetime) -> str:
+def _gpu_failed(
+    host: Host, report: m.Report, event: m.GpuFailed, stored: ReceivedReport, now: datetime
+) -> str:
     return scrubs.give_up(host, report, event, now=now)
 
 
-def _console_closed(host: Host, report: m.Report, event: m.ConsoleClosed, stored: ReceivedReport, now: datetime) -> str:
+def _console_closed(
+    host: Host, report: m.Report, event: m.ConsoleClosed, stored: ReceivedReport, now: datetime
+) -> str:
     sessions = ConsoleSession.objects.filter(pk=event.session_id, lease__host=host)
     sessions.filter(closed_at__isnull=True).update(closed_at=now)
     message = _message(host, report)
@@ -188,7 +198,9 @@ def _console_closed(host: Host, report: m.Report, event: m.ConsoleClosed, stored
     return APPLIED
 
 
-def _inventory(host: Host, report: m.Report, event: m.Inventory, stored: ReceivedReport, now: datetime) -> str:
+def _inventory(
+    host: Host, report: m.Report, event: m.Inventory, stored: ReceivedReport, now: datetime
+) -> str:
     _answer(report, ("inspect",), "reported", now)
     return inventory.take(host, event, now=now)
 
@@ -216,7 +228,9 @@ def _message(host: Host, report: m.Report) -> OutboxMessage | None:
 
 
 def _answer(report: m.Report, kinds: tuple[str, ...], answer: str, now: datetime) -> None:
-    outbox.answer_goal(subject=report.subject, generation=report.generation, kinds=kinds, answer=answer, now=now)
+    outbox.answer_goal(
+        subject=report.subject, generation=report.generation, kinds=kinds, answer=answer, now=now
+    )
 
 
 def _set_machine(lease: Lease, machine: Lease.Machine) -> str:

@@ -50,6 +50,8 @@ def _compare(gpu: Gpu, host: Host, card: m.CardFacts | None, *, now: datetime) -
     if card is None:
         scrubs.take_out(gpu, host, missing=True, reason=_("The host no longer sees it."), at=now, now=now)
     elif gpu.fingerprint and msgspec.to_builtins(card.fingerprint) != gpu.fingerprint:
-        scrubs.take_out(gpu, host, missing=False, reason=_("Its identity or firmware has changed."), at=now, now=now)
+        scrubs.take_out(
+            gpu, host, missing=False, reason=_("Its identity or firmware has changed."), at=now, now=now
+        )
     elif card.refusal and gpu.state == GpuState.CLEAN:
         scrubs.take_out(gpu, host, missing=False, reason=card.refusal, at=now, now=now)

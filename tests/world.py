@@ -1,0 +1,225 @@
+"""A small world for tests: two tenants, people in every role, one host that speaks as a script tells it to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from uuid import UUID, uuid4
+
+from nacl.public import PrivateKey
+from nacl.signing import SigningKey
+
+from hosts.models import Gpu, GpuModel, Host
+from hosts.protocol import messages as m
+from hosts.protocol.signing import REPORT, Signer, public_hex
+from leasing import fleet, policy
+from leasing.actors import SYSTEM, Actor
+from leasing.models import Flavor, Image, Lease, OutboxMessage, Person, Rate, Tenant
+from leasing.reports import receive_report
+from leasing.tick import tick
+
+START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
+VENDOR_DEVICE = "10de:2230"
+MEMORY_BYTES = 64 * 2**20
+
+
+def person(name: str) -> Person:
+    return Person.objects.create(username=name, email=f"{name}@example.org")
+
+
+def fingerprint(address: str) -> m.Fingerprint:
+    return m.Fingerprint(vendor_device=VENDOR_DEVICE, serial=f"S-{address}", rom_sha256="ab" * 32)
+
+
+def evidence(address: str, *, at: datetime, **changes: object) -> m.ScrubEvidence:
+    """Evidence of a scrub that passes; `changes` make it one that should not."""
+    facts: dict[str, object] = {
+        "scrubber": "bar",
+        "scrubber_version": "1",
+        "scrubber_digest": "cd" * 32,
+        "simulated": True,
+        "proven": True,
+        "coverage": "full",
+        "memory_bytes": MEMORY_BYTES,
+        "reached_bytes": MEMORY_BYTES,
+        "written_bytes": MEMORY_BYTES,
+        "read_back_bytes": MEMORY_BYTES,
+        "pattern": "a5 then 00",
+        "mismatches": 0,
+        "canaries_planted": 32,
+        "canaries_found": 0,
+        "fills": 1,
+        "resets": (m.ResetRecord(method="hot-reset", scope="bus", seconds=0.5, attempts=1),),
+        "fingerprint_before": fingerprint(address),
+        "fingerprint_after": fingerprint(address),
+        "started_at": at,
+        "finished_at": at,
+        "kernel": "6.1",
+        "verdict": "passed",
+    }
+    return m.ScrubEvidence(**{**facts, **changes})  # type: ignore[arg-type]
+
+
+@dataclass
+class ScriptedHost:
+    """A host whose reports the test writes. It signs them with a real key and numbers them."""
+
+    row: Host
+    key: SigningKey
+    journal_id: UUID = field(default_factory=uuid4)
+    sequence: int = 0
+
+    def envelope(
+        self,
+        event: m.Event,
+        *,
+        at: datetime,
+        command: OutboxMessage | None = None,
+        subject: str = "",
+        generation: int = 0,
+    ) -> str:
+        self.sequence += 1
+        report = m.Report(
+            protocol=m.PROTOCOL,
+            host=self.row.name,
+            journal_id=self.journal_id,
+            sequence=self.sequence,
+            command_id=command.pk if command else None,
+            subject=command.subject if command else subject or f"host:{self.row.name}",
+            generation=command.generation if command else generation,
+            occurred_at=at,
+            event=event,
+        )
+        return Signer(self.key, REPORT).sign(m.encode(report))
+
+    def say(
+        self, event: m.Event, *, at: datetime, now: datetime | None = None, command: OutboxMessage | None = None
+    ) -> str:
+        """Report an event; returns the verdict of the control plane, empty if it took none."""
+        stored = receive_report(self.envelope(event, at=at, command=command), now=now or at)
+        if stored is None:
+            return ""
+        stored.refresh_from_db()
+        return stored.verdict
+
+    def inventory(self, *addresses: str, at: datetime) -> None:
+        cards = tuple(
+            m.CardFacts(
+                address=address,
+                functions=(address,),
+                iommu_group=index,
+                name="Scripted A6000",
+                memory_bytes=MEMORY_BYTES,
+                numa_node=index % 2,
+                fingerprint=fingerprint(address),
+            )
+            for index, address in enumerate(addresses)
+        )
+        facts = m.Inventory(
+            cards=cards,
+            machines=(),
+            cpu_count=16,
+            memory_mib=65536,
+            disk_gib=1000,
+            kernel="6.1",
+            worker_version="test",
+            simulated=True,
+        )
+        self.say(facts, at=at)
+
+
+class World:
+    """Everything a story needs. `now` moves only when the story says so."""
+
+    def __init__(self, *, gpus: int = 2, concurrent_gpus: int = 4) -> None:
+        self.now = START
+        self.sent: list[tuple[Host, str]] = []
+        self.model = GpuModel.objects.create(
+            slug="a6000", name="A6000", memory_mib=64, vendor_device=VENDOR_DEVICE
+        )
+        self.flavor = Flavor.objects.create(slug="studio", name="Studio A6000", model=self.model)
+        self.rate = Rate.objects.create(
+            flavor=self.flavor,
+            per_hour=Decimal("3.8"),
+            currency="EUR",
+            valid_from=START - timedelta(days=365),
+        )
+        self.image = Image.objects.create(
+            slug="tenant",
+            name="Tenant",
+            os_family="linux",
+            format="direct-kernel",
+            digest="ef" * 32,
+            file_name="tenant",
+        )
+        self.studio = Tenant.objects.create(slug="studio", name="Studio", concurrent_gpus=concurrent_gpus)
+        self.research = Tenant.objects.create(slug="research", name="Research", concurrent_gpus=concurrent_gpus)
+        self.ada, self.bob = person("ada"), person("bob")
+        self.approver, self.finance = person("approver"), person("finance")
+        self.operator, self.auditor = person("operator"), person("auditor")
+        self._grant_roles()
+        self.host = self.enrol("hv1")
+        self.gpus = self.admit(self.host, gpus)
+
+    def _grant_roles(self) -> None:
+        roles: tuple[tuple[Person, Tenant, policy.Role], ...] = (
+            (self.ada, self.studio, "member"),
+            (self.bob, self.research, "member"),
+            (self.approver, self.studio, "approver"),
+            (self.finance, self.studio, "finance"),
+        )
+        for who, tenant, role in roles:
+            policy.grant_role(actor=SYSTEM, person=who, tenant=tenant, role=role, now=self.now)
+        for who, global_role in ((self.operator, "operator"), (self.auditor, "auditor")):
+            policy.grant_global_role(actor=SYSTEM, person=who, role=global_role, now=self.now)
+
+    def enrol(self, name: str) -> ScriptedHost:
+        key = SigningKey.generate()
+        row = fleet.enrol_host(
+            actor=SYSTEM,
+            name=name,
+            signing_key=public_hex(key),
+            sealing_key=public_hex(PrivateKey.generate()),
+            now=self.now,
+        )
+        return ScriptedHost(row, key)
+
+    def admit(self, host: ScriptedHost, count: int) -> list[Gpu]:
+        """Bring GPUs into service, proven clean by an intake."""
+        host.inventory(*(f"0000:{index + 1:02x}:00.0" for index in range(count)), at=self.now)
+        gpus = [
+            fleet.admit_gpu(actor=SYSTEM, card_id=card.pk, model_id=self.model.pk, now=self.now)
+            for card in host.row.found_cards.all()
+        ]
+        self.tick()
+        for gpu in gpus:
+            self.scrub(host, gpu)
+            gpu.refresh_from_db()
+        return gpus
+
+    def tick(self, *, after: timedelta = timedelta(0)) -> None:
+        self.now += after
+        tick(now=self.now, send=lambda host, envelope: self.sent.append((host, envelope)))
+
+    def scrub(self, host: ScriptedHost, gpu: Gpu, *, lease: Lease | None = None, **changes: object) -> None:
+        """The host scrubs a GPU and reports its evidence."""
+        gpu.refresh_from_db()
+        command = OutboxMessage.objects.filter(subject=f"gpu:{gpu.pk}").order_by("-generation").first()
+        host.say(m.ScrubStarted(gpu_id=gpu.pk, tenure=gpu.tenure), at=self.now, command=command)
+        host.say(
+            m.Scrubbed(
+                gpu_id=gpu.pk,
+                tenure=gpu.tenure,
+                lease_id=lease.pk if lease else None,
+                evidence=evidence(gpu.address, at=self.now, **changes),
+            ),
+            at=self.now,
+            command=command,
+        )
+
+    def command(self, lease: Lease, kind: str) -> OutboxMessage:
+        return OutboxMessage.objects.filter(lease=lease, kind=kind).latest("created_at")
+
+    def actor(self, who: Person) -> Actor:
+        return Actor.of_person(who)
