@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Finding(NamedTuple):
-    """An invariant does not hold for `subject`, which is `kind:id`; `check` is the id of the one that found it."""
+    """An invariant does not hold for `subject`, which is `kind:id`; `check` is the id of who found it."""
 
     subject: str
     problem: str
