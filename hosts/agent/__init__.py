@@ -1,1 +1,1 @@
-"""The program that runs on a hypervisor. It imports hosts.protocol and third parties; no Django, no database."""
+"""The program that runs on a hypervisor. It imports hosts.protocol and third parties, and no Django."""

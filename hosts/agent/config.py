@@ -59,14 +59,25 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def disks_directory(self) -> Path:
         return self.state_directory / "disks"
 
+    @property
+    def machines_directory(self) -> Path:
+        """Serial logs and firmware variables."""
+        return self.state_directory / "machines"
+
 
 def load_config(path: Path) -> Config:
     """The configuration in the file at `path`, or ConfigError."""
     try:
         if path.stat().st_mode & 0o077:
             raise ConfigError(f"{path} holds the broker's password: make it private with `chmod 600 {path}`.")
-        return msgspec.toml.decode(path.read_bytes(), type=Config)
+        return msgspec.toml.decode(path.read_bytes(), type=Config, dec_hook=_decode_path)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
     except msgspec.MsgspecError as error:
         raise ConfigError(f"{path}: {error}.") from error
+
+
+def _decode_path(kind: type, value: object) -> object:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise NotImplementedError(kind)

@@ -1,0 +1,118 @@
+"""What accepting each kind of goal writes into the journal: checks that can refuse it, records and plans.
+
+All of it runs inside the one transaction that accepts the command.
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from hosts.agent.plans import gpu_lock, machine_locks
+from hosts.agent.records import MachineRecord
+from hosts.agent.rig import Rig
+from hosts.agent.spool import Origin
+from hosts.protocol.messages import (
+    Goal,
+    GpuOrder,
+    Inspect,
+    Intake,
+    OpenConsole,
+    Power,
+    Provision,
+    Release,
+    Update,
+)
+
+
+class Refusal(Exception):
+    """The goal is refused and changes nothing; the text says why."""
+
+
+def take_goal(rig: Rig, goal: Goal, origin: Origin) -> None:
+    """Write down what has to be done for the goal, or raise Refusal."""
+    match goal:
+        case Provision():
+            _take_provision(rig, goal, origin)
+        case Release():
+            _take_release(rig, goal, origin)
+        case Power():
+            _take_power(rig, goal, origin)
+        case Update():
+            rig.machines.set_end(_kept_machine(rig, goal.lease_id).lease_id, goal.ends_at)
+        case OpenConsole():
+            _take_console(rig, goal)
+        case Intake():
+            _take_intake(rig, goal, origin)
+        case Inspect():
+            rig.plans.add("inspect", goal, origin, lease_id=None, locks=())
+        case _:
+            raise Refusal(f"A {type(goal).__name__} is not carried out here.")
+
+
+def _take_provision(rig: Rig, goal: Provision, origin: Origin) -> None:
+    for gpu in goal.gpus:
+        _check_tenure(rig, gpu)
+    machine = rig.machines.get(goal.lease_id)
+    if machine is not None and machine.state in ("releasing", "gone"):
+        raise Refusal("This lease was released here before.")
+    rig.machines.plan(goal, origin)
+    rig.plans.add(
+        "provision", goal, origin, lease_id=goal.lease_id, locks=machine_locks(goal.lease_id, goal.gpus)
+    )
+
+
+def _take_release(rig: Rig, goal: Release, origin: Origin) -> None:
+    for gpu in goal.gpus:
+        _check_tenure(rig, gpu)
+        _check_not_leased(rig, gpu, to_other_than=goal.lease_id)
+    rig.plans.supersede(goal.lease_id)
+    rig.machines.begin_release(goal.lease_id, origin)
+    locks = machine_locks(goal.lease_id, goal.gpus)
+    rig.plans.add("release", goal, origin, lease_id=goal.lease_id, locks=locks)
+    for gpu in goal.gpus:
+        scrub = Intake(gpu=gpu, scrub=goal.scrub)
+        rig.plans.add("scrub", scrub, origin, lease_id=goal.lease_id, locks={gpu_lock(gpu.address)})
+
+
+def _take_power(rig: Rig, goal: Power, origin: Origin) -> None:
+    machine = _kept_machine(rig, goal.lease_id)
+    gpus = machine.provision.gpus if machine.provision else ()
+    if not gpus and goal.action != "off":
+        raise Refusal("What this machine was built from is not known here; it can only be stopped.")
+    rig.machines.set_desired(goal.lease_id, "off" if goal.action == "off" else "on")
+    rig.plans.add(
+        f"power-{goal.action}", goal, origin, lease_id=goal.lease_id, locks=machine_locks(goal.lease_id, gpus)
+    )
+
+
+def _take_console(rig: Rig, goal: OpenConsole) -> None:
+    if _kept_machine(rig, goal.lease_id).state != "on":
+        raise Refusal("The machine of this lease does not run.")
+    if not rig.consoles.begin(goal.session_id, goal.lease_id):
+        raise Refusal("This console session was opened before.")
+
+
+def _take_intake(rig: Rig, goal: Intake, origin: Origin) -> None:
+    _check_tenure(rig, goal.gpu)
+    _check_not_leased(rig, goal.gpu, to_other_than=None)
+    rig.gpus.put(goal.gpu, "dirty", lease_id=None)
+    rig.plans.add("intake", goal, origin, lease_id=None, locks={gpu_lock(goal.gpu.address)})
+
+
+def _check_tenure(rig: Rig, order: GpuOrder) -> None:
+    gpu = rig.gpus.get(order.gpu_id)
+    if gpu is not None and order.tenure < gpu.tenure:
+        raise Refusal(f"GPU {order.gpu_id} is at tenure {gpu.tenure}; the command is about {order.tenure}.")
+
+
+def _check_not_leased(rig: Rig, order: GpuOrder, *, to_other_than: UUID | None) -> None:
+    for gpu in (rig.gpus.get(order.gpu_id), *rig.gpus.at(order.address)):
+        if gpu is not None and gpu.is_leased_to_another(to_other_than):
+            raise Refusal(f"GPU {gpu.gpu_id} is leased to {gpu.lease_id}.")
+
+
+def _kept_machine(rig: Rig, lease_id: UUID) -> MachineRecord:
+    machine = rig.machines.get(lease_id)
+    if machine is None or machine.state in ("releasing", "gone"):
+        raise Refusal("There is no machine of this lease here.")
+    return machine

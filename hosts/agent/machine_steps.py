@@ -1,0 +1,187 @@
+"""The steps of building, starting, stopping and removing a leased machine; each may be run again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hosts.agent import building
+from hosts.agent.bus import BusError, Card
+from hosts.agent.machines import MachineFacts, MachineState
+from hosts.agent.scrub import fingerprint_changes
+from hosts.agent.steps import GpuStepFailed, Job, Step, StepFailed
+from hosts.protocol.messages import GpuOrder, Power, Provision, Release
+
+STOP_POLL_SECONDS = 0.2
+FORCED_STOP_SECONDS = 20.0
+ACTIVE = (MachineState.RUNNING, MachineState.PAUSED)
+
+
+def provision_of(job: Job) -> Provision:
+    """What the machine is built from: the goal itself, or the one that the journal keeps."""
+    if isinstance(job.plan.goal, Provision):
+        return job.plan.goal
+    machine = job.rig.machines.get(job.lease_id)
+    if machine is None or machine.provision is None:
+        raise StepFailed("What this machine was built from is not known here.")
+    return machine.provision
+
+
+def _machine(job: Job) -> MachineFacts | None:
+    return job.rig.find_machine(job.lease_id)
+
+
+def _is_active(job: Job) -> bool:
+    facts = _machine(job)
+    return facts is not None and facts.state in ACTIVE
+
+
+def _name(job: Job) -> str:
+    facts = _machine(job)
+    if facts is None:
+        raise StepFailed("The hypervisor does not know the machine.")
+    return facts.name
+
+
+@contextmanager
+def _blaming(order: GpuOrder) -> Iterator[None]:
+    """Say which of the machine's GPUs a failure is about."""
+    try:
+        yield
+    except BusError as error:
+        raise GpuStepFailed(order, error) from error
+
+
+def _identify(job: Job) -> None:
+    """Every card is there, is what it is thought to be, and is clean; then it is this lease's, in writing."""
+    goal = provision_of(job)
+    for order in goal.gpus:
+        with _blaming(order):
+            _check_card(job.rig.bus.card(order.address), order)
+        _check_clean(job, order)
+    with job.rig.journal.transaction():
+        for order in goal.gpus:
+            job.rig.gpus.put(order, "leased", lease_id=job.lease_id)
+
+
+def _check_card(card: Card, order: GpuOrder) -> None:
+    if card.refusal:
+        raise BusError(card.refusal)
+    if order.fingerprint and (changed := fingerprint_changes(order.fingerprint, card.fingerprint)):
+        raise BusError(f"The card is not what it was: {', '.join(changed)} changed.")
+
+
+def _check_clean(job: Job, order: GpuOrder) -> None:
+    """Unknown is not clean. A GPU that this lease holds already stays its own."""
+    gpu = job.rig.gpus.get(order.gpu_id)
+    if gpu is None:
+        raise StepFailed(f"{order.address} is not known to be clean: this host has no record of a scrub.")
+    if any(each.is_leased_to_another(job.lease_id) for each in (gpu, *job.rig.gpus.at(order.address))):
+        raise StepFailed(f"{order.address} is leased to another.")
+    if gpu.state == "leased" and gpu.tenure == order.tenure:
+        return
+    if gpu.state != "clean" or order.tenure < gpu.tenure:
+        raise StepFailed(f"{order.address} is {gpu.state} at tenure {gpu.tenure}, not clean.")
+
+
+def _bind(job: Job) -> None:
+    for order in provision_of(job).gpus:
+        with _blaming(order):
+            job.rig.bus.bind(job.rig.bus.card(order.address))
+
+
+def _is_bound(job: Job) -> bool:
+    if _is_active(job):
+        return True
+    bus = job.rig.bus
+    for order in provision_of(job).gpus:
+        with _blaming(order):
+            if not bus.is_bound(bus.card(order.address)):
+                return False
+    return True
+
+
+def _reserve(job: Job) -> None:
+    building.make_disk(job.rig, provision_of(job))
+
+
+def _is_reserved(job: Job) -> bool:
+    return building.has_disk(job.rig, provision_of(job))
+
+
+def _define(job: Job) -> None:
+    building.define_machine(job.rig, provision_of(job), generation=job.plan.origin.generation)
+
+
+def _is_defined(job: Job) -> bool:
+    return _machine(job) is not None
+
+
+def _start(job: Job) -> None:
+    job.rig.hypervisor.start(_name(job))
+
+
+def _confirm(job: Job) -> None:
+    if not _is_active(job):
+        raise StepFailed("The machine was started and does not run.")
+
+
+def _close(job: Job) -> None:
+    job.rig.close_consoles(job.lease_id)
+
+
+def _stop(job: Job) -> None:
+    """Press the power button; who has not obeyed in the time allowed is switched off."""
+    name = _name(job)
+    allowed = _shutdown_seconds(job)
+    if allowed > 0:
+        job.rig.hypervisor.shutdown(name)
+    if not _stops_within(job, name, allowed):
+        job.rig.hypervisor.destroy(name)
+        _stops_within(job, name, FORCED_STOP_SECONDS)
+
+
+def _shutdown_seconds(job: Job) -> float:
+    """How long the guest may take to shut itself down."""
+    if isinstance(job.plan.goal, Release | Power):
+        return float(job.plan.goal.shutdown_seconds)
+    raise TypeError(f"Plan {job.plan.kind} does not stop a machine.")
+
+
+def _stops_within(job: Job, name: str, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while job.rig.hypervisor.state(name) in ACTIVE:
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(STOP_POLL_SECONDS)
+    return True
+
+
+def _is_stopped(job: Job) -> bool:
+    return not _is_active(job)
+
+
+def _undefine(job: Job) -> None:
+    job.rig.hypervisor.undefine(_name(job))
+
+
+def _is_undefined(job: Job) -> bool:
+    return _machine(job) is None
+
+
+def _destroy_disk(job: Job) -> None:
+    building.destroy_disk(job.rig, job.lease_id)
+
+
+IDENTIFY = Step("identify", _identify)
+# A group that was not viable may be so after its members were read again: one retry.
+BIND = Step("bind", _bind, check=_is_bound, attempts=2)
+RESERVE = Step("reserve", _reserve, check=_is_reserved)
+DEFINE = Step("define", _define, check=_is_defined)
+START = Step("start", _start, check=_is_active)
+CONFIRM = Step("confirm", _confirm)
+CLOSE = Step("close", _close)
+STOP = Step("stop", _stop, check=_is_stopped, attempts=3)
+UNDEFINE = Step("undefine", _undefine, check=_is_undefined)
+DESTROY_DISK = Step("destroy-disk", _destroy_disk)

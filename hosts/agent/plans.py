@@ -1,0 +1,165 @@
+"""Plans: what is to be done, in which steps, and how far it has come, as the journal keeps it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+from uuid import UUID
+
+import msgspec
+
+from hosts.agent.journal import Journal
+from hosts.agent.spool import Origin
+from hosts.protocol.messages import Goal, GpuOrder, Inspect, Intake, Power, Provision, Release
+
+PlanState = Literal["waiting", "running", "cancelling", "done", "failed", "cancelled"]
+PlanGoal = Provision | Release | Power | Intake | Inspect
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One plan. `step` counts from 0 and is the step to run next; `attempt` counts its runs so far.
+
+    `locks` name what nobody else may touch meanwhile: plans that share one run in order of their ids.
+    """
+
+    plan_id: int
+    kind: str
+    origin: Origin
+    lease_id: UUID | None
+    locks: frozenset[str]
+    goal: PlanGoal
+    state: PlanState
+    step: int
+    attempt: int
+    progress: bytes | None
+
+
+def lease_lock(lease_id: UUID) -> str:
+    return f"lease:{lease_id}"
+
+
+def gpu_lock(address: str) -> str:
+    """By address: whatever the portal calls it, a card is one thing."""
+    return f"gpu:{address}"
+
+
+def machine_locks(lease_id: UUID, gpus: Iterable[GpuOrder]) -> set[str]:
+    """The machine and all its cards."""
+    return {lease_lock(lease_id), *(gpu_lock(gpu.address) for gpu in gpus)}
+
+
+def runnable(open_plans: Iterable[Plan], running: Iterable[int]) -> list[Plan]:
+    """Those that may begin now: not running, and no earlier open plan shares a lock with them."""
+    active = set(running)
+    taken: set[str] = set()
+    ready = []
+    for plan in open_plans:
+        if plan.plan_id not in active and taken.isdisjoint(plan.locks):
+            ready.append(plan)
+        taken |= plan.locks
+    return ready
+
+
+class Plans:
+    """The table of plans. `on_added` is told after a plan was written, inside the transaction."""
+
+    def __init__(self, journal: Journal, *, on_added: Callable[[], None] = lambda: None) -> None:
+        self._journal = journal
+        self.on_added = on_added
+
+    def add(
+        self, kind: str, goal: PlanGoal, origin: Origin, *, lease_id: UUID | None, locks: Iterable[str]
+    ) -> None:
+        with self._journal.transaction():
+            self._journal.execute(
+                "INSERT INTO plan (kind, command_id, subject, generation, lease_id, locks, goal, state)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, 'waiting')",
+                kind,
+                None if origin.command_id is None else str(origin.command_id),
+                origin.subject,
+                origin.generation,
+                None if lease_id is None else str(lease_id),
+                json.dumps(sorted(locks)),
+                msgspec.json.encode(goal),
+            )
+            self.on_added()
+
+    def open(self) -> list[Plan]:
+        """Every plan that is not over, oldest first."""
+        with self._journal.transaction():
+            return [
+                _plan(row)
+                for row in self._journal.execute(
+                    "SELECT * FROM plan WHERE state IN ('waiting', 'running', 'cancelling') ORDER BY id"
+                )
+            ]
+
+    def latest(self, count: int) -> list[Plan]:
+        """The newest plans, whatever became of them."""
+        with self._journal.transaction():
+            rows = self._journal.execute("SELECT * FROM plan ORDER BY id DESC LIMIT ?", count)
+            return [_plan(row) for row in rows]
+
+    def get(self, plan_id: int) -> Plan:
+        with self._journal.transaction():
+            return _plan(self._journal.execute("SELECT * FROM plan WHERE id = ?", plan_id).fetchone())
+
+    def of_lease(self, lease_id: UUID) -> list[Plan]:
+        """The open plans for a lease's machine; the scrubs that follow it are not among them."""
+        return [plan for plan in self.open() if lease_lock(lease_id) in plan.locks]
+
+    def supersede(self, lease_id: UUID) -> None:
+        """A release was accepted: what has not begun never will, what runs ends at its next step."""
+        with self._journal.transaction():
+            for plan in self.of_lease(lease_id):
+                if plan.kind != "release":
+                    self.set_state(plan.plan_id, "cancelled" if plan.state == "waiting" else "cancelling")
+
+    def cancel_scrubs(self, lease_id: UUID) -> None:
+        """The release before them failed: the GPUs may still be in use."""
+        with self._journal.transaction():
+            for plan in self.open():
+                if plan.kind == "scrub" and plan.lease_id == lease_id and plan.state == "waiting":
+                    self.set_state(plan.plan_id, "cancelled")
+
+    def begin_step(self, plan_id: int) -> int:
+        """Count another run of the current step; how many there were."""
+        with self._journal.transaction():
+            self._journal.execute(
+                "UPDATE plan SET attempt = attempt + 1,"
+                " state = CASE state WHEN 'waiting' THEN 'running' ELSE state END WHERE id = ?",
+                plan_id,
+            )
+            return self.get(plan_id).attempt
+
+    def end_step(self, plan_id: int) -> None:
+        with self._journal.transaction():
+            self._journal.execute("UPDATE plan SET step = step + 1, attempt = 0 WHERE id = ?", plan_id)
+
+    def set_state(self, plan_id: int, state: PlanState) -> None:
+        with self._journal.transaction():
+            self._journal.execute("UPDATE plan SET state = ? WHERE id = ?", state, plan_id)
+
+    def save_progress(self, plan_id: int, progress: bytes) -> None:
+        """What the plan has to know after a crash."""
+        with self._journal.transaction():
+            self._journal.execute("UPDATE plan SET progress = ? WHERE id = ?", progress, plan_id)
+
+
+def _plan(row: sqlite3.Row) -> Plan:
+    return Plan(
+        plan_id=row["id"],
+        kind=row["kind"],
+        origin=Origin(row["subject"], row["generation"], row["command_id"] and UUID(row["command_id"])),
+        lease_id=row["lease_id"] and UUID(row["lease_id"]),
+        locks=frozenset(json.loads(row["locks"])),
+        goal=msgspec.json.decode(row["goal"], type=Goal),
+        state=row["state"],
+        step=row["step"],
+        attempt=row["attempt"],
+        progress=row["progress"],
+    )

@@ -1,0 +1,111 @@
+"""Reports on their way to the portal: numbered, signed and kept until the portal says that it has them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from hosts.agent.journal import Journal
+from hosts.protocol.messages import PROTOCOL, Event, Report, StepReport, encode
+from hosts.protocol.signing import Signer
+
+Clock = Callable[[], datetime]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a report answers: the subject and generation of a goal, and the command that stated it, if any."""
+
+    subject: str
+    generation: int = 0
+    command_id: UUID | None = None
+
+
+class Spool:
+    """The queue of reports on disk. `news` is set whenever a report was added."""
+
+    def __init__(self, journal: Journal, *, signer: Signer, host: str, clock: Clock) -> None:
+        self._journal = journal
+        self._signer = signer
+        self._host = host
+        self._clock = clock
+        self.news = threading.Event()
+
+    def origin_of(self, subject: str) -> Origin:
+        """For what no command asked for: the subject's latest generation, or the report would look stale."""
+        with self._journal.transaction():
+            row = self._journal.execute("SELECT generation FROM subject WHERE name = ?", subject).fetchone()
+            return Origin(subject, 0 if row is None else row["generation"])
+
+    @property
+    def host_origin(self) -> Origin:
+        """For what is about the host as a whole."""
+        return self.origin_of(f"host:{self._host}")
+
+    def add(self, event: Event, origin: Origin) -> int:
+        """Number, sign and store a report inside the caller's transaction; its sequence."""
+        with self._journal.transaction():
+            cursor = self._journal.execute("INSERT INTO report (envelope) VALUES ('')")
+            sequence = cursor.lastrowid or 0
+            envelope = self._signer.sign(encode(self._report(event, origin, sequence)))
+            self._journal.execute("UPDATE report SET envelope = ? WHERE sequence = ?", envelope, sequence)
+            if origin.command_id is not None and not isinstance(event, StepReport):
+                self._remember_standing(origin.command_id, event)
+        self.news.set()
+        return sequence
+
+    def repeat_standing(self, origin: Origin) -> None:
+        """Report again what was last reported for this command, for a portal that asks twice."""
+        with self._journal.transaction():
+            row = self._journal.execute(
+                "SELECT standing FROM command WHERE id = ?", str(origin.command_id)
+            ).fetchone()
+            if row is not None and row["standing"] is not None:
+                self.add(_EVENTS.decode(row["standing"]), origin)
+
+    def unreceipted(self, *, after: int, limit: int) -> list[tuple[int, str]]:
+        """The stored (sequence, envelope) pairs beyond `after`, in order."""
+        with self._journal.transaction():
+            rows = self._journal.execute(
+                "SELECT sequence, envelope FROM report WHERE sequence > ? ORDER BY sequence LIMIT ?",
+                after,
+                limit,
+            )
+            return [(row["sequence"], row["envelope"]) for row in rows]
+
+    def forget(self, *, journal_id: UUID, through: int) -> None:
+        """The portal has all up to `through` of that journal; other journals' receipts are not ours."""
+        if journal_id == self._journal.journal_id:
+            with self._journal.transaction():
+                self._journal.execute("DELETE FROM report WHERE sequence <= ?", through)
+
+    def size(self) -> int:
+        with self._journal.transaction():
+            return int(self._journal.execute("SELECT count(*) FROM report").fetchone()[0])
+
+    def _report(self, event: Event, origin: Origin, sequence: int) -> Report:
+        return Report(
+            protocol=PROTOCOL,
+            host=self._host,
+            journal_id=self._journal.journal_id,
+            sequence=sequence,
+            command_id=origin.command_id,
+            subject=origin.subject,
+            generation=origin.generation,
+            occurred_at=self._clock(),
+            event=event,
+        )
+
+    def _remember_standing(self, command_id: UUID, event: Event) -> None:
+        self._journal.execute(
+            "UPDATE command SET standing = ? WHERE id = ?", msgspec.json.encode(event), str(command_id)
+        )
+
+
+_EVENTS: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Event)

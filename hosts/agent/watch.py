@@ -1,0 +1,81 @@
+"""The thread that keeps watch: it ends overdue leases, notices what is gone, and reports inventory."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from uuid import UUID
+
+from hosts.agent import vigil
+from hosts.agent.bus import BusError
+from hosts.agent.inventory import take_inventory
+from hosts.agent.machines import HypervisorError, Stop, StopCause
+from hosts.agent.rig import Rig
+from hosts.protocol.messages import Inventory
+
+log = logging.getLogger(__name__)
+
+OVERDUE_RETRY_SECONDS = 60.0
+
+
+class Watch:
+    """Looks around every `watch_seconds`, and at once when a machine stops."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+        self._news = threading.Event()
+        self._stopping = False
+        self._stopped_by_guest: set[str] = set()
+        self._stop_again_at: dict[UUID, float] = {}
+        self._reported: Inventory | None = None
+        self._report_at = 0.0
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def start(self) -> None:
+        self._rig.hypervisor.on_stopped(self._on_stopped)
+        self._thread.start()
+
+    def stop(self, *, seconds: float) -> None:
+        self._stopping = True
+        self._news.set()
+        self._thread.join(seconds)
+
+    def _on_stopped(self, stop: Stop) -> None:
+        """Called by the hypervisor, which must not be asked anything meanwhile."""
+        if stop.cause is StopCause.GUEST:
+            self._stopped_by_guest.add(stop.name)
+        self._news.set()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._news.clear()
+            try:
+                self.look()
+            except (BusError, HypervisorError) as error:
+                log.warning("Could not look around: %s", error)
+            self._news.wait(self._rig.config.watch_seconds)
+
+    def look(self) -> None:
+        """One round."""
+        self._stop_overdue()
+        seen = frozenset(self._stopped_by_guest)
+        vigil.note_stops(self._rig, stopped_by_guest=seen)
+        self._stopped_by_guest -= seen
+        vigil.report_lost_gpus(self._rig)
+        self._report_inventory()
+
+    def _stop_overdue(self) -> None:
+        now = time.monotonic()
+        for machine in vigil.overdue_machines(self._rig):
+            if self._stop_again_at.get(machine.lease_id, now) <= now:
+                self._stop_again_at[machine.lease_id] = now + OVERDUE_RETRY_SECONDS
+                vigil.stop_overdue(self._rig, machine)
+
+    def _report_inventory(self) -> None:
+        """When something has changed, and every so often."""
+        inventory = take_inventory(self._rig)
+        if inventory != self._reported or time.monotonic() >= self._report_at:
+            self._rig.spool.add(inventory, self._rig.spool.host_origin)
+            self._reported = inventory
+            self._report_at = time.monotonic() + self._rig.config.inventory_seconds

@@ -1,0 +1,123 @@
+"""The host worker: its parts, put together, started and stopped in the right order."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from datetime import UTC, datetime
+
+from hosts.agent.acceptance import Acceptance
+from hosts.agent.config import Config
+from hosts.agent.console import ConsoleRelays
+from hosts.agent.console_desk import ConsoleDesk
+from hosts.agent.control_socket import ControlSocket
+from hosts.agent.delivery import Delivery
+from hosts.agent.executor import Boundary, Executor
+from hosts.agent.hardware import Hardware
+from hosts.agent.host_plans import PLAN_KINDS
+from hosts.agent.identity import Identity
+from hosts.agent.journal import Journal
+from hosts.agent.loop import Loop
+from hosts.agent.receiver import Receiver, make_app, register_delivery
+from hosts.agent.reconcile import read_boot_id, reconcile
+from hosts.agent.rig import make_rig
+from hosts.agent.spool import Clock
+from hosts.agent.standing import answers
+from hosts.agent.suspend import suspend_machines
+from hosts.agent.watch import Watch
+from hosts.protocol.signing import COMMAND, REPORT, Signer, Verifier, key_id, verify_key
+
+log = logging.getLogger(__name__)
+
+STOP_SECONDS = 10.0
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Worker:
+    """One host's worker. The journal opens at once; nothing runs before `start`."""
+
+    def __init__(
+        self,
+        config: Config,
+        identity: Identity,
+        hardware: Hardware,
+        *,
+        clock: Clock = utc_now,
+        boot_id: str | None = None,
+        on_boundary: Boundary = lambda _: None,
+    ) -> None:
+        self._config = config
+        self._boot_id = boot_id or read_boot_id()
+        self._ended = threading.Event()
+        self._failed = False
+        self._loop = Loop()
+        relays = ConsoleRelays(self._loop)
+        self.rig = make_rig(
+            config=config,
+            clock=clock,
+            journal=Journal(config.journal_path),
+            signer=Signer(identity.signing, REPORT),
+            hardware=hardware,
+            close_consoles=relays.close_lease,
+        )
+        self._executor = Executor(self.rig, PLAN_KINDS, on_boundary=on_boundary)
+        desk = ConsoleDesk(self.rig, relays, identity.sealing)
+        self._acceptance = Acceptance(self.rig, _command_verifier(config), open_console=desk.open)
+        app = make_app(host=config.host, broker_url=config.broker_url)
+        register_delivery(app, accept=self._acceptance.deliver, refuse=self._acceptance.refuse)
+        self._receiver = Receiver(app, on_death=self._die)
+        self._delivery = Delivery(app, self.rig.spool, resend_seconds=config.resend_seconds)
+        self._watch = Watch(self.rig)
+        self._control = ControlSocket(config.socket_path, answers(self.rig))
+
+    def run(self) -> int:
+        """Start, wait for SIGTERM, SIGINT or a failure, stop; the process's exit status."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        self.start()
+        self._ended.wait()
+        self.stop()
+        return 1 if self._failed else 0
+
+    def start(self) -> None:
+        """Reconcile, then begin. Commands are taken last."""
+        self._loop.start()
+        reconcile(self.rig, boot_id=self._boot_id)
+        self._loop.run(self._control.start(), seconds=STOP_SECONDS)
+        self._executor.start()
+        self._delivery.start()
+        self._watch.start()
+        self._receiver.start()
+        log.info("Host %s is up; journal %s", self._config.host, self.rig.journal.journal_id)
+
+    def stop(self) -> None:
+        """In the order of `start` reversed. What is not finished is in the journal."""
+        log.info("Host %s goes down", self._config.host)
+        self._receiver.stop(seconds=STOP_SECONDS)
+        self._watch.stop(seconds=STOP_SECONDS)
+        self._executor.stop(seconds=STOP_SECONDS)
+        if self._config.stop_machines_on_exit:
+            suspend_machines(self.rig)
+        self._loop.run(self._control.stop(), seconds=STOP_SECONDS)
+        self._loop.stop(seconds=STOP_SECONDS)
+        self._delivery.stop(seconds=STOP_SECONDS)
+        self.rig.hypervisor.close()
+        self.rig.journal.close()
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        """The first signal ends in order; another one of its kind ends at once."""
+        signal.signal(number, signal.SIG_DFL)
+        self._ended.set()
+
+    def _die(self) -> None:
+        self._failed = True
+        self._ended.set()
+
+
+def _command_verifier(config: Config) -> Verifier:
+    keys = [verify_key(public) for public in config.control_keys]
+    return Verifier({key_id(key): key for key in keys}, COMMAND)

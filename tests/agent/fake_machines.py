@@ -1,0 +1,120 @@
+"""A hypervisor in memory: the real one's rules, no guests. It survives the worker, as libvirt does."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+from hosts.agent.domain_facts import read_facts
+from hosts.agent.machines import (
+    HypervisorError,
+    MachineFacts,
+    MachineState,
+    Stop,
+    StopCause,
+    StopListener,
+)
+
+ACTIVE = (MachineState.RUNNING, MachineState.PAUSED)
+
+
+class FakeMachines:
+    """A MachineHost. `creations` counts the starts of each machine; `obeys` is whether guests shut down."""
+
+    keeps_keys = True
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.creations: Counter[str] = Counter()
+        self.definitions: Counter[str] = Counter()
+        self.obeys = True
+        self.refuses: str | None = None
+        self._machines: dict[str, MachineFacts] = {}
+        self._listeners: list[StopListener] = []
+        self._lock = threading.RLock()
+
+    def define(self, xml: str, *, disk_key: bytes | None = None) -> None:
+        facts = read_facts(xml, MachineState.OFF)
+        with self._lock:
+            known = self._machines.get(facts.name)
+            self._machines[facts.name] = replace(facts, state=known.state if known else MachineState.OFF)
+            self.definitions[facts.name] += 1
+
+    def start(self, name: str) -> None:
+        self._refuse("start")
+        with self._lock:
+            if self._get(name).state not in ACTIVE:
+                self.creations[name] += 1
+                self._set(name, MachineState.RUNNING)
+
+    def shutdown(self, name: str) -> None:
+        if self.obeys:
+            self.stop_by_itself(name, StopCause.GUEST)
+
+    def reboot(self, name: str) -> None:
+        self._get(name)
+
+    def reset(self, name: str) -> None:
+        self._get(name)
+
+    def destroy(self, name: str) -> None:
+        self._refuse("destroy")
+        self.stop_by_itself(name, StopCause.DESTROYED)
+
+    def undefine(self, name: str) -> None:
+        with self._lock:
+            if self.state(name) in ACTIVE:
+                raise HypervisorError(f"{name} is running.")
+            self._machines.pop(name, None)
+
+    def state(self, name: str) -> MachineState:
+        with self._lock:
+            return self._machines[name].state if name in self._machines else MachineState.ABSENT
+
+    def machines(self) -> list[MachineFacts]:
+        with self._lock:
+            return list(self._machines.values())
+
+    def console_socket(self, name: str) -> Path:
+        if self.state(name) not in ACTIVE:
+            raise HypervisorError(f"{name} does not run.")
+        return self.directory / f"{name}.vnc"
+
+    def on_stopped(self, listener: StopListener) -> None:
+        self._listeners.append(listener)
+
+    def close(self) -> None:
+        """Machines run on; whoever listened is gone."""
+        self._listeners.clear()
+
+    def stop_by_itself(self, name: str, cause: StopCause) -> None:
+        """The machine stops, and listeners hear of it if it ran."""
+        with self._lock:
+            if self.state(name) not in ACTIVE:
+                return
+            self._set(name, MachineState.OFF)
+        for listener in list(self._listeners):
+            listener(Stop(name, cause))
+
+    def lose_power(self) -> None:
+        """The host goes down: no machine runs any more, and nobody hears of it."""
+        with self._lock:
+            for name in self._machines:
+                self._set(name, MachineState.OFF)
+
+    def add_foreign(self, name: str, facts: MachineFacts) -> None:
+        self._machines[name] = facts
+
+    def _get(self, name: str) -> MachineFacts:
+        if name not in self._machines:
+            raise HypervisorError(f"There is no machine {name}.")
+        return self._machines[name]
+
+    def _set(self, name: str, state: MachineState) -> None:
+        self._machines[name] = replace(self._get(name), state=state)
+
+    def _refuse(self, operation: str) -> None:
+        if self.refuses == operation:
+            raise HypervisorError(f"Cannot {operation}: refused by the test.")
