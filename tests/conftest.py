@@ -1,13 +1,49 @@
-"""Private servers for the tests that need them; the tests' own fixtures live beside the tests."""
+"""What every test starts from: its own key and anchor, guards that yield to a flush, private servers."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
+from django.db.backends.base.operations import BaseDatabaseOperations
+from pytest_django import Settings
 
 from tools import servers
+
+
+@pytest.fixture(scope="session")
+def signing_key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("portal") / "portal.key"
+
+
+@pytest.fixture(autouse=True)
+def own_files(settings: Settings, tmp_path: Path, signing_key_file: Path) -> None:
+    """No test touches the checkout's var/, nor anchors of a log that was rolled back with another test."""
+    settings.SIGNING_KEY_FILE = signing_key_file
+    settings.AUDIT_ANCHOR_FILE = tmp_path / "audit-anchors.jsonl"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def guards_yield_to_flush() -> Iterator[None]:
+    """Emptying a test database drops the guards of append-only tables first; post_migrate reinstalls them."""
+    flush = BaseDatabaseOperations.execute_sql_flush
+
+    def unguarded_flush(operations: BaseDatabaseOperations, sql_list: Sequence[str]) -> Any:
+        from leasing.guards import guards_of
+
+        connection = operations.connection
+        on_table = " ON {table}" if connection.vendor == "postgresql" else ""
+        drop = "DROP TRIGGER IF EXISTS {name}" + on_table
+        triggers = (guard for guard in guards_of(connection) if guard.kind == "TRIGGER")
+        drops = [drop.format(name=guard.name, table=guard.table) for guard in triggers]
+        return flush(operations, [*drops, *sql_list])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BaseDatabaseOperations, "execute_sql_flush", unguarded_flush)
+        yield
 
 
 @pytest.fixture(scope="session")
