@@ -36,15 +36,14 @@ check: setup  ## Check style, types, imports, migrations, templates, translation
 	$(BIN)/lint-imports
 	$(BIN)/python manage.py makemigrations --check --dry-run
 	$(BIN)/python -m tools.check_templates
-	$(BIN)/python -m tools.diagrams --check
 	$(BIN)/python -m tools.translations check
 	$(BIN)/python manage.py spectacular --validate --fail-on-warn --file /dev/null
 
 fresh: debian-test  ## Try `make demo` and `make test` in a new Debian root, from a clean clone
 	$(PYTHON) tools/fresh.py
 
-docs: setup  ## Generate docs/states.md from the state tables
-	$(BIN)/python -m tools.diagrams
+docs: setup  ## Draw docs/lifecycles.md from the state tables
+	$(BIN)/python manage.py diagrams docs
 
 messages: setup  ## Collect the texts to translate into locale/
 	$(BIN)/python -m tools.translations collect
