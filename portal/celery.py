@@ -10,6 +10,7 @@ import os
 
 import django
 from celery import Celery
+from django.apps import apps
 from django.conf import settings
 
 from hosts.protocol.fence import (
@@ -21,7 +22,8 @@ from hosts.protocol.fence import (
 )
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
-django.setup()
+if not apps.models_ready:
+    django.setup()
 
 from leasing.tasks import NOTIFY_TASK, TICK_TASK  # noqa: E402 - models need the settings
 from leasing.wake import WAKE_TASK  # noqa: E402
