@@ -37,25 +37,43 @@ def main() -> None:
     print(f"tenant ready in {options.outdir}")
 
 
-def build_tenant(outdir: Path, *, cache: Path) -> Path:
-    """Writes vmlinux, initrd.img and manifest.json to `outdir`; returns the manifest's path."""
-    packages = {"kernel": kernel_package(), "busybox": "busybox-static"}
-    with tempfile.TemporaryDirectory() as scratch:
-        roots = {role: unpack(fetch(name, cache), Path(scratch) / role) for role, name in packages.items()}
-        kernel = uncompressed(next(roots["kernel"].glob("boot/vmlinuz-*")).read_bytes())
-        initrd = initramfs.pack(contents(roots["busybox"], roots["kernel"]))
+def build_tenant(outdir: Path, *, cache: Path = DEFAULT_CACHE) -> Path:
+    """Writes vmlinux, initrd.img and manifest.json to `outdir`, unless they are there already, made from the
+    same. Returns the manifest's path; the manifest's own digest stands for the whole image.
+    """
+    debs = {"kernel": fetch(kernel_package(), cache), "busybox": fetch("busybox-static", cache)}
+    made_from = {role: deb.name for role, deb in debs.items()} | {"recipe": recipe_digest()}
+    manifest = outdir / "manifest.json"
+    if manifest.exists() and json.loads(manifest.read_bytes())["made_from"] == made_from:
+        return manifest
     outdir.mkdir(parents=True, exist_ok=True)
-    files = {"vmlinux": kernel, "initrd.img": initrd}
+    files = image_files(debs)
     for name, data in files.items():
         replace(outdir / name, data)
-    manifest = {
+    facts = {
         "kernel": "vmlinux",
         "initrd": "initrd.img",
         "cmdline": CMDLINE,
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        "made_from": made_from,
     }
-    replace(outdir / "manifest.json", json.dumps(manifest, indent=2, sort_keys=True).encode() + b"\n")
-    return outdir / "manifest.json"
+    replace(manifest, json.dumps(facts, indent=2, sort_keys=True).encode() + b"\n")
+    return manifest
+
+
+def recipe_digest() -> str:
+    recipe = [Path(__file__), Path(initramfs.__file__), INIT]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in recipe)).hexdigest()
+
+
+def image_files(debs: dict[str, Path]) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as scratch:
+        roots = {role: unpack(deb, Path(scratch) / role) for role, deb in debs.items()}
+        kernel = next(roots["kernel"].glob("boot/vmlinuz-*")).read_bytes()
+        return {
+            "vmlinux": uncompressed(kernel),
+            "initrd.img": initramfs.pack(contents(roots["busybox"], roots["kernel"])),
+        }
 
 
 def replace(path: Path, data: bytes) -> None:

@@ -1,0 +1,251 @@
+"""The libvirt connection: the only module that imports libvirt, and the real `MachineHost`."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pwd
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Self
+from urllib.parse import parse_qs, urlsplit
+
+import libvirt
+from lxml import etree
+
+from hosts.agent import domain_facts
+from hosts.agent.domain import key_usage, node
+from hosts.agent.machines import HypervisorError, MachineFacts, MachineState, Stop, StopCause, StopListener
+
+STATES = {
+    libvirt.VIR_DOMAIN_NOSTATE: MachineState.RUNNING,
+    libvirt.VIR_DOMAIN_RUNNING: MachineState.RUNNING,
+    libvirt.VIR_DOMAIN_BLOCKED: MachineState.RUNNING,
+    libvirt.VIR_DOMAIN_SHUTDOWN: MachineState.RUNNING,
+    libvirt.VIR_DOMAIN_PAUSED: MachineState.PAUSED,
+    libvirt.VIR_DOMAIN_PMSUSPENDED: MachineState.PAUSED,
+    libvirt.VIR_DOMAIN_SHUTOFF: MachineState.OFF,
+    libvirt.VIR_DOMAIN_CRASHED: MachineState.CRASHED,
+}
+
+STOP_CAUSES = {
+    libvirt.VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN: StopCause.GUEST,
+    libvirt.VIR_DOMAIN_EVENT_STOPPED_DESTROYED: StopCause.DESTROYED,
+    libvirt.VIR_DOMAIN_EVENT_STOPPED_CRASHED: StopCause.CRASHED,
+}
+
+UNDEFINE_ALL = (
+    libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+    | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+    | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+)
+
+# libvirt looks this account up before it reads any configuration, even if another is configured.
+QEMU_ACCOUNT = "libvirt-qemu"
+
+EMBEDDED_CONF = """\
+stdio_handler = "file"
+remember_owner = 0
+security_driver = "none"
+security_default_confined = 0
+namespaces = []
+cgroup_controllers = []
+user = "root"
+group = "root"
+"""
+
+
+class Hypervisor:
+    """One connection to libvirt. Its methods are described by `MachineHost`."""
+
+    def __init__(self, machines: libvirt.virConnect, *, keeps_keys: bool) -> None:
+        self._machines = machines
+        self.keeps_keys = keeps_keys
+        self._listeners: list[StopListener] = []
+        self._subscription = machines.domainEventRegisterAny(
+            None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_event, None
+        )
+
+    @classmethod
+    def open(cls, uri: str) -> Self:
+        """Connect to `qemu:///system`, or to `qemu:///embed?root=DIR`: a private one, one process per DIR.
+
+        The embedded driver keeps no disk keys: libvirt 9.0's crashes when one is taken back.
+        """
+        _run_event_loop()
+        root = _embedded_root(uri)
+        if root is not None:
+            _prepare_embedded(root)
+        with explained(f"connect to {uri}"):
+            return cls(libvirt.open(uri), keeps_keys=root is None)
+
+    def close(self) -> None:
+        """Without the subscription's end, libvirt would keep the connection open."""
+        with explained("close the connection"):
+            self._machines.domainEventDeregisterAny(self._subscription)
+            self._machines.close()
+
+    def define(self, xml: str, *, disk_key: bytes | None = None) -> None:
+        name = domain_facts.machine_name(xml)
+        with explained(f"define {name}"):
+            if disk_key is not None:
+                self._keep_key(name, disk_key)
+            self._machines.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+
+    def start(self, name: str) -> None:
+        with explained(f"start {name}"):
+            domain = self._machines.lookupByName(name)
+            if not domain.isActive():
+                domain.create()
+
+    def shutdown(self, name: str) -> None:
+        with explained(f"shut down {name}"), unless_stopped():
+            self._machines.lookupByName(name).shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+
+    def reboot(self, name: str) -> None:
+        with explained(f"reboot {name}"):
+            self._machines.lookupByName(name).reboot(libvirt.VIR_DOMAIN_REBOOT_ACPI_POWER_BTN)
+
+    def reset(self, name: str) -> None:
+        with explained(f"reset {name}"):
+            self._machines.lookupByName(name).reset()
+
+    def destroy(self, name: str) -> None:
+        with explained(f"destroy {name}"), unless_stopped():
+            self._machines.lookupByName(name).destroy()
+
+    def undefine(self, name: str) -> None:
+        """The key goes first: should this be cut short, the domain is left to say that work is left."""
+        if self.state(name) in (MachineState.RUNNING, MachineState.PAUSED):
+            raise HypervisorError(f"Cannot undefine {name}: it is running.")
+        with explained(f"undefine {name}"):
+            if self.keeps_keys:
+                self._forget_key(name)
+            with passing_over(libvirt.VIR_ERR_NO_DOMAIN):
+                self._machines.lookupByName(name).undefineFlags(UNDEFINE_ALL)
+
+    def state(self, name: str) -> MachineState:
+        with explained(f"look at {name}"):
+            try:
+                return _state(self._machines.lookupByName(name))
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                    raise
+                return MachineState.ABSENT
+
+    def machines(self) -> list[MachineFacts]:
+        facts = []
+        with explained("list the machines"):
+            for domain in self._machines.listAllDomains():
+                with passing_over(libvirt.VIR_ERR_NO_DOMAIN):
+                    facts.append(domain_facts.read_facts(domain.XMLDesc(), _state(domain)))
+        return facts
+
+    def console_socket(self, name: str) -> Path:
+        with explained(f"find the console of {name}"):
+            socket = domain_facts.read_console_socket(self._machines.lookupByName(name).XMLDesc())
+        if socket is None:
+            raise HypervisorError(f"Cannot find the console of {name}: it is not running, or has none.")
+        return socket
+
+    def on_stopped(self, listener: StopListener) -> None:
+        self._listeners.append(listener)
+
+    def _on_event(
+        self, _connection: object, domain: libvirt.virDomain, event: int, detail: int, _opaque: object
+    ) -> None:
+        if event != libvirt.VIR_DOMAIN_EVENT_STOPPED:
+            return
+        stop = Stop(name=domain.name(), cause=STOP_CAUSES.get(detail, StopCause.FAILED))
+        for listener in list(self._listeners):
+            listener(stop)
+
+    def _key(self, name: str) -> libvirt.virSecret:
+        return self._machines.secretLookupByUsage(libvirt.VIR_SECRET_USAGE_TYPE_VOLUME, key_usage(name))
+
+    def _keep_key(self, name: str, key: bytes) -> None:
+        """Private: libvirt gives the key to QEMU and to nobody else."""
+        if not self.keeps_keys:
+            raise HypervisorError(f"Cannot keep the disk key of {name}: the embedded driver keeps none.")
+        usage = node("usage", node("volume", key_usage(name)), type="volume")
+        secret = node("secret", usage, ephemeral="no", private="yes")
+        self._forget_key(name)
+        self._machines.secretDefineXML(etree.tostring(secret, encoding="unicode")).setValue(key)
+
+    def _forget_key(self, name: str) -> None:
+        with passing_over(libvirt.VIR_ERR_NO_SECRET):
+            self._key(name).undefine()
+
+
+def _state(domain: libvirt.virDomain) -> MachineState:
+    state, reason = domain.state()
+    if state == libvirt.VIR_DOMAIN_SHUTOFF and reason == libvirt.VIR_DOMAIN_SHUTOFF_CRASHED:
+        return MachineState.CRASHED
+    return STATES[state]
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """libvirt's errors, as a sentence that says what was attempted."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        reason = " ".join((error.get_error_message() or str(error)).split())
+        raise HypervisorError(f"Cannot {what}: {reason}") from error
+
+
+@contextmanager
+def passing_over(*codes: int) -> Iterator[None]:
+    """These errors mean that there is nothing left to do."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        if error.get_error_code() not in codes:
+            raise
+
+
+def unless_stopped() -> AbstractContextManager[None]:
+    """libvirt calls an operation invalid that needs a running machine and finds it stopped."""
+    return passing_over(libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID)
+
+
+@functools.cache
+def _run_event_loop() -> None:
+    """Once in a process and before the first connection. Errors come as exceptions, and need no printing."""
+    libvirt.registerErrorHandler(lambda _context, _error: None, None)
+    libvirt.virEventRegisterDefaultImpl()
+    threading.Thread(target=_turn_event_loop, name="libvirt-events", daemon=True).start()
+
+
+def _turn_event_loop() -> None:
+    while True:
+        libvirt.virEventRunDefaultImpl()
+
+
+def _embedded_root(uri: str) -> Path | None:
+    parts = urlsplit(uri)
+    if parts.path != "/embed":
+        return None
+    return Path(parse_qs(parts.query)["root"][0])
+
+
+def _prepare_embedded(root: Path) -> None:
+    """Configure QEMU's embedded driver to run machines as root, unconfined and without a system's daemons."""
+    if os.geteuid() == 0:
+        _require_account()
+    conf = root / "etc" / "qemu.conf"
+    conf.parent.mkdir(parents=True, exist_ok=True)
+    conf.write_text(EMBEDDED_CONF)
+
+
+def _require_account() -> None:
+    try:
+        pwd.getpwnam(QEMU_ACCOUNT)
+    except KeyError:
+        raise HypervisorError(
+            f"libvirt's QEMU driver needs the account {QEMU_ACCOUNT}: "
+            f"`useradd --system --user-group --no-create-home {QEMU_ACCOUNT}` makes one."
+        ) from None

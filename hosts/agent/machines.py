@@ -1,0 +1,101 @@
+"""What the host program needs of a hypervisor, in words that do not depend on libvirt."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from uuid import UUID
+
+
+class HypervisorError(Exception):
+    """The hypervisor refused or failed; the text says what was asked and why it was not done."""
+
+
+class MachineState(enum.Enum):
+    ABSENT = "absent"
+    OFF = "off"
+    RUNNING = "running"
+    PAUSED = "paused"
+    CRASHED = "crashed"
+
+
+class StopCause(enum.Enum):
+    """Why a machine stopped. GUEST: it shut itself down, by its user's wish or obeying the power button."""
+
+    GUEST = "guest"
+    DESTROYED = "destroyed"
+    CRASHED = "crashed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A machine that ran has stopped."""
+
+    name: str
+    cause: StopCause
+
+
+@dataclass(frozen=True)
+class MachineFacts:
+    """One machine the hypervisor knows, ours or not. Not ours: no lease.
+
+    `pci_addresses` are the host's devices it is given, as `0000:41:00.0`.
+    """
+
+    name: str
+    uuid: UUID
+    state: MachineState
+    lease_id: UUID | None
+    generation: int | None
+    pci_addresses: frozenset[str]
+
+
+StopListener = Callable[[Stop], None]
+
+
+class MachineHost(Protocol):
+    """Machines by name. Calls may be repeated: what is so is left so. Errors: HypervisorError.
+
+    `keeps_keys`: whether it can run machines with encrypted disks, and keep their keys for them.
+    """
+
+    keeps_keys: bool
+
+    def define(self, xml: str, *, disk_key: bytes | None = None) -> None:
+        """Make the machine known, or change it if it is. The key opens its encrypted disk."""
+
+    def start(self, name: str) -> None:
+        """Run it; an error if it is absent."""
+
+    def shutdown(self, name: str) -> None:
+        """Press the power button. Returns at once; the guest may take its time, or not care."""
+
+    def reboot(self, name: str) -> None:
+        """Ask the guest to restart; an error if it is not running."""
+
+    def reset(self, name: str) -> None:
+        """Restart it without asking the guest; an error if it is not running."""
+
+    def destroy(self, name: str) -> None:
+        """Stop it now, without asking the guest."""
+
+    def undefine(self, name: str) -> None:
+        """Forget it with its firmware variables and disk key; an error while it runs."""
+
+    def state(self, name: str) -> MachineState: ...
+
+    def machines(self) -> list[MachineFacts]:
+        """All of them, those that are not Leasehold's included."""
+
+    def console_socket(self, name: str) -> Path:
+        """The socket of the running machine's VNC server."""
+
+    def on_stopped(self, listener: StopListener) -> None:
+        """Call `listener` after each stop, on another thread, where it must not call back."""
+
+    def close(self) -> None:
+        """Let go of the hypervisor. Machines run on."""
