@@ -1,0 +1,110 @@
+"""Scratch disks: made for one lease, encrypted with a key born on this host, erased by destroying it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+from pathlib import Path
+
+from hosts.agent.domain import Backing
+
+# Holds the LUKS header of a fresh encrypted qcow2 file, which is what a copied key would need.
+HEADER_BYTES = 4 * 1024 * 1024
+
+
+class DiskError(Exception):
+    """The disk could not be made or destroyed; the text is for an operator."""
+
+
+def key_path(disk: Path) -> Path:
+    return disk.with_name(f"{disk.name}.key")
+
+
+def exists(disk: Path) -> bool:
+    """Whether anything of it is left, be it the key alone."""
+    return disk.exists() or key_path(disk).exists()
+
+
+def read_key(disk: Path) -> bytes:
+    """What the hypervisor needs to open the disk."""
+    try:
+        return key_path(disk).read_bytes()
+    except OSError as error:
+        raise DiskError(f"The key of {disk} cannot be read: {error.strerror}.") from error
+
+
+def create_scratch(
+    disk: Path, *, size_gib: int, backing: Backing | None = None, encrypted: bool = True
+) -> None:
+    """A qcow2 disk, empty or over a golden image. One that exists is kept, with what the tenant wrote.
+
+    It appears under its name only when it is complete, so what a crash interrupted is made again.
+    """
+    if disk.exists():
+        return
+    disk.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
+    partial = disk.with_name(f"{disk.name}.partial")
+    partial.unlink(missing_ok=True)
+    options = _encryption(disk) if encrypted else []
+    _qemu_img("create", "-q", "-f", "qcow2", *options, *_over(backing), str(partial), f"{size_gib}G")
+    partial.chmod(0o600)
+    _sync(partial)
+    partial.replace(disk)
+    _sync(disk.parent)
+
+
+def destroy_scratch(disk: Path) -> None:
+    """The key first, then the header that it opened, then the file. What is already gone is skipped."""
+    for path in (key_path(disk), disk, disk.with_name(f"{disk.name}.partial")):
+        if path.exists():
+            _overwrite_start(path)
+            path.unlink()
+    if disk.parent.exists():
+        _sync(disk.parent)
+
+
+def _encryption(disk: Path) -> list[str]:
+    """The key has 256 random bits: stretching it would only cost time, hence the short `iter-time` (ms)."""
+    secret = f"secret,id=key,file={_escaped(_make_key(disk))}"
+    return ["--object", secret, "-o", "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10"]
+
+
+def _make_key(disk: Path) -> Path:
+    """A fresh key, in hexadecimal because QEMU wants text. One that a crash left behind opens nothing."""
+    path = key_path(disk)
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    _sync(path)
+    return path
+
+
+def _over(backing: Backing | None) -> list[str]:
+    return [] if backing is None else ["-F", backing.format, "-b", str(backing.path)]
+
+
+def _escaped(path: Path) -> str:
+    """A comma would end the option."""
+    return str(path).replace(",", ",,")
+
+
+def _overwrite_start(path: Path) -> None:
+    """Best effort: file systems that copy on write keep the old blocks for a while."""
+    with path.open("r+b") as file:
+        file.write(bytes(min(HEADER_BYTES, path.stat().st_size)))
+        os.fsync(file.fileno())
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _qemu_img(*arguments: str) -> None:
+    result = subprocess.run(["qemu-img", *arguments], check=False, capture_output=True, text=True)
+    if result.returncode:
+        raise DiskError(f"qemu-img {arguments[0]} failed: {result.stderr.strip()}")
