@@ -1,0 +1,92 @@
+"""The lab's tenant system as a leased machine: it greets, writes to a GPU, shows text, obeys the button."""
+
+from __future__ import annotations
+
+import gzip
+import queue
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hosts.agent.disks import create_scratch
+from hosts.agent.domain import Disk, domain_xml
+from hosts.agent.fragments import emulated_display, root_port
+from hosts.agent.hypervisor import Hypervisor
+from hosts.agent.images import open_kernel_image, sha256_of
+from hosts.agent.machines import MachineState, Stop, StopCause
+from lab.tenant import initramfs
+from lab.tenant.build import build_tenant
+from tests.agent.machine_specs import idle_machine
+from tests.agent.vnc import grab_picture
+
+BOOT_SECONDS = 50
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = BOOT_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+@pytest.mark.timeout(120)
+def test_a_tenant_comes_up_and_obeys_the_power_button(
+    embedded: Hypervisor, tenant_image: Path, tmp_path: Path
+) -> None:
+    disk = tmp_path / "scratch.qcow2"
+    create_scratch(disk, size_gib=1, encrypted=False)
+    secret = "leasehold.write=0000:00:01.0:f00000:cafe0001,2 leasehold.read=0000:00:01.0:f00000:3"
+    spec = replace(
+        idle_machine(tmp_path, memory_mib=256, disk=Disk(disk, encrypted=False)),
+        boot=open_kernel_image(
+            tenant_image,
+            sha256_of(tenant_image / "manifest.json"),
+            cmdline=f"leasehold.name=lease-one {secret}",
+        ),
+    )
+    stops: queue.Queue[Stop] = queue.Queue()
+    embedded.on_stopped(stops.put)
+    embedded.define(domain_xml(spec, [root_port(1), emulated_display(1)]))
+    embedded.start("lease-one")
+    wait_for(lambda: spec.serial_log.exists() and "leasehold tenant ready" in spec.serial_log.read_text())
+
+    said = spec.serial_log.read_text().splitlines()
+    assert "leasehold tenant ready lease-one" in said
+    assert "leasehold disk vda 1024 MiB" in said
+    assert "leasehold wrote f00000 on 0000:00:01.0" in said
+    assert "leasehold read f00000 0xCAFE0001 0x00000002 0x00000000" in said
+    displays = [line.split()[2:5:2] for line in said if line.startswith("leasehold display")]
+    assert displays == [["0000:00:01.0", "0x030000"], ["0000:01:00.0", "0x038000"]]
+    wait_for(lambda: has_text(grab_picture(embedded.console_socket("lease-one"))))
+
+    embedded.shutdown("lease-one")
+    assert stops.get(timeout=20) == Stop(name="lease-one", cause=StopCause.GUEST)
+    assert embedded.state("lease-one") is MachineState.OFF
+    assert "leasehold tenant stopping" in spec.serial_log.read_text()
+    embedded.undefine("lease-one")
+
+
+def has_text(picture: bytes) -> bool:
+    """Mostly background, but with more foreground than a cursor needs."""
+    pixels = memoryview(picture).cast("I")
+    lit = sum(1 for pixel in pixels if pixel & 0xFFFFFF)
+    return 1000 < lit < len(pixels) / 4
+
+
+def test_a_tenant_that_is_built_is_not_built_again(tenant_image: Path) -> None:
+    before = (tenant_image / "initrd.img").stat().st_mtime_ns
+    build_tenant(tenant_image)
+    assert (tenant_image / "initrd.img").stat().st_mtime_ns == before
+
+
+def test_equal_input_gives_an_equal_initramfs_whatever_its_order() -> None:
+    entries = {
+        "bin": initramfs.directory(),
+        "bin/sh": initramfs.program(b"#!"),
+        "motd": initramfs.plain(b"hi"),
+    }
+    assert initramfs.pack(entries) == initramfs.pack(dict(reversed(entries.items())))
+    assert gzip.decompress(initramfs.pack(entries)).count(b"070701") == len(entries) + 1
