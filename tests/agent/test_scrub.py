@@ -190,6 +190,19 @@ def test_canaries_catch_what_samples_miss(tmp_path: Path, monkeypatch: pytest.Mo
     assert concluded(work).canaries_found > 50
 
 
+def test_a_canary_that_is_merely_damaged_is_a_mismatch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no longer found as planted, and no sample falls there: its place is read for its own sake."""
+    monkeypatch.setattr(scrub, "SAMPLED_BYTES", 0)
+    with memory(tmp_path, 64 * BLOCK) as window:
+        work = scrubbed(window, full_up_to=0)
+        inner = next(c for c in work.canaries if BLOCK <= c.offset < 63 * BLOCK)
+        window.fill(inner.offset + 5, 1, 0xFF)
+        evidence = concluded(scrub.verify(work, window, Random(1), full_up_to=0))
+    assert (evidence.verdict, evidence.canaries_found, evidence.mismatches) == ("failed", 0, 1)
+
+
 def test_a_large_window_is_sampled_and_the_evidence_says_so(tmp_path: Path) -> None:
     with memory(tmp_path, 200 * BLOCK) as window:
         evidence = concluded(scrubbed(window, full_up_to=100 * BLOCK))

@@ -303,8 +303,10 @@ def test_a_stale_reset_method_is_renewed(plain: Plain) -> None:
 def test_no_host_driver_catches_a_card_that_comes_back(plain: Plain) -> None:
     host, kernel, bus = plain
     bus.bind(card := bus.card(GPU))
+    unbound = kernel.done["unbind"]
     bus.reset_rungs(card)[-1].run()
     assert kernel.done["rescan"] == 1
+    assert kernel.done["unbind"] == unbound, "a host driver had the card in between"
     assert bus.is_bound(card)
     assert (host.root / "sys/bus/pci/drivers_autoprobe").read_text() == "1\n"
 
