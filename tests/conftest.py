@@ -26,6 +26,12 @@ def own_files(settings: Settings, tmp_path: Path, signing_key_file: Path) -> Non
     settings.AUDIT_ANCHOR_FILE = tmp_path / "audit-anchors.jsonl"
 
 
+@pytest.fixture(autouse=True)
+def cheap_passwords(settings: Settings) -> None:
+    """Real hashes are slow by design, and most tests make several people."""
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+
 @pytest.fixture(autouse=True, scope="session")
 def guards_yield_to_flush() -> Iterator[None]:
     """Emptying a test database drops the guards of append-only tables first; post_migrate reinstalls them."""

@@ -1,0 +1,381 @@
+"""Every check of fsck: silent on a system that has worked for a while, loud on each way of breaking it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from decimal import Decimal
+from io import StringIO
+
+import pytest
+from django.core.management import call_command
+from django.db import connection
+from django.db.models import F
+
+from hosts.models import Gpu, Host, ReceivedReport
+from hosts.protocol import messages as m
+from leasing import policy
+from leasing.actors import SYSTEM
+from leasing.approval import approve_lease
+from leasing.audit.log import record
+from leasing.booking import request_lease
+from leasing.console import admit_browser, open_console
+from leasing.fsck import CHECKS, run_checks, words_of
+from leasing.guards import guards_of
+from leasing.models import AuditEntry, ConsoleSession, Hold, Lease, OutboxMessage, ScrubRecord, UsageSegment
+from tests.world import World
+
+pytestmark = pytest.mark.django_db
+
+HOUR = timedelta(hours=1)
+
+
+class Story:
+    """One lease that is over, one that runs, one that was approved and waits, one request."""
+
+    def __init__(self) -> None:
+        self.world = World(gpus=5, concurrent_gpus=2)
+        self.over = self._book(hours=1)
+        self._bring_up(self.over)
+        self.world.tick(after=HOUR)
+        release = self.world.command(self.over, "release")
+        self.world.now += timedelta(seconds=20)
+        self.world.host.say(m.MachineGone(lease_id=self.over.pk), at=self.world.now, command=release)
+        for hold in self.over.holds.all():
+            self.world.scrub(self.world.host, hold.gpu, lease=self.over)
+        self.running = self._book(hours=8)
+        self._bring_up(self.running)
+        self.auto = self._book(hours=2)
+        self.approved = self._book(hours=3, start=timedelta(minutes=30))
+        approver = self.world.actor(self.world.approver)
+        approve_lease(actor=approver, lease_id=self.approved.pk, now=self.world.now)
+        self.asked = self._book(hours=1, start=timedelta(minutes=40))
+        self.world.tick()
+        for lease in (self.over, self.running, self.auto, self.approved, self.asked):
+            lease.refresh_from_db()
+
+    def _book(self, *, hours: int, start: timedelta | None = None) -> Lease:
+        starts_at = self.world.now + start if start else None
+        return request_lease(
+            actor=self.world.actor(self.world.ada),
+            tenant=self.world.studio,
+            flavor=self.world.flavor,
+            image=self.world.image,
+            starts_at=starts_at,
+            ends_at=(starts_at or self.world.now) + hours * HOUR,
+            now=self.world.now,
+        )
+
+    def _bring_up(self, lease: Lease) -> None:
+        self.world.tick()
+        command = self.world.command(lease, "provision")
+        self.world.host.say(m.Accepted(), at=self.world.now, command=command)
+        self.world.host.say(m.MachineRunning(lease_id=lease.pk), at=self.world.now, command=command)
+
+    @property
+    def gpu(self) -> Gpu:
+        return self.running.holds.get().gpu
+
+    def only(self, lease: Lease, **change: object) -> None:
+        Lease.objects.filter(pk=lease.pk).update(**change)
+
+    def unguard(self) -> None:
+        with connection.cursor() as cursor:
+            for guard in guards_of(connection):
+                if guard.kind == "TRIGGER":
+                    on_table = f" ON {guard.table}" if connection.vendor == "postgresql" else ""
+                    cursor.execute(f"DROP TRIGGER {guard.name}{on_table}")
+                else:
+                    cursor.execute(f"ALTER TABLE {guard.table} DROP CONSTRAINT {guard.name}")
+
+    def told(self, subject: object, action: str, **detail: object) -> None:
+        record(action=action, actor=SYSTEM, subject=str(subject), now=self.world.now, **detail)
+
+
+@pytest.fixture
+def story() -> Story:
+    return Story()
+
+
+def test_nothing_is_found_where_nothing_is_wrong(story: Story) -> None:
+    states = [lease.state for lease in (story.over, story.running, story.auto, story.approved, story.asked)]
+    assert states == ["ended", "active", "provisioning", "scheduled", "requested"]
+    assert run_checks(story.world.now) == []
+
+
+def test_an_empty_system_is_in_order() -> None:
+    assert run_checks(World(gpus=0).now) == []
+
+
+Damage = Callable[[Story], object]
+
+
+def lose_a_guard(s: Story) -> None:
+    guard = guards_of(connection)[-1]
+    on_table = f" ON {guard.table}" if connection.vendor == "postgresql" else ""
+    with connection.cursor() as cursor:
+        cursor.execute(f"DROP TRIGGER {guard.name}{on_table}")
+
+
+def overlap_two_holds(s: Story) -> None:
+    s.unguard()
+    Hold.objects.filter(lease=s.approved).update(gpu=s.gpu)
+
+
+def lose_a_hold(s: Story) -> None:
+    Hold.objects.filter(lease=s.running).delete()
+
+
+def exceed_the_limit(s: Story) -> None:
+    """As if the third booking had not asked for approval."""
+    s.unguard()
+    for lease in (s.approved, s.asked):
+        entry = AuditEntry.objects.get(subject=f"lease:{lease.pk}", action="lease.request")
+        text = entry.text.replace('"to":"requested"', '"to":"scheduled"')
+        AuditEntry.objects.filter(pk=entry.pk).update(text=text)
+
+
+def approve_oneself(s: Story) -> None:
+    s.unguard()
+    entry = AuditEntry.objects.get(subject=f"lease:{s.approved.pk}", action="lease.approve")
+    AuditEntry.objects.filter(pk=entry.pk).update(text=entry.text.replace('"approver"', '"ada"'))
+
+
+def forget_who_decided(s: Story) -> None:
+    s.only(s.approved, decided_by=None)
+
+
+def lose_a_scrub_record(s: Story) -> None:
+    s.unguard()
+    ScrubRecord.objects.filter(gpu=s.gpu).delete()
+
+
+def fail_a_scrub_afterwards(s: Story) -> None:
+    s.unguard()
+    ScrubRecord.objects.filter(gpu=s.gpu).update(passed=False)
+
+
+def hand_over_twice(s: Story) -> None:
+    Hold.objects.filter(lease=s.running).update(tenure=F("tenure") + 1)
+
+
+def change_a_lease_behind_the_log(s: Story) -> None:
+    s.only(s.running, state="releasing")
+
+
+def change_a_gpu_behind_the_log(s: Story) -> None:
+    Gpu.objects.filter(pk=s.gpu.pk).update(state="clean")
+
+
+def back_date_a_state(s: Story) -> None:
+    s.only(s.running, state_since=s.running.state_since - HOUR)
+
+
+def write_an_entry_too_many(s: Story) -> None:
+    s.told(f"lease:{s.running.pk}", "lease.running", **{"from": "provisioning", "to": "active"})
+
+
+def write_an_impossible_step(s: Story) -> None:
+    s.told(f"lease:{s.running.pk}", "lease.gone", **{"from": "active", "to": "ended"})
+    s.only(s.running, state="ended", outcome="completed", machine="gone", state_since=s.world.now)
+
+
+def delete_a_gpu(s: Story) -> None:
+    spare = Gpu.objects.exclude(pk__in=Hold.objects.values("gpu"))
+    s.unguard()
+    ScrubRecord.objects.filter(gpu__in=spare).delete()
+    spare.delete()
+
+
+def slip_in_a_gpu(s: Story) -> None:
+    gpu = Gpu.objects.exclude(pk__in=Hold.objects.values("gpu")).first()
+    assert gpu is not None
+    gpu.pk, gpu.address = Host().pk, "0000:77:00.0"
+    gpu.save(force_insert=True)
+
+
+def rewrite_an_entry(s: Story) -> None:
+    s.unguard()
+    AuditEntry.objects.filter(action="host.enrol").update(text="{}")
+
+
+def bill_too_long(s: Story) -> None:
+    UsageSegment.objects.filter(lease=s.over, cause="use").update(ends_at=F("ends_at") + HOUR)
+
+
+def bill_too_dear(s: Story) -> None:
+    UsageSegment.objects.filter(lease=s.running).update(rate_per_hour=Decimal("99"))
+
+
+def forget_to_bill(s: Story) -> None:
+    UsageSegment.objects.filter(lease=s.running).delete()
+
+
+def hide_an_overrun(s: Story) -> None:
+    UsageSegment.objects.filter(lease=s.over, cause="overrun").delete()
+
+
+def bill_what_never_ran(s: Story) -> None:
+    UsageSegment.objects.create(
+        lease=s.approved, starts_at=s.world.now, rate_per_hour=Decimal(1), currency="EUR"
+    )
+
+
+def forge_a_report(s: Story) -> None:
+    s.unguard()
+    first, second = ReceivedReport.objects.order_by("pk")[:2]
+    ReceivedReport.objects.filter(pk=first.pk).update(envelope=second.envelope)
+
+
+def skip_a_report(s: Story) -> None:
+    Host.objects.update(applied_sequence=F("applied_sequence") + 1)
+
+
+def keep_a_machine(s: Story) -> None:
+    s.only(s.over, machine="running")
+
+
+def lose_a_machine(s: Story) -> None:
+    s.only(s.running, machine="none")
+
+
+def report_a_machine_too_many(s: Story) -> None:
+    _inventory(s, m.MachineFacts(name="ws-1", state="running", lease_id=s.over.pk))
+
+
+def report_a_machine_too_few(s: Story) -> None:
+    s.world.now += HOUR
+    _inventory(s)
+
+
+def _inventory(s: Story, *machines: m.MachineFacts) -> None:
+    s.world.now += timedelta(seconds=1)
+    facts = m.Inventory(
+        cards=(),
+        machines=machines,
+        cpu_count=16,
+        memory_mib=65536,
+        disk_gib=1000,
+        kernel="6.1",
+        worker_version="test",
+        simulated=True,
+    )
+    Gpu.objects.update(state="maintenance")
+    s.world.host.say(facts, at=s.world.now)
+
+
+def leave_a_console_open(s: Story) -> None:
+    _open_console(s)
+    ConsoleSession.objects.update(lease=s.over)
+
+
+def leave_a_command_unanswered(s: Story) -> None:
+    OutboxMessage.objects.filter(lease=s.over, kind="release").update(answered_at=None)
+
+
+def order_a_machine_twice(s: Story) -> None:
+    order = OutboxMessage.objects.get(lease=s.running, kind="provision")
+    order.pk = Host().pk
+    order.save(force_insert=True)
+
+
+def act_on_an_old_tenure(s: Story) -> None:
+    s.told(f"gpu:{s.gpu.pk}", "gpu.release", **{"from": "leased", "to": "dirty", "tenure": 0})
+
+
+def _open_console(s: Story) -> None:
+    opened = open_console(
+        actor=s.world.actor(s.world.ada), lease_id=s.running.pk, session_key="k", now=s.world.now
+    )
+    assert admit_browser(ticket=opened.ticket, session_key="k", now=s.world.now)
+
+
+def revoke_under_an_open_console(s: Story) -> None:
+    _open_console(s)
+    assert "consoles" not in {finding.check for finding in run_checks(s.world.now)}
+    policy.revoke_role(
+        actor=SYSTEM, person=s.world.ada, tenant=s.world.studio, role="member", now=s.world.now
+    )
+
+
+@pytest.mark.parametrize(
+    ("damage", "check", "words"),
+    [
+        (lose_a_guard, "guards", "is missing, disabled or altered"),
+        (overlap_two_holds, "holds", "begins before the last one ends"),
+        (lose_a_hold, "placement", "0 holds do not match"),
+        (exceed_the_limit, "limits", "GPUs at once; 2 need no decision"),
+        (approve_oneself, "limits", "was approved by ada, who may not"),
+        (forget_who_decided, "limits", "does not name the person who decided"),
+        (lose_a_scrub_record, "clean", "was handed over as tenure 1 without a passed scrub"),
+        (fail_a_scrub_afterwards, "evidence", "without a passed scrub"),
+        (hand_over_twice, "clean", "no hand-over to lease"),
+        (change_a_lease_behind_the_log, "states", "is releasing, but the audit log leads to active"),
+        (change_a_gpu_behind_the_log, "states", "is clean, but the audit log leads to leased"),
+        (back_date_a_state, "states", "by the audit log since"),
+        (write_an_entry_too_many, "states", "went from provisioning by running, but was active"),
+        (write_an_impossible_step, "states", "from active to ended by gone: there is no such step"),
+        (delete_a_gpu, "states", "is in the audit log and not in the database"),
+        (slip_in_a_gpu, "states", "is in the database and not in the audit log"),
+        (rewrite_an_entry, "audit", "its text is not what was sealed"),
+        (bill_too_long, "usage", "did not happen"),
+        (bill_too_dear, "usage", "at 3.8000 EUR is not recorded"),
+        (forget_to_bill, "usage", "is not recorded"),
+        (hide_an_overrun, "usage", "its overrun from"),
+        (bill_what_never_ran, "usage", "did not happen"),
+        (forge_a_report, "reports", "is not the report that its columns say it is"),
+        (skip_a_report, "reports", "were applied"),
+        (keep_a_machine, "machines", "is ended and its machine is running"),
+        (lose_a_machine, "machines", "is active and its machine is none"),
+        (report_a_machine_too_many, "machines", "still has its machine"),
+        (report_a_machine_too_few, "machines", "does not have its machine"),
+        (keep_a_machine, "leftovers", "without a report that its machine is gone"),
+        (leave_a_console_open, "leftovers", "is still open"),
+        (leave_a_command_unanswered, "leftovers", "its command “release” was never answered"),
+        (order_a_machine_twice, "once", "its machine was ordered 2 times"),
+        (write_an_entry_too_many, "once", "came up for the first time 2 times"),
+        (act_on_an_old_tenure, "tenures", "release of tenure 0 in tenure"),
+        (revoke_under_an_open_console, "consoles", "may not use the console"),
+    ],
+)
+def test_damage_is_found(story: Story, damage: Damage, check: str, words: str) -> None:
+    damage(story)
+    found = [finding.problem for finding in run_checks(story.world.now) if finding.check == check]
+    assert [problem for problem in found if words in problem], found
+
+
+def test_every_check_has_words_and_is_tried_above() -> None:
+    mark = test_damage_is_found.pytestmark[0]  # type: ignore[attr-defined]
+    assert {check for _, check, _ in mark.args[1]} == set(CHECKS)
+    assert all(words_of(name) for name in CHECKS)
+
+
+def run(*options: str) -> str:
+    out = StringIO()
+    call_command("fsck", *options, stdout=out)
+    return out.getvalue()
+
+
+def test_the_command_prints_a_table(story: Story) -> None:
+    lines = run().splitlines()
+    assert len(lines) == len(CHECKS)
+    assert lines[1].split() == ["holds", "ok", *["No", "two", "holds", "of", "one", "GPU", "overlap"]]
+
+
+def test_the_command_fails_and_names_what_it_found(story: Story) -> None:
+    forget_to_bill(story)
+    out = StringIO()
+    with pytest.raises(SystemExit, match="1"):
+        call_command("fsck", stdout=out)
+    assert f"lease:{story.running.pk}: its use from" in out.getvalue()
+
+
+def test_the_command_speaks_json(story: Story) -> None:
+    assert json.loads(run("--json")) == {"checks": list(CHECKS), "findings": []}
+    forget_to_bill(story)
+    out = StringIO()
+    with pytest.raises(SystemExit):
+        call_command("fsck", "--json", stdout=out)
+    (finding,) = json.loads(out.getvalue())["findings"]
+    assert (finding["check"], finding["subject"]) == ("usage", f"lease:{story.running.pk}")
