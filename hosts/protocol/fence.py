@@ -61,6 +61,11 @@ def fenced_settings(*, queue: str, unacked_prefix: str) -> dict[str, Any]:
             "socket_connect_timeout": 5,
             "socket_timeout": 30,
             "socket_keepalive": True,
+            # Whoever sends decides what to do without a broker; nobody waits for one here.
+            "max_retries": 1,
+            "interval_start": 0,
+            "interval_step": 0,
+            "interval_max": 0,
             "fanout_prefix": True,
             "fanout_patterns": True,
         },

@@ -1,0 +1,68 @@
+"""Two people want the last GPU at the same instant: exactly one gets it, the other is told clearly."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+from django.db import connection
+
+from leasing.booking import request_lease
+from leasing.ending import end_lease
+from leasing.errors import DomainError, NothingFree
+from leasing.fsck import run_checks
+from leasing.models import Hold, Lease, Person, Tenant
+from tests.world import World
+
+pytestmark = pytest.mark.django_db(transaction=True)
+RACES = 200
+
+
+@pytest.mark.timeout(120)
+def test_of_two_people_who_book_the_last_gpu_at_once_exactly_one_wins() -> None:
+    world = World(gpus=1)
+    sides = [(world.ada, world.studio), (world.bob, world.research)]
+    with ThreadPoolExecutor(2) as pool:
+        for _race in range(RACES):
+            barrier = threading.Barrier(2)
+            runs = [pool.submit(book_at, barrier, world, *side) for side in sides]
+            results = [run.result() for run in runs]
+            leases = [result for result in results if isinstance(result, Lease)]
+            refusals = [result for result in results if isinstance(result, DomainError)]
+            assert len(leases) == 1
+            assert isinstance(refusals[0], NothingFree)
+            assert "Studio A6000" in str(refusals[0].message)
+            assert refusals[0].hint
+            assert Hold.objects.count() == 1
+            end_lease(actor=world.actor(leases[0].owner), lease_id=leases[0].pk, now=world.now)
+    assert Lease.objects.filter(outcome="cancelled").count() == RACES
+    world.tick()
+    assert run_checks(world.now) == []
+
+
+def book_at(barrier: threading.Barrier, world: World, who: Person, tenant: Tenant) -> Lease | DomainError:
+    connection.ensure_connection()
+    barrier.wait()
+    return outcome(
+        lambda: request_lease(
+            actor=world.actor(who),
+            tenant=tenant,
+            flavor=world.flavor,
+            image=world.image,
+            starts_at=world.now + timedelta(hours=1),
+            ends_at=world.now + timedelta(hours=2),
+            now=world.now,
+        )
+    )
+
+
+def outcome(book: Callable[[], Lease]) -> Lease | DomainError:
+    try:
+        return book()
+    except DomainError as error:
+        return error
+    finally:
+        connection.close()

@@ -1,0 +1,13 @@
+"""Loaded before Django's settings: tests write into a folder of their own and need no broker."""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+_var = tempfile.mkdtemp(prefix="leasehold-var-")
+atexit.register(shutil.rmtree, _var, ignore_errors=True)
+
+os.environ["LEASEHOLD_VAR"] = _var
+os.environ.setdefault("LEASEHOLD_BROKER", "memory://")
+os.environ.setdefault("LEASEHOLD_DATABASE", f"sqlite:///{_var}/leasehold.sqlite3")
