@@ -91,9 +91,9 @@ class Hypervisor:
     def define(self, xml: str, *, disk_key: bytes | None = None) -> None:
         name = domain_facts.machine_name(xml)
         with explained(f"define {name}"):
+            self._machines.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
             if disk_key is not None:
                 self._keep_key(name, disk_key)
-            self._machines.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
 
     def start(self, name: str) -> None:
         with explained(f"start {name}"):
