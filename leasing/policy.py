@@ -14,7 +14,15 @@ from guardian.shortcuts import assign_perm, get_objects_for_user, remove_perm
 from leasing.actors import Actor
 from leasing.audit.log import record
 from leasing.errors import InvalidRequest, NotAllowed, NotVisible
-from leasing.models import AuditEntry, Lease, Person, Tenant, TenantPersonPermission, UsageSegment
+from leasing.models import (
+    AuditEntry,
+    Lease,
+    Person,
+    ScrubRecord,
+    Tenant,
+    TenantPersonPermission,
+    UsageSegment,
+)
 
 Role = Literal["member", "approver", "finance"]
 ROLES: tuple[Role, ...] = ("member", "approver", "finance")
@@ -80,6 +88,27 @@ def require_operator(person: Person) -> None:
     """NotVisible unless the person operates the fleet: to others its pages do not exist."""
     if not is_operator(person):
         raise NotVisible(_("There is nothing here."))
+
+
+def require_fleet_reader(person: Person) -> None:
+    """NotVisible unless the person operates the fleet or audits everything."""
+    if not is_auditor(person):
+        require_operator(person)
+
+
+def billed_tenants(person: Person) -> QuerySet[Tenant]:
+    """The tenants whose usage the person may see."""
+    if is_auditor(person) or is_money_manager(person):
+        return Tenant.objects.all()
+    return tenants_with_role(person, "finance")
+
+
+def visible_scrubs(person: Person) -> QuerySet[ScrubRecord]:
+    """Evidence of every scrub for those who read the fleet, of their visible leases for others."""
+    scrubs = ScrubRecord.objects.select_related("gpu__host", "gpu__model", "lease")
+    if is_operator(person) or is_auditor(person):
+        return scrubs
+    return scrubs.filter(lease__in=visible_leases(person))
 
 
 def grant_role(*, actor: Actor, person: Person, tenant: Tenant, role: Role, now: datetime) -> None:

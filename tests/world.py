@@ -132,8 +132,8 @@ class ScriptedHost:
 class World:
     """Everything a story needs. `now` moves only when the story says so."""
 
-    def __init__(self, *, gpus: int = 2, concurrent_gpus: int = 4) -> None:
-        self.now = START
+    def __init__(self, *, gpus: int = 2, concurrent_gpus: int = 4, start: datetime = START) -> None:
+        self.now = start
         self.sent: list[tuple[Host, str]] = []
         self.model = GpuModel.objects.create(
             slug="a6000", name="A6000", memory_mib=64, vendor_device=VENDOR_DEVICE
@@ -143,7 +143,7 @@ class World:
             flavor=self.flavor,
             per_hour=Decimal("3.8"),
             currency="EUR",
-            valid_from=START - timedelta(days=365),
+            valid_from=start - timedelta(days=365),
         )
         self.image = Image.objects.create(
             slug="tenant",

@@ -1,0 +1,138 @@
+"""The fleet over the API, for operators; auditors may read it."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from django.db.models import QuerySet
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers, status
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from hosts.models import FoundCard, Gpu, GpuModel, Host
+from leasing import fleet as service
+from leasing import policy
+from leasing.errors import InvalidRequest, NotVisible
+from portal.api.fields import StrictSerializer
+from portal.api.leases import NothingSerializer
+from portal.api.serializers import FoundCardSerializer, GpuSerializer, HostSerializer
+from portal.api.views import ActionView, ListView, api_actor, checked, person_of
+
+
+class AcceptingSerializer(StrictSerializer[dict[str, Any]]):
+    accepting = serializers.BooleanField()
+
+
+class AdmitSerializer(StrictSerializer[dict[str, Any]]):
+    model = serializers.SlugField(help_text="Slug of the GPU model")
+
+
+class WithdrawSerializer(StrictSerializer[dict[str, Any]]):
+    reason = serializers.CharField(max_length=200)
+
+
+class HostList(ListView[Host]):
+    """Hypervisors."""
+
+    serializer_class = HostSerializer
+    queryset = Host.objects.none()
+
+    def get_queryset(self) -> QuerySet[Host]:
+        policy.require_fleet_reader(person_of(self.request))
+        return Host.objects.order_by("name")
+
+
+class HostDetail(ActionView):
+    @extend_schema(responses=HostSerializer)
+    def get(self, request: Request, host_id: UUID) -> Response:
+        """One hypervisor."""
+        policy.require_fleet_reader(person_of(request))
+        host = Host.objects.filter(pk=host_id).first()
+        if host is None:
+            raise NotVisible(_("There is no such host."))
+        return Response(HostSerializer(host).data)
+
+
+class AcceptingView(ActionView):
+    @extend_schema(request=AcceptingSerializer, responses=HostSerializer)
+    def post(self, request: Request, host_id: UUID) -> Response:
+        """Whether new leases may be placed on the host; what is booked stays."""
+        policy.require_operator(person_of(request))
+        accepting = checked(AcceptingSerializer, request.data)["accepting"]
+        host = service.set_accepting(
+            actor=api_actor(request), host_id=host_id, accepting=accepting, now=timezone.now()
+        )
+        return Response(HostSerializer(host).data)
+
+
+class FoundCardList(ListView[FoundCard]):
+    """Cards as the hosts last reported them; `refusal` says why one cannot be leased."""
+
+    serializer_class = FoundCardSerializer
+    queryset = FoundCard.objects.none()
+
+    def get_queryset(self) -> QuerySet[FoundCard]:
+        policy.require_fleet_reader(person_of(self.request))
+        cards = FoundCard.objects.select_related("host").prefetch_related("host__gpus")
+        return cards.order_by("host__name", "address")
+
+
+class AdmitView(ActionView):
+    @extend_schema(request=AdmitSerializer, responses={201: GpuSerializer})
+    def post(self, request: Request, card_id: int) -> Response:
+        """Take a found card into service; it is offered once its intake has proven it clean."""
+        policy.require_operator(person_of(request))
+        slug = checked(AdmitSerializer, request.data)["model"]
+        model = GpuModel.objects.filter(slug=slug).first()
+        if model is None:
+            raise InvalidRequest(_("There is no such GPU model."), field="model")
+        gpu = service.admit_gpu(
+            actor=api_actor(request), card_id=card_id, model_id=model.pk, now=timezone.now()
+        )
+        return Response(GpuSerializer(gpu).data, status=status.HTTP_201_CREATED)
+
+
+class GpuList(ListView[Gpu]):
+    """GPUs in service or quarantine."""
+
+    serializer_class = GpuSerializer
+    queryset = Gpu.objects.none()
+
+    def get_queryset(self) -> QuerySet[Gpu]:
+        policy.require_fleet_reader(person_of(self.request))
+        return Gpu.objects.select_related("host", "model").order_by("host__name", "address")
+
+
+class GpuDetail(ActionView):
+    @extend_schema(responses=GpuSerializer)
+    def get(self, request: Request, gpu_id: UUID) -> Response:
+        """One GPU."""
+        policy.require_fleet_reader(person_of(request))
+        gpu = Gpu.objects.select_related("host", "model").filter(pk=gpu_id).first()
+        if gpu is None:
+            raise NotVisible(_("There is no such GPU."))
+        return Response(GpuSerializer(gpu).data)
+
+
+class ReadmitView(ActionView):
+    @extend_schema(request=NothingSerializer, responses=GpuSerializer)
+    def post(self, request: Request, gpu_id: UUID) -> Response:
+        """Let a GPU that is out of service try its intake again."""
+        policy.require_operator(person_of(request))
+        checked(NothingSerializer, request.data)
+        gpu = service.readmit_gpu(actor=api_actor(request), gpu_id=gpu_id, now=timezone.now())
+        return Response(GpuSerializer(gpu).data)
+
+
+class WithdrawView(ActionView):
+    @extend_schema(request=WithdrawSerializer, responses=GpuSerializer)
+    def post(self, request: Request, gpu_id: UUID) -> Response:
+        """Take a GPU that nobody uses out of service."""
+        policy.require_operator(person_of(request))
+        reason = checked(WithdrawSerializer, request.data)["reason"]
+        gpu = service.withdraw_gpu(actor=api_actor(request), gpu_id=gpu_id, reason=reason, now=timezone.now())
+        return Response(GpuSerializer(gpu).data)

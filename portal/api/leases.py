@@ -1,0 +1,268 @@
+"""Leases over the API: ask, watch, decide, switch, end, look at the screen."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db.models import QuerySet
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from drf_spectacular.utils import extend_schema
+from knox.models import AuthToken
+from rest_framework import serializers, status
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from leasing import policy
+from leasing.approval import approve_lease, reject_lease
+from leasing.booking import approval_reason, limits_of, quote_lease, request_lease
+from leasing.console import open_console
+from leasing.ending import end_lease
+from leasing.errors import InvalidRequest
+from leasing.limits import check_window
+from leasing.models import Flavor, Image, Lease, Person, Tenant
+from leasing.power import switch_power
+from leasing.states.lease import LeaseState
+from leasing.timing import TICKET_LIFETIME
+from portal.api.fields import MomentField, StrictSerializer
+from portal.api.serializers import LeaseDetailSerializer, LeaseSerializer
+from portal.api.views import ActionView, ListView, api_actor, checked, person_of
+from portal.console.admission import credential_of_token
+
+TEN_YEARS = 10 * 366 * 86400
+
+
+class WindowSerializer(StrictSerializer[dict[str, Any]]):
+    """What and when: exactly one of `ends_at` and `duration_seconds`; no `starts_at` means now."""
+
+    tenant = serializers.SlugField(required=False, help_text="May be left out by members of one tenant")
+    flavor = serializers.SlugField()
+    starts_at = MomentField(required=False, allow_null=True, default=None)
+    ends_at = MomentField(required=False, allow_null=True, default=None)
+    duration_seconds = serializers.IntegerField(
+        required=False, allow_null=True, default=None, min_value=1, max_value=TEN_YEARS
+    )
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if (attrs["ends_at"] is None) == (attrs["duration_seconds"] is None):
+            raise serializers.ValidationError({"ends_at": _("Give either “ends_at” or “duration_seconds”.")})
+        return attrs
+
+
+class BookingSerializer(WindowSerializer):
+    image = serializers.SlugField()
+    purpose = serializers.CharField(required=False, allow_blank=True, default="", max_length=500)
+
+
+class QuoteSerializer(serializers.Serializer[dict[str, Any]]):
+    rate_per_hour = serializers.DecimalField(max_digits=12, decimal_places=4)
+    currency = serializers.CharField()
+    total = serializers.DecimalField(max_digits=14, decimal_places=2)
+    starts_at = serializers.DateTimeField()
+    ends_at = serializers.DateTimeField()
+    approval_because = serializers.CharField(help_text="Why an approver must agree; empty if none has to")
+
+
+class PowerSerializer(StrictSerializer[dict[str, Any]]):
+    action = serializers.ChoiceField(choices=["on", "off", "restart"])
+
+
+class NoteSerializer(StrictSerializer[dict[str, Any]]):
+    note = serializers.CharField(required=False, allow_blank=True, default="", max_length=500)
+
+
+class ReasonSerializer(StrictSerializer[dict[str, Any]]):
+    note = serializers.CharField(max_length=500)
+
+
+class NothingSerializer(StrictSerializer[dict[str, Any]]):
+    """An empty object, or no body."""
+
+
+class ConsoleSerializer(serializers.Serializer[dict[str, Any]]):
+    """Connect to `path` with the subprotocols `binary` and `ticket.<ticket>`, once, in time."""
+
+    session_id = serializers.UUIDField()
+    ticket = serializers.CharField()
+    path = serializers.CharField()
+    expires_in_seconds = serializers.IntegerField()
+
+
+class LeaseFilterSerializer(serializers.Serializer[dict[str, Any]]):
+    state = serializers.ChoiceField(choices=[state.value for state in LeaseState], required=False)
+    tenant = serializers.SlugField(required=False)
+
+
+class LeaseList(ListView[Lease]):
+    serializer_class = LeaseSerializer
+    queryset = Lease.objects.none()
+
+    def get_queryset(self) -> QuerySet[Lease]:
+        chosen = checked(LeaseFilterSerializer, self.request.query_params.dict())
+        leases = policy.visible_leases(person_of(self.request)).prefetch_related("segments")
+        if "state" in chosen:
+            leases = leases.filter(state=chosen["state"])
+        if "tenant" in chosen:
+            leases = leases.filter(tenant__slug=chosen["tenant"])
+        return leases.select_related("decided_by").order_by("-starts_at", "id")
+
+    @extend_schema(parameters=[LeaseFilterSerializer])
+    def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """The leases that you may see, latest start first."""
+        return super().get(request, *args, **kwargs)
+
+    @extend_schema(request=BookingSerializer, responses={201: LeaseDetailSerializer})
+    def post(self, request: Request) -> Response:
+        """Ask for a workstation. It is scheduled at once, or waits for an approver."""
+        now = timezone.now()
+        asked = checked(BookingSerializer, request.data)
+        lease = request_lease(
+            actor=api_actor(request),
+            tenant=_tenant(person_of(request), asked.get("tenant")),
+            flavor=_flavor(asked["flavor"]),
+            image=_image(asked["image"]),
+            starts_at=asked["starts_at"],
+            ends_at=_end(asked, now),
+            purpose=asked["purpose"],
+            now=now,
+        )
+        location = reverse("api-lease", args=[lease.pk])
+        return Response(
+            LeaseDetailSerializer(lease).data, status=status.HTTP_201_CREATED, headers={"Location": location}
+        )
+
+
+class LeaseDetail(ActionView):
+    @extend_schema(responses=LeaseDetailSerializer)
+    def get(self, request: Request, lease_id: UUID) -> Response:
+        """One lease, with the steps of its host."""
+        return _shown(policy.fetch_lease(person_of(request), lease_id, "view"))
+
+
+class QuoteView(ActionView):
+    @extend_schema(request=WindowSerializer, responses=QuoteSerializer)
+    def post(self, request: Request) -> Response:
+        """What a lease would cost, and whether an approver would have to agree. Changes nothing."""
+        now = timezone.now()
+        asked = checked(WindowSerializer, request.data)
+        tenant, flavor = _tenant(person_of(request), asked.get("tenant")), _flavor(asked["flavor"])
+        starts_at, ends_at = asked["starts_at"] or now, _end(asked, now)
+        check_window(starts_at, ends_at, limits=limits_of(tenant), now=now)
+        quote = quote_lease(flavor=flavor, starts_at=starts_at, ends_at=ends_at)
+        answer = {
+            "rate_per_hour": quote.rate_per_hour,
+            "currency": quote.currency,
+            "total": quote.total,
+            "starts_at": starts_at,
+            "ends_at": ends_at,
+            "approval_because": approval_reason(tenant, flavor, starts_at, ends_at),
+        }
+        return Response(QuoteSerializer(answer).data)
+
+
+class EndView(ActionView):
+    @extend_schema(request=NothingSerializer, responses=LeaseDetailSerializer)
+    def post(self, request: Request, lease_id: UUID) -> Response:
+        """End it now; what has not started is cancelled."""
+        policy.fetch_lease(person_of(request), lease_id, "end")
+        checked(NothingSerializer, request.data)
+        return _shown(end_lease(actor=api_actor(request), lease_id=lease_id, now=timezone.now()))
+
+
+class PowerView(ActionView):
+    @extend_schema(request=PowerSerializer, responses={202: LeaseDetailSerializer})
+    def post(self, request: Request, lease_id: UUID) -> Response:
+        """Ask the host to switch the machine; `machine` follows when it has."""
+        policy.fetch_lease(person_of(request), lease_id, "use")
+        wanted = checked(PowerSerializer, request.data)["action"]
+        lease = switch_power(actor=api_actor(request), lease_id=lease_id, action=wanted, now=timezone.now())
+        return _shown(lease, status.HTTP_202_ACCEPTED)
+
+
+class ApproveView(ActionView):
+    @extend_schema(request=NoteSerializer, responses=LeaseDetailSerializer)
+    def post(self, request: Request, lease_id: UUID) -> Response:
+        """Agree to somebody else's request."""
+        policy.fetch_lease(person_of(request), lease_id, "decide")
+        note = checked(NoteSerializer, request.data)["note"]
+        lease = approve_lease(actor=api_actor(request), lease_id=lease_id, note=note, now=timezone.now())
+        return _shown(lease)
+
+
+class RejectView(ActionView):
+    @extend_schema(request=ReasonSerializer, responses=LeaseDetailSerializer)
+    def post(self, request: Request, lease_id: UUID) -> Response:
+        """Decline somebody else's request, and say why."""
+        policy.fetch_lease(person_of(request), lease_id, "decide")
+        note = checked(ReasonSerializer, request.data)["note"]
+        lease = reject_lease(actor=api_actor(request), lease_id=lease_id, note=note, now=timezone.now())
+        return _shown(lease)
+
+
+class ConsoleView(ActionView):
+    @extend_schema(request=NothingSerializer, responses={201: ConsoleSerializer})
+    def post(self, request: Request, lease_id: UUID) -> Response:
+        """A one-time ticket for the machine's console, bound to this session or token."""
+        policy.fetch_lease(person_of(request), lease_id, "use")
+        checked(NothingSerializer, request.data)
+        opened = open_console(
+            actor=api_actor(request), lease_id=lease_id, session_key=_credential(request), now=timezone.now()
+        )
+        answer = {
+            "session_id": opened.session_id,
+            "ticket": opened.ticket,
+            "path": f"/ws/console/{opened.session_id}/",
+            "expires_in_seconds": int(TICKET_LIFETIME.total_seconds()),
+        }
+        return Response(ConsoleSerializer(answer).data, status=status.HTTP_201_CREATED)
+
+
+def _shown(lease: Lease, code: int = status.HTTP_200_OK) -> Response:
+    return Response(LeaseDetailSerializer(lease).data, status=code)
+
+
+def _credential(request: Request) -> str:
+    if isinstance(request.auth, AuthToken):
+        return credential_of_token(request.auth.token_key)
+    return request.session.session_key or ""
+
+
+def _end(asked: dict[str, Any], now: datetime) -> datetime:
+    if asked["ends_at"] is not None:
+        ends_at: datetime = asked["ends_at"]
+        return ends_at
+    start: datetime = asked["starts_at"] or now
+    return start + timedelta(seconds=asked["duration_seconds"])
+
+
+def _tenant(person: Person, slug: str | None) -> Tenant:
+    tenants = policy.tenants_with_role(person, "member")
+    found = list(tenants.filter(slug=slug) if slug else tenants[:2])
+    if len(found) == 1:
+        return found[0]
+    if slug is None and found:
+        raise InvalidRequest(_("You are in several teams."), hint=_("Say which: “tenant”."), field="tenant")
+    raise InvalidRequest(
+        _("There is no such team, or you are not a member of it."),
+        hint=_("See /api/v1/tenants/."),
+        field="tenant",
+    )
+
+
+def _flavor(slug: str) -> Flavor:
+    found = Flavor.objects.filter(slug=slug, offered=True).select_related("model").first()
+    if found is None:
+        raise InvalidRequest(
+            _("There is no such workstation."), hint=_("See /api/v1/flavors/."), field="flavor"
+        )
+    return found
+
+
+def _image(slug: str) -> Image:
+    found = Image.objects.filter(slug=slug, offered=True).first()
+    if found is None:
+        raise InvalidRequest(_("There is no such image."), hint=_("See /api/v1/images/."), field="image")
+    return found

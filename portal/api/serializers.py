@@ -1,0 +1,239 @@
+"""How the domain's objects look in JSON. Ids are UUIDs or slugs, times UTC, money text with its currency."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from django.utils import timezone
+from drf_spectacular.utils import extend_schema_field
+from knox.models import AuthToken
+from rest_framework import serializers
+
+from hosts.models import FoundCard, Gpu, Host
+from leasing.metering import billed_seconds, segment_amount
+from leasing.models import (
+    AuditEntry,
+    Flavor,
+    Image,
+    Lease,
+    LeaseStep,
+    Rate,
+    ScrubRecord,
+    Tenant,
+    UsageSegment,
+)
+from leasing.pricing import rate_of
+from leasing.usage import lease_cost
+from portal.pages.history import details
+
+
+def moment(**kwargs: Any) -> serializers.DateTimeField:
+    return serializers.DateTimeField(default_timezone=UTC, read_only=True, **kwargs)
+
+
+class TenantSerializer(serializers.ModelSerializer[Tenant]):
+    roles = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Tenant
+        fields = [
+            "slug",
+            "name",
+            "timezone",
+            "longest_lease_hours",
+            "book_ahead_days",
+            "concurrent_gpus",
+            "roles",
+        ]
+
+    def get_roles(self, tenant: Tenant) -> list[str]:
+        return sorted(self.context["roles"].get(tenant, ()))
+
+
+class RateSerializer(serializers.ModelSerializer[Rate]):
+    class Meta:
+        model = Rate
+        fields = ["per_hour", "currency"]
+
+
+class FlavorSerializer(serializers.ModelSerializer[Flavor]):
+    gpu_model = serializers.CharField(source="model.name", read_only=True)
+    memory_mib = serializers.IntegerField(source="model.memory_mib", read_only=True)
+    rate = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Flavor
+        fields = ["slug", "name", "description", "gpu_count", "gpu_model", "memory_mib", "rate"]
+
+    @extend_schema_field(RateSerializer(allow_null=True))
+    def get_rate(self, flavor: Flavor) -> dict[str, Any] | None:
+        rate = rate_of(flavor, at=timezone.now())
+        return None if rate is None else dict(RateSerializer(rate).data)
+
+
+class ImageSerializer(serializers.ModelSerializer[Image]):
+    class Meta:
+        model = Image
+        fields = ["slug", "name", "os_family", "login", "default_user"]
+
+
+class StepSerializer(serializers.ModelSerializer[LeaseStep]):
+    started_at, finished_at = moment(), moment(allow_null=True)
+
+    class Meta:
+        model = LeaseStep
+        fields = ["plan", "name", "index", "total", "state", "attempt", "detail", "started_at", "finished_at"]
+
+
+class LeaseSerializer(serializers.ModelSerializer[Lease]):
+    tenant = serializers.CharField(source="tenant.slug", read_only=True)
+    owner = serializers.CharField(source="owner.username", read_only=True)
+    flavor = serializers.CharField(source="flavor.slug", read_only=True)
+    image = serializers.CharField(source="image.slug", read_only=True)
+    machine_name = serializers.CharField(read_only=True)
+    decided_by = serializers.CharField(
+        source="decided_by.username", read_only=True, default=None, allow_null=True
+    )
+    cost = serializers.SerializerMethodField(help_text="Up to now, or final once the lease has stopped")
+    starts_at, ends_at, requested_at, state_since = moment(), moment(), moment(), moment()
+    decide_by, decided_at, active_at, stopped_at = (moment(allow_null=True) for _ in range(4))
+
+    class Meta:
+        model = Lease
+        fields = [
+            "id", "machine_name", "tenant", "owner", "flavor", "image", "state", "state_since", "outcome",
+            "outcome_reason", "machine", "starts_at", "ends_at", "requested_at", "decide_by", "purpose",
+            "needs_approval_because", "decided_by", "decided_at", "decision_note", "rate_per_hour",
+            "currency", "quoted_total", "cost", "active_at", "stopped_at", "waiting_because",
+        ]  # fmt: skip
+        read_only_fields = fields
+
+    @extend_schema_field(serializers.DecimalField(max_digits=14, decimal_places=2))
+    def get_cost(self, lease: Lease) -> str:
+        return str(lease_cost(lease, now=timezone.now()))
+
+
+class LeaseDetailSerializer(LeaseSerializer):
+    steps = StepSerializer(many=True, read_only=True)
+
+    class Meta(LeaseSerializer.Meta):
+        fields = [*LeaseSerializer.Meta.fields, "steps"]
+        read_only_fields = fields
+
+
+class HostSerializer(serializers.ModelSerializer[Host]):
+    last_seen_at = moment(allow_null=True)
+
+    class Meta:
+        model = Host
+        fields = [
+            "id", "name", "accepting", "simulated", "cpu_count", "memory_mib", "disk_gib", "kernel",
+            "worker_version", "last_seen_at",
+        ]  # fmt: skip
+        read_only_fields = fields
+
+
+class FoundCardSerializer(serializers.ModelSerializer[FoundCard]):
+    host = serializers.CharField(source="host.name", read_only=True)
+    functions = serializers.ListField(child=serializers.CharField(), read_only=True)
+    in_service = serializers.SerializerMethodField()
+
+    class Meta:
+        model = FoundCard
+        fields = [
+            "id", "host", "address", "functions", "iommu_group", "name", "memory_mib", "numa_node", "refusal",
+            "in_service",
+        ]  # fmt: skip
+        read_only_fields = fields
+
+    def get_in_service(self, card: FoundCard) -> bool:
+        return any(gpu.address == card.address for gpu in card.host.gpus.all())
+
+
+class GpuSerializer(serializers.ModelSerializer[Gpu]):
+    host = serializers.CharField(source="host.name", read_only=True)
+    model = serializers.CharField(source="model.slug", read_only=True)
+    functions = serializers.ListField(child=serializers.CharField(), read_only=True)
+    fingerprint = serializers.DictField(read_only=True)
+    state_since = moment()
+
+    class Meta:
+        model = Gpu
+        fields = [
+            "id", "host", "model", "address", "functions", "iommu_group", "numa_node", "fingerprint", "state",
+            "state_since", "state_reason", "tenure", "share_vcpus", "share_memory_mib", "share_disk_gib",
+        ]  # fmt: skip
+        read_only_fields = fields
+
+
+class ScrubRecordSerializer(serializers.ModelSerializer[ScrubRecord]):
+    lease = serializers.UUIDField(source="lease_id", read_only=True, allow_null=True)
+    gpu = serializers.UUIDField(source="gpu_id", read_only=True)
+    evidence = serializers.DictField(read_only=True)
+    reasons = serializers.ListField(child=serializers.CharField(), read_only=True)
+    finished_at, recorded_at = moment(), moment()
+
+    class Meta:
+        model = ScrubRecord
+        fields = [
+            "id", "gpu", "lease", "tenure", "passed", "reasons", "simulated", "evidence", "finished_at",
+            "recorded_at",
+        ]  # fmt: skip
+        read_only_fields = fields
+
+
+class AuditEntrySerializer(serializers.ModelSerializer[AuditEntry]):
+    tenant = serializers.CharField(source="tenant.slug", read_only=True, default=None, allow_null=True)
+    sealed_as = serializers.IntegerField(source="leaf.index", read_only=True, default=None, allow_null=True)
+    entry = serializers.SerializerMethodField(help_text="The entry as it was sealed")
+    recorded_at = moment()
+
+    class Meta:
+        model = AuditEntry
+        fields = ["id", "recorded_at", "action", "actor", "subject", "tenant", "sealed_as", "entry"]
+        read_only_fields = fields
+
+    @extend_schema_field(serializers.DictField())
+    def get_entry(self, entry: AuditEntry) -> dict[str, Any]:
+        return details(entry)
+
+
+class UsageSerializer(serializers.ModelSerializer[UsageSegment]):
+    lease = serializers.UUIDField(source="lease_id", read_only=True)
+    tenant = serializers.CharField(source="lease.tenant.slug", read_only=True)
+    owner = serializers.CharField(source="lease.owner.username", read_only=True)
+    flavor = serializers.CharField(source="lease.flavor.slug", read_only=True)
+    seconds = serializers.SerializerMethodField()
+    amount = serializers.SerializerMethodField()
+    starts_at, ends_at = moment(), moment(allow_null=True)
+
+    class Meta:
+        model = UsageSegment
+        fields = [
+            "lease", "tenant", "owner", "flavor", "starts_at", "ends_at", "seconds", "rate_per_hour",
+            "currency", "cause", "amount",
+        ]  # fmt: skip
+        read_only_fields = fields
+
+    def get_seconds(self, segment: UsageSegment) -> int:
+        return billed_seconds(segment, self._now())
+
+    @extend_schema_field(serializers.DecimalField(max_digits=14, decimal_places=2))
+    def get_amount(self, segment: UsageSegment) -> str:
+        amount: Decimal = segment_amount(segment, self._now())
+        return str(amount)
+
+    def _now(self) -> datetime:
+        now: datetime = self.context["now"]
+        return now
+
+
+class TokenSerializer(serializers.ModelSerializer[AuthToken]):
+    created, expiry = moment(), moment(allow_null=True)
+
+    class Meta:
+        model = AuthToken
+        fields = ["token_key", "created", "expiry"]
+        read_only_fields = fields

@@ -1,0 +1,42 @@
+"""The addresses of the API, below /api/v1/."""
+
+from __future__ import annotations
+
+from django.urls import path
+from django.views.decorators.cache import cache_page
+from drf_spectacular.views import SpectacularAPIView
+
+from portal.api import fleet, leases, me, records
+
+schema = SpectacularAPIView.as_view(authentication_classes=[], permission_classes=[], throttle_classes=[])
+
+urlpatterns = [
+    path("schema/", cache_page(3600)(schema), name="api-schema"),
+    path("me/", me.MeView.as_view(), name="api-me"),
+    path("tenants/", me.TenantList.as_view(), name="api-tenants"),
+    path("flavors/", me.FlavorList.as_view(), name="api-flavors"),
+    path("images/", me.ImageList.as_view(), name="api-images"),
+    path("tokens/", me.TokenList.as_view(), name="api-tokens"),
+    path("tokens/<slug:token_key>/", me.TokenDetail.as_view(), name="api-token"),
+    path("quote/", leases.QuoteView.as_view(), name="api-quote"),
+    path("leases/", leases.LeaseList.as_view(), name="api-leases"),
+    path("leases/<uuid:lease_id>/", leases.LeaseDetail.as_view(), name="api-lease"),
+    path("leases/<uuid:lease_id>/end/", leases.EndView.as_view(), name="api-lease-end"),
+    path("leases/<uuid:lease_id>/power/", leases.PowerView.as_view(), name="api-lease-power"),
+    path("leases/<uuid:lease_id>/approve/", leases.ApproveView.as_view(), name="api-lease-approve"),
+    path("leases/<uuid:lease_id>/reject/", leases.RejectView.as_view(), name="api-lease-reject"),
+    path("leases/<uuid:lease_id>/console/", leases.ConsoleView.as_view(), name="api-lease-console"),
+    path("hosts/", fleet.HostList.as_view(), name="api-hosts"),
+    path("hosts/<uuid:host_id>/", fleet.HostDetail.as_view(), name="api-host"),
+    path("hosts/<uuid:host_id>/accepting/", fleet.AcceptingView.as_view(), name="api-host-accepting"),
+    path("found-cards/", fleet.FoundCardList.as_view(), name="api-found-cards"),
+    path("found-cards/<int:card_id>/admit/", fleet.AdmitView.as_view(), name="api-card-admit"),
+    path("gpus/", fleet.GpuList.as_view(), name="api-gpus"),
+    path("gpus/<uuid:gpu_id>/", fleet.GpuDetail.as_view(), name="api-gpu"),
+    path("gpus/<uuid:gpu_id>/readmit/", fleet.ReadmitView.as_view(), name="api-gpu-readmit"),
+    path("gpus/<uuid:gpu_id>/withdraw/", fleet.WithdrawView.as_view(), name="api-gpu-withdraw"),
+    path("scrub-records/", records.ScrubRecordList.as_view(), name="api-scrub-records"),
+    path("audit/", records.AuditList.as_view(), name="api-audit"),
+    path("usage/", records.UsageList.as_view(), name="api-usage"),
+    path("usage/csv/", records.UsageCsv.as_view(), name="api-usage-csv"),
+]

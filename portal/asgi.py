@@ -1,0 +1,35 @@
+"""ASGI entry point: pages, API, live updates, and the consoles' WebSockets.
+
+uvicorn portal.asgi:application --ws websockets-sansio --ws-per-message-deflate false
+"""
+
+from __future__ import annotations
+
+import os
+
+from django.core.asgi import get_asgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
+
+pages = get_asgi_application()
+
+from portal.console.gateway import Receive, Scope, Send, serve_console  # noqa: E402 - needs the settings
+
+
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    match scope["type"]:
+        case "http":
+            await pages(scope, receive, send)  # type: ignore[arg-type]
+        case "websocket":
+            await serve_console(scope, receive, send)
+        case "lifespan":
+            await _live(receive, send)
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    """Nothing to set up or tear down: say so to the server."""
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,0 +1,1 @@
+"""The console gateway: pairs a browser's WebSocket with the one that the host opens."""

@@ -1,0 +1,143 @@
+"""The fleet: hosts, their GPUs by NUMA node, cards that were found, and the evidence of each GPU."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Any
+from uuid import UUID
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.db.models import Prefetch
+from django.http import HttpResponse
+from django.shortcuts import render
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_safe
+
+from hosts.models import Gpu, GpuModel, Host
+from leasing import fleet as service
+from leasing import policy
+from leasing.errors import InvalidRequest, NotVisible
+from leasing.models import AuditEntry, Hold, Person
+from leasing.states.gpu import TRANSITIONS, GpuEvent, GpuState
+from leasing.timing import HOST_SILENT_AFTER
+from portal.middleware import PersonRequest
+from portal.pages.actions import action, back_of
+from portal.pages.history import happening
+
+SHOWN_SCRUBS = 20
+SHOWN_ENTRIES = 50
+
+
+@login_required
+@require_safe
+def fleet(request: PersonRequest) -> HttpResponse:
+    context = _fleet(request.user)
+    return render(request, "fleet/fleet.html", context)
+
+
+@login_required
+@require_safe
+def fleet_live(request: PersonRequest) -> HttpResponse:
+    return render(request, "fleet/_hosts.html", _fleet(request.user))
+
+
+@login_required
+@require_safe
+def gpu(request: PersonRequest, gpu_id: UUID) -> HttpResponse:
+    """A card's life."""
+    policy.require_fleet_reader(request.user)
+    found = Gpu.objects.select_related("host", "model").filter(pk=gpu_id).first()
+    if found is None:
+        raise NotVisible(_("There is no such GPU."))
+    entries = AuditEntry.objects.filter(subject=f"gpu:{found.pk}").order_by("-id")
+    context = {
+        "gpu": found,
+        "scrubs": found.scrubs.select_related("lease")[:SHOWN_SCRUBS],
+        "life": [happening(entry) for entry in entries[:SHOWN_ENTRIES]],
+        "leases": service.leases_on(found, now=timezone.now()),
+        "may_operate": policy.is_operator(request.user),
+        "may_readmit": (GpuState(found.state), GpuEvent.READMIT) in TRANSITIONS,
+        "may_withdraw": (GpuState(found.state), GpuEvent.WITHDRAW) in TRANSITIONS,
+    }
+    return render(request, "fleet/gpu.html", context)
+
+
+@action
+def set_accepting(request: PersonRequest, host_id: UUID) -> str:
+    accepting = request.POST.get("accepting") == "yes"
+    host = service.set_accepting(
+        actor=request.actor, host_id=host_id, accepting=accepting, now=timezone.now()
+    )
+    said = (
+        _("%(host)s takes new leases again.") if accepting else _("%(host)s takes no new leases from now on.")
+    )
+    messages.success(request, said % {"host": host.name})
+    return reverse("fleet")
+
+
+@action
+def admit_card(request: PersonRequest, card_id: int) -> str:
+    policy.require_operator(request.user)
+    model_id = request.POST.get("model", "")
+    if not model_id.isdecimal() or len(model_id) > 9:
+        raise InvalidRequest(_("Choose the model of this card."), field="model")
+    admitted = service.admit_gpu(
+        actor=request.actor, card_id=card_id, model_id=int(model_id), now=timezone.now()
+    )
+    messages.success(
+        request,
+        _("%(gpu)s is in service. It is offered once its intake has proven it clean.") % {"gpu": admitted},
+    )
+    return reverse("fleet")
+
+
+@action
+def readmit(request: PersonRequest, gpu_id: UUID) -> str:
+    service.readmit_gpu(actor=request.actor, gpu_id=gpu_id, now=timezone.now())
+    messages.success(
+        request, _("Intake follows: reset, scrub, verify. It is offered again only if that passes.")
+    )
+    return back_of(request)
+
+
+@action
+def withdraw(request: PersonRequest, gpu_id: UUID) -> str:
+    policy.require_operator(request.user)
+    reason = request.POST.get("reason", "").strip()
+    if not reason or len(reason) > 200:
+        raise InvalidRequest(
+            _("Say why in a few words; whoever comes next will want to know."), field="reason"
+        )
+    service.withdraw_gpu(actor=request.actor, gpu_id=gpu_id, reason=reason, now=timezone.now())
+    messages.success(request, _("The GPU is in maintenance. Readmit it when you are done."))
+    return back_of(request)
+
+
+def _fleet(person: Person) -> dict[str, Any]:
+    policy.require_fleet_reader(person)
+    now = timezone.now()
+    upcoming = Hold.objects.filter(ends_at__gt=now).select_related("lease").order_by("starts_at")
+    gpus = Gpu.objects.select_related("model").prefetch_related(Prefetch("holds", upcoming, "upcoming"))
+    hosts = Host.objects.prefetch_related(Prefetch("gpus", gpus), "found_cards")
+    return {
+        "hosts": [_row(host) for host in hosts],
+        "models": GpuModel.objects.all(),
+        "may_operate": policy.is_operator(person),
+        "now": now,
+    }
+
+
+def _row(host: Host) -> dict[str, Any]:
+    in_service = {gpu.address for gpu in host.gpus.all()}
+    gpus = sorted(host.gpus.all(), key=lambda gpu: (gpu.numa_node, gpu.address))
+    cards = [card for card in host.found_cards.all() if card.address not in in_service]
+    return {
+        "host": host,
+        "silent": host.last_seen_at is None or timezone.now() - host.last_seen_at > HOST_SILENT_AFTER,
+        "nodes": [(node, list(members)) for node, members in groupby(gpus, key=lambda gpu: gpu.numa_node)],
+        "admissible": [card for card in cards if not card.refusal],
+        "refused": [card for card in cards if card.refusal],
+    }

@@ -1,0 +1,91 @@
+"""Home: my workstations now, next, waiting and lately; and the list of all that the person may see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from django.contrib.auth.decorators import login_required
+from django.core.paginator import Paginator
+from django.http import HttpResponse
+from django.shortcuts import render
+from django.utils import timezone
+from django.views.decorators.http import require_safe
+
+from leasing import policy
+from leasing.models import Lease, Person
+from leasing.states.lease import HOLDING, ON_HOST, LeaseState
+from leasing.usage import lease_cost
+from portal.middleware import PersonRequest
+
+RECENT = 5
+PAGE = 25
+
+
+@dataclass(frozen=True)
+class Card:
+    """A workstation on a host, as its owner sees it."""
+
+    lease: Lease
+    cost: Decimal
+    passed_permille: int
+    usable: bool
+    step: Any
+
+
+@login_required
+@require_safe
+def home(request: PersonRequest) -> HttpResponse:
+    return render(request, "home/home.html", _mine(request.user, timezone.now()))
+
+
+@login_required
+@require_safe
+def home_live(request: PersonRequest) -> HttpResponse:
+    return render(request, "home/_mine.html", _mine(request.user, timezone.now()))
+
+
+@login_required
+@require_safe
+def workstations(request: PersonRequest) -> HttpResponse:
+    """Own ones for members, those of the team for approvers, all for auditors."""
+    wanted = request.GET.get("state", "")
+    leases = policy.visible_leases(request.user)
+    if wanted == "open":
+        leases = leases.filter(state__in=HOLDING)
+    elif wanted in LeaseState.__members__.values():
+        leases = leases.filter(state=wanted)
+    page = Paginator(leases.order_by("-starts_at", "id"), PAGE).get_page(request.GET.get("page"))
+    context = {"page": page, "wanted": wanted, "states": list(LeaseState)}
+    return render(request, "home/workstations.html", context)
+
+
+def _mine(person: Person, now: datetime) -> dict[str, Any]:
+    mine = policy.visible_leases(person).filter(owner=person)
+    running = mine.filter(state__in=ON_HOST).order_by("ends_at")
+    return {
+        "cards": [_card(lease, person, now) for lease in running],
+        "coming": mine.filter(state=LeaseState.SCHEDULED).order_by("starts_at"),
+        "waiting": mine.filter(state=LeaseState.REQUESTED).order_by("starts_at"),
+        "recent": mine.filter(state=LeaseState.ENDED).order_by("-state_since")[:RECENT],
+        "may_book": policy.tenants_with_role(person, "member").exists(),
+        "now": now,
+    }
+
+
+def _card(lease: Lease, person: Person, now: datetime) -> Card:
+    return Card(
+        lease=lease,
+        cost=lease_cost(lease, now=now),
+        passed_permille=passed_permille(lease, now),
+        usable=lease.state == LeaseState.ACTIVE and policy.may(person, lease, "use"),
+        step=lease.steps.exclude(state="done").last(),
+    )
+
+
+def passed_permille(lease: Lease, now: datetime) -> int:
+    """How much of the booked time is over, in thousandths."""
+    passed = (now - lease.starts_at) / (lease.ends_at - lease.starts_at)
+    return round(1000 * min(1.0, max(0.0, passed)))

@@ -1,0 +1,97 @@
+"""The field's words inside, people's words outside: plans, steps, roles."""
+
+from __future__ import annotations
+
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import pgettext_lazy
+
+PLANS: dict[str, str | Promise] = {
+    "provision": _("Preparing"),
+    "release": _("Ending"),
+    "scrub": _("Cleaning the GPU"),
+    "intake": _("Intake of the GPU"),
+    "power-on": _("Switching on"),
+    "power-off": _("Switching off"),
+    "power-restart": _("Restarting"),
+    "resume": _("Coming back with the host"),
+    "deadline": _("Stopped by the host at the end"),
+}
+STEPS: dict[str, str | Promise] = {
+    "identify": _("GPU identified"),
+    "bind": _("GPU bound to the machine"),
+    "reserve": _("disk reserved"),
+    "define": _("machine built"),
+    "start": _("machine started"),
+    "confirm": _("machine seen running"),
+    "close": _("access closed"),
+    "stop": _("machine stopped"),
+    "undefine": _("machine removed"),
+    "destroy-disk": _("disk destroyed"),
+    "claim": _("GPU taken over"),
+    "begin": _("cleaning begun"),
+    "reset": _("GPU reset"),
+    "plant": _("test patterns planted"),
+    "fill": _("memory overwritten"),
+    "verify": _("memory read back"),
+    "reset-again": _("GPU reset again"),
+    "compare": _("identity and firmware compared"),
+}
+ROLES: dict[str, str | Promise] = {
+    "member": pgettext_lazy("role", "member"),
+    "approver": pgettext_lazy("role", "approver"),
+    "finance": pgettext_lazy("role", "finance"),
+}
+ACTS: dict[str, str | Promise] = {
+    "lease.request": _("Asked for"),
+    "lease.approve": _("Approved"),
+    "lease.reject": _("Not approved"),
+    "lease.expire": _("Nobody decided in time, so the request lapsed"),
+    "lease.cancel": _("Cancelled"),
+    "lease.fail": _("Failed; from here on nothing is billed"),
+    "lease.start": _("Handed to the host, which prepares it"),
+    "lease.running": _("The machine runs; billing begins"),
+    "lease.end": _("Ended; billing stops"),
+    "lease.gone": _("Machine, disk and access are gone"),
+    "power.on": _("Power on was asked for"),
+    "power.off": _("Power off was asked for"),
+    "power.restart": _("Restart was asked for"),
+    "machine.stop": _("The machine switched off"),
+    "console.open": _("Console opened"),
+    "command.refuse": _("The host refused a command"),
+    "report.refuse": _("A report was refused"),
+    "host.enrol": _("Host enrolled"),
+    "host.accept": _("Host takes new leases again"),
+    "host.drain": _("Host takes no new leases"),
+    "host.journal": _("Host came back with a new journal"),
+    "gpu.admit": _("Taken into service"),
+    "gpu.hand-over": _("Handed to a lease"),
+    "gpu.release": _("Given back"),
+    "gpu.scrub": _("Cleaning begun"),
+    "gpu.pass": _("Proven clean"),
+    "gpu.quarantine": _("Quarantined"),
+    "gpu.distrust": _("No longer trusted to be clean"),
+    "gpu.withdraw": _("Taken out of service"),
+    "gpu.vanish": _("Missing from its host"),
+    "gpu.readmit": _("Intake asked for again"),
+    "role.grant": _("Role given"),
+    "role.revoke": _("Role taken away"),
+    "token.create": _("API token made"),
+    "token.revoke": _("API token revoked"),
+}
+
+
+def plan_words(name: str) -> str | Promise:
+    return PLANS.get(name, name)
+
+
+def step_words(name: str) -> str | Promise:
+    return STEPS.get(name, name)
+
+
+def role_words(name: str) -> str | Promise:
+    return ROLES.get(name, name)
+
+
+def act_words(action: str) -> str | Promise:
+    return ACTS.get(action, action)

@@ -1,0 +1,129 @@
+"""One workstation: how it is, what can be done with it, what it costs, what happened, and the evidence."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import HttpResponse, JsonResponse
+from django.shortcuts import render
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_POST, require_safe
+
+from leasing import policy
+from leasing.console import open_console
+from leasing.ending import end_lease
+from leasing.errors import DomainError, InvalidRequest, WrongState
+from leasing.goals import PowerAction
+from leasing.models import Lease, Person
+from leasing.power import switch_power
+from leasing.states.lease import LeaseState
+from leasing.usage import lease_cost
+from portal.api.problems import plain_problem, status_of
+from portal.middleware import PersonRequest
+from portal.pages.actions import action
+from portal.pages.history import history_of
+from portal.pages.home import passed_permille
+
+POWER_ACTIONS: dict[str, PowerAction] = {"on": "on", "off": "off", "restart": "restart"}
+ENDABLE = frozenset({LeaseState.REQUESTED, LeaseState.SCHEDULED, LeaseState.PROVISIONING, LeaseState.ACTIVE})
+
+
+@login_required
+@require_safe
+def workstation(request: PersonRequest, lease_id: UUID) -> HttpResponse:
+    lease = policy.fetch_lease(request.user, lease_id, "view")
+    return render(request, "workstation/workstation.html", _shown(request.user, lease, timezone.now()))
+
+
+@login_required
+@require_safe
+def workstation_live(request: PersonRequest, lease_id: UUID) -> HttpResponse:
+    """The part of the page that changes while one looks."""
+    lease = policy.fetch_lease(request.user, lease_id, "view")
+    return render(request, "workstation/_live.html", _shown(request.user, lease, timezone.now()))
+
+
+@action
+def switch(request: PersonRequest, lease_id: UUID) -> str:
+    wanted = POWER_ACTIONS.get(request.POST.get("action", ""))
+    if wanted is None:
+        raise InvalidRequest(_("A machine is switched on, off, or restarted."))
+    switch_power(actor=request.actor, lease_id=lease_id, action=wanted, now=timezone.now())
+    messages.success(request, _("Asked the host. The state below follows by itself."))
+    return _page_of(lease_id)
+
+
+@login_required
+def end(request: PersonRequest, lease_id: UUID) -> HttpResponse:
+    """Consequences first, then the end."""
+    if request.method == "POST":
+        return _end_now(request, lease_id)
+    now = timezone.now()
+    lease = policy.fetch_lease(request.user, lease_id, "end")
+    if lease.state not in ENDABLE:
+        raise WrongState(_("This workstation has already ended."), hint=_("Book another one."))
+    return render(request, "workstation/end.html", _shown(request.user, lease, now))
+
+
+@action
+def _end_now(request: PersonRequest, lease_id: UUID) -> str:
+    lease = end_lease(actor=request.actor, lease_id=lease_id, now=timezone.now())
+    if lease.state == LeaseState.ENDED:
+        messages.success(request, _("Cancelled. Nothing is billed."))
+    else:
+        messages.success(request, _("Ended. Billing has stopped; the GPU is reset and cleaned now."))
+    return _page_of(lease_id)
+
+
+@login_required
+@require_safe
+def console(request: PersonRequest, lease_id: UUID) -> HttpResponse:
+    lease = policy.fetch_lease(request.user, lease_id, "use")
+    return render(request, "workstation/console.html", {"lease": lease})
+
+
+@login_required
+@require_POST
+def console_ticket(request: PersonRequest, lease_id: UUID) -> HttpResponse:
+    """A one-time ticket for this browser session, as JSON; refusals as problem details."""
+    try:
+        opened = open_console(
+            actor=request.actor,
+            lease_id=lease_id,
+            session_key=request.session.session_key or "",
+            now=timezone.now(),
+        )
+    except DomainError as error:
+        hint = str(error.hint)
+        return plain_problem(request, status=status_of(error), detail=str(error.message), hint=hint)
+    return JsonResponse({"ticket": opened.ticket, "path": f"/ws/console/{opened.session_id}/"}, status=201)
+
+
+def _shown(person: Person, lease: Lease, now: datetime) -> dict[str, Any]:
+    sees_cost = policy.may(person, lease, "cost")
+    usable = policy.may(person, lease, "use")
+    holds = lease.holds.select_related("gpu")
+    return {
+        "lease": lease,
+        "cost": lease_cost(lease, now=now) if sees_cost else None,
+        "passed_permille": passed_permille(lease, now),
+        "running": lease.state == LeaseState.ACTIVE,
+        "may_use": usable and lease.state == LeaseState.ACTIVE,
+        "may_end": lease.state in ENDABLE and policy.may(person, lease, "end"),
+        "may_decide": lease.state == LeaseState.REQUESTED and policy.may(person, lease, "decide"),
+        "steps": lease.steps.order_by("id"),
+        "scrubs": lease.scrubs.select_related("gpu__host", "gpu__model"),
+        "happened": history_of(lease),
+        "disk_gib": sum(hold.gpu.share_disk_gib for hold in holds),
+        "now": now,
+    }
+
+
+def _page_of(lease_id: UUID) -> str:
+    return reverse("workstation", args=[lease_id])

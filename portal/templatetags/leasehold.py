@@ -1,0 +1,168 @@
+"""How the pages write times, spans, money, states and icons, in the reader's language and zone."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from django import template
+from django.templatetags.static import static
+from django.utils import formats, timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import pgettext
+
+from hosts.models import Gpu
+from leasing.metering import WHOLE_CURRENCIES
+from leasing.models import Lease
+from portal.pages import words
+from portal.pages.looks import STEP_LOOKS, Look, look_of_gpu, look_of_lease
+
+register = template.Library()
+for _words in (words.plan_words, words.step_words, words.role_words, words.act_words):
+    register.filter(_words.__name__, _words)
+
+SYMBOLS = {"EUR": "€", "USD": "$", "GBP": "£", "CNY": "¥", "JPY": "¥"}
+MINUTE, HOUR, DAY = 60, 3600, 86400
+
+
+@register.simple_tag
+def icon(name: str, classes: str = "") -> SafeString:
+    """An icon of the sprite. It only decorates: a word stands beside it."""
+    sprite = static("vendor/lucide/sprite.svg")
+    return format_html(
+        '<svg class="icon {}" aria-hidden="true" focusable="false"><use href="{}#{}"></use></svg>',
+        classes,
+        sprite,
+        name,
+    )
+
+
+@register.simple_tag
+def state(shown: Lease | Gpu | Look) -> SafeString:
+    """The pill that says in what state a workstation or a GPU is."""
+    return _pill(_look(shown))
+
+
+@register.simple_tag
+def step_state(step_state_name: str) -> SafeString:
+    look = STEP_LOOKS[step_state_name]
+    return format_html(
+        '<span class="step-mark tone-{}">{}<span class="visually-hidden">{}</span></span>',
+        look.tone,
+        icon(look.icon, "turning" if look.moving else ""),
+        look.word,
+    )
+
+
+@register.filter
+def tone(shown: Lease | Gpu) -> str:
+    return _look(shown).tone
+
+
+@register.filter
+def moment(at: datetime | None) -> SafeString | str:
+    """A time in the reader's zone, as short as it can be said; UTC in its title."""
+    if at is None:
+        return "–"
+    return format_html(
+        '<time datetime="{}" title="{}">{}</time>',
+        at.astimezone(UTC).isoformat(timespec="seconds"),
+        f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
+        _said(timezone.localtime(at), timezone.localtime()),
+    )
+
+
+@register.filter
+def span(value: timedelta | int | float | None) -> str:
+    """A duration in its two largest units: `3 h 20 min`."""
+    if value is None:
+        return "–"
+    seconds = int(value.total_seconds() if isinstance(value, timedelta) else value)
+    if seconds < MINUTE:
+        return _("%(n)d s") % {"n": max(0, seconds)}
+    if seconds < HOUR:
+        return _("%(n)d min") % {"n": seconds // MINUTE}
+    if seconds < DAY:
+        return _two(_("%(n)d h") % {"n": seconds // HOUR}, _("%(n)d min"), seconds % HOUR // MINUTE)
+    return _two(_("%(n)d d") % {"n": seconds // DAY}, _("%(n)d h"), seconds % DAY // HOUR)
+
+
+@register.filter
+def precise(value: timedelta) -> str:
+    """A short duration, with tenths of a second below ten."""
+    seconds = value.total_seconds()
+    return span(value) if seconds >= 10 else _("%(n).1f s") % {"n": max(0.0, seconds)}
+
+
+@register.filter
+def until(later: datetime, now: datetime) -> timedelta:
+    return later - now
+
+
+@register.simple_tag
+def money(amount: Decimal | None, currency: str, places: int | None = None) -> str:
+    """An amount with its currency's sign, or its code where the sign is not well known."""
+    if amount is None:
+        return "–"
+    decimals = places if places is not None else (0 if currency in WHOLE_CURRENCIES else 2)
+    figure = formats.number_format(amount, decimal_pos=decimals, use_l10n=True, force_grouping=True)
+    sign = SYMBOLS.get(currency)
+    return f"{sign}{figure}" if sign else f"{figure} {currency}"
+
+
+@register.filter
+def gib(mebibytes: int) -> str:
+    return f"{formats.number_format(mebibytes / 1024, decimal_pos=0 if mebibytes >= 1024 else 2)} GiB"
+
+
+@register.filter
+def amount_of_bytes(count: int) -> str:
+    """Bytes in the largest binary unit that keeps at least one whole."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.4g} {unit}"
+        size /= 1024
+    return f"{size:.4g} TiB"
+
+
+@register.simple_tag(takes_context=True)
+def query(context: dict[str, Any], **changes: Any) -> str:
+    """The page's address with these parameters changed: the address always holds the filter."""
+    parameters = context["request"].GET.copy()
+    for name, value in changes.items():
+        parameters[name] = value
+    return f"?{parameters.urlencode()}"
+
+
+def _look(shown: Lease | Gpu | Look) -> Look:
+    if isinstance(shown, Lease):
+        return look_of_lease(shown)
+    return look_of_gpu(shown) if isinstance(shown, Gpu) else shown
+
+
+def _pill(look: Look) -> SafeString:
+    moving = "turning" if look.moving else ""
+    return format_html(
+        '<span class="state tone-{}">{}{}</span>', look.tone, icon(look.icon, moving), look.word
+    )
+
+
+def _said(at: datetime, today: datetime) -> str:
+    days = (at.date() - today.date()).days
+    if days == 0:
+        pattern = pgettext("time of today", "H:i")
+    elif -2 < days < 7:
+        pattern = pgettext("day of the week and time", "D H:i")
+    elif at.year == today.year:
+        pattern = pgettext("day, month and time", "j M H:i")
+    else:
+        pattern = pgettext("day, month, year and time", "j M Y H:i")
+    return formats.date_format(at, pattern)
+
+
+def _two(large: str, small: str, count: int) -> str:
+    return f"{large} {small % {'n': count}}" if count else large

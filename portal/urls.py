@@ -1,0 +1,50 @@
+"""Every address of the portal."""
+
+from __future__ import annotations
+
+from django.urls import include, path
+
+from portal.health import healthz, readyz
+from portal.live import events
+from portal.pages import access, account, approvals, audit, book, fleet, home, usage, workstation
+
+urlpatterns = [
+    path("", home.home, name="home"),
+    path("live/", home.home_live, name="home-live"),
+    path("sign-in/", access.SignIn.as_view(), name="sign-in"),
+    path("sign-out/", access.SignOut.as_view(), name="sign-out"),
+    path("book/", book.book, name="book"),
+    path("book/price/", book.book_price, name="book-price"),
+    path("workstations/", home.workstations, name="workstations"),
+    path("workstations/<uuid:lease_id>/", workstation.workstation, name="workstation"),
+    path("workstations/<uuid:lease_id>/live/", workstation.workstation_live, name="workstation-live"),
+    path("workstations/<uuid:lease_id>/power/", workstation.switch, name="workstation-power"),
+    path("workstations/<uuid:lease_id>/end/", workstation.end, name="workstation-end"),
+    path("workstations/<uuid:lease_id>/console/", workstation.console, name="console"),
+    path("workstations/<uuid:lease_id>/console/ticket/", workstation.console_ticket, name="console-ticket"),
+    path("approvals/", approvals.approvals, name="approvals"),
+    path("approvals/<uuid:lease_id>/", approvals.decide, name="decide"),
+    path("fleet/", fleet.fleet, name="fleet"),
+    path("fleet/live/", fleet.fleet_live, name="fleet-live"),
+    path("fleet/hosts/<uuid:host_id>/accepting/", fleet.set_accepting, name="host-accepting"),
+    path("fleet/cards/<int:card_id>/admit/", fleet.admit_card, name="admit-card"),
+    path("fleet/gpus/<uuid:gpu_id>/", fleet.gpu, name="gpu"),
+    path("fleet/gpus/<uuid:gpu_id>/readmit/", fleet.readmit, name="readmit-gpu"),
+    path("fleet/gpus/<uuid:gpu_id>/withdraw/", fleet.withdraw, name="withdraw-gpu"),
+    path("audit/", audit.audit, name="audit"),
+    path("usage/", usage.usage, name="usage"),
+    path("usage.csv", usage.usage_download, name="usage-csv"),
+    path("account/", account.account, name="account"),
+    path("account/language/", account.speak, name="language"),
+    path("account/tokens/", account.add_token, name="add-token"),
+    path("account/tokens/<slug:token_key>/revoke/", account.remove_token, name="remove-token"),
+    path("events/", events, name="events"),
+    path("api/v1/", include("portal.api.urls")),
+    path("healthz", healthz, name="healthz"),
+    path("readyz", readyz, name="readyz"),
+]
+
+handler400 = "portal.pages.errors.bad_request"
+handler403 = "portal.pages.errors.not_allowed"
+handler404 = "portal.pages.errors.not_found"
+handler500 = "portal.pages.errors.server_error"

@@ -1,0 +1,69 @@
+// What every page does beyond its forms: theme, keys, and honesty about the live connection.
+document.addEventListener("click", (event) => {
+  if (event.target.closest("[data-switch-theme]")) window.switchTheme();
+  for (const menu of document.querySelectorAll("details.menu[open]")) {
+    if (!menu.contains(event.target)) menu.removeAttribute("open");
+  }
+  const copy = event.target.closest("[data-copy]");
+  if (copy) {
+    navigator.clipboard.writeText(copy.dataset.copy).then(() => { copy.textContent = copy.dataset.copied; });
+  }
+});
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select, canvas")) return;
+  const target = document.querySelector(`[data-key="${CSS.escape(event.key)}"]`);
+  if (target) {
+    event.preventDefault();
+    if (target.matches("a")) target.click(); else target.focus();
+  }
+});
+
+// Typing into a date means wanting it.
+document.addEventListener("focusin", (event) => {
+  const chooses = event.target.dataset.chooses;
+  if (chooses) {
+    const choice = document.getElementById(chooses);
+    if (!choice.checked) { choice.checked = true; choice.dispatchEvent(new Event("change", { bubbles: true })); }
+  }
+});
+
+const live = document.querySelector("[data-live]");
+if (live) {
+  const lost = document.querySelector("[data-live-lost]");
+  const age = lost.querySelector("[data-live-age]");
+  let connected = true;
+  let fetched = Date.now();
+  let gone = false;
+
+  const show = () => {
+    lost.hidden = connected && !gone;
+    const seconds = Math.round((Date.now() - fetched) / 1000);
+    age.textContent = seconds < 60
+      ? age.dataset.seconds.replace("%s", seconds)
+      : age.dataset.minutes.replace("%s", Math.round(seconds / 60));
+    document.body.classList.toggle("is-stale", !lost.hidden);
+  };
+  const refresh = () => htmx.trigger(live, "refresh");
+
+  document.body.addEventListener("htmx:sseOpen", () => { connected = true; refresh(); show(); });
+  document.body.addEventListener("htmx:sseError", () => { connected = false; show(); });
+  document.body.addEventListener("htmx:afterRequest", (event) => {
+    if (event.detail.elt !== live) return;
+    if (event.detail.successful) fetched = Date.now();
+    gone = !event.detail.successful;
+    show();
+  });
+  setInterval(() => {
+    if (!connected && Date.now() - fetched > 5000) refresh();
+    show();
+  }, 5000);
+}
+
+// A session that has ended answers with the sign-in page: go there as a whole, not into a fragment.
+document.body.addEventListener("htmx:beforeSwap", (event) => {
+  if (event.detail.xhr.responseURL.includes("/sign-in/")) {
+    event.detail.shouldSwap = false;
+    location.reload();
+  }
+});

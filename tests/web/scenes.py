@@ -1,0 +1,198 @@
+"""A lived-in house for the pages: people in every role, and workstations and GPUs in every state."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+from hosts.models import Gpu, GpuModel
+from hosts.protocol import messages as m
+from leasing import fleet, policy
+from leasing.actors import SYSTEM
+from leasing.approval import reject_lease
+from leasing.audit.sealer import seal
+from leasing.booking import request_lease
+from leasing.ending import end_lease
+from leasing.models import Flavor, Lease, Person, Rate, Tenant
+from tests.world import VENDOR_DEVICE, World, fingerprint, person
+
+PASSWORD = "a-long-enough-password"
+PROVISION_STEPS = ("identify", "bind", "reserve", "define", "start", "confirm")
+RELEASE_STEPS = ("close", "stop", "undefine", "destroy-disk")
+
+
+class Scene(World):
+    """`world` some hours old; services did everything. The names say what each lease is."""
+
+    def __init__(self, *, now: datetime | None = None, gpus: int = 6, concurrent_gpus: int = 4) -> None:
+        self.until = now or datetime.now(UTC)
+        start = self.until - timedelta(hours=6)
+        super().__init__(gpus=gpus, concurrent_gpus=concurrent_gpus, start=start)
+        self.money = person("money")
+        policy.grant_global_role(actor=SYSTEM, person=self.money, role="platform-finance", now=self.now)
+        policy.grant_role(
+            actor=SYSTEM, person=self.approver, tenant=self.studio, role="member", now=self.now
+        )
+        self.stranger = person("stranger")
+        self._name_people()
+        self._offer_more()
+
+    def everybody(self) -> dict[str, Person]:
+        people = (
+            self.ada, self.bob, self.approver, self.finance, self.operator, self.auditor, self.money,
+            self.stranger,
+        )  # fmt: skip
+        return {who.username: who for who in people}
+
+    def live_until_now(self) -> None:
+        """Every state, as time passes."""
+        self.ended = self.book(self.ada, hours=2, purpose="Renders for the museum stand")
+        gpu = self.run(self.ended)
+        self.now += timedelta(hours=1, minutes=12, seconds=7)
+        self.finish(self.ended, gpu)
+        spoilt = self.book(self.bob, self.research, hours=1)
+        bad = self.run(spoilt)
+        self.now += timedelta(minutes=30)
+        self.finish(spoilt, bad, canaries_found=3, mismatches=24)
+        self.spoilt, self.quarantined = spoilt, bad
+        self._ask_and_decide()
+        self.now = self.until - timedelta(minutes=100)
+        self.active = self.book(self.ada, hours=5, purpose="Turntable of the new stand")
+        self.run(self.active)
+        self.theirs = self.book(self.bob, self.research, hours=3)
+        self.run(self.theirs)
+        self.now = self.until - timedelta(seconds=30)
+        self.beat()
+        self.preparing = self.book(self.ada, hours=4)
+        self.tick()
+        self.steps(self.preparing, PROVISION_STEPS[:3])
+        self.scheduled = self.book(self.ada, hours=8, start=timedelta(hours=20))
+        self._find_cards()
+        seal(now=self.now)
+
+    def book(
+        self,
+        who: Person,
+        tenant: Tenant | None = None,
+        *,
+        hours: int = 4,
+        start: timedelta | None = None,
+        flavor: Flavor | None = None,
+        purpose: str = "",
+    ) -> Lease:
+        starts_at = self.now + start if start else None
+        return request_lease(
+            actor=self.actor(who),
+            tenant=tenant or self.studio,
+            flavor=flavor or self.flavor,
+            image=self.image,
+            starts_at=starts_at,
+            ends_at=(starts_at or self.now) + timedelta(hours=hours),
+            purpose=purpose,
+            now=self.now,
+        )
+
+    def run(self, lease: Lease) -> Gpu:
+        """The host brings the machine up, step by step."""
+        self.beat()
+        self.tick()
+        command = self.command(lease, "provision")
+        self.host.say(m.Accepted(), at=self.now, command=command)
+        self.steps(lease, PROVISION_STEPS, finished=True)
+        self.host.say(m.MachineRunning(lease_id=lease.pk), at=self.now, command=command)
+        lease.refresh_from_db()
+        return lease.holds.get().gpu
+
+    def steps(self, lease: Lease, names: tuple[str, ...], *, plan: str = "provision", finished: bool = False) -> None:
+        command = self.command(lease, "release" if plan == "release" else "provision")
+        total = len(RELEASE_STEPS if plan == "release" else PROVISION_STEPS)
+        for index, name in enumerate(names, 1):
+            for state in ("started", "done")[: 1 if index == len(names) and not finished else 2]:
+                self.now += timedelta(milliseconds=400)
+                step = m.StepReport(
+                    lease_id=lease.pk, gpu_id=None, plan=plan, step=name, index=index, total=total,
+                    state=state, attempt=1,
+                )  # fmt: skip
+                self.host.say(step, at=self.now, command=command)
+
+    def finish(self, lease: Lease, gpu: Gpu, **evidence: object) -> None:
+        """Its owner ends it, and the host gives the GPU back with this evidence."""
+        end_lease(actor=self.actor(lease.owner), lease_id=lease.pk, now=self.now)
+        self.gone(lease)
+        self.now += timedelta(seconds=20)
+        self.scrub(self.host, gpu, lease=lease, **evidence)
+
+    def gone(self, lease: Lease) -> None:
+        self.tick()
+        self.steps(lease, RELEASE_STEPS, plan="release", finished=True)
+        release = self.command(lease, "release")
+        self.host.say(m.MachineGone(lease_id=lease.pk), at=self.now, command=release)
+
+    def switch(self, lease: Lease, event: m.Event) -> None:
+        """The host carries out a power command."""
+        self.host.say(event, at=self.now, command=self.command(lease, "power"))
+
+    def beat(self) -> None:
+        """The host is heard of."""
+        self.host.inventory(*(gpu.address for gpu in self.gpus), at=self.now)
+
+    def _ask_and_decide(self) -> None:
+        self.studio.concurrent_gpus = 0
+        self.studio.save()
+        rejected = self.book(self.ada, hours=2, start=timedelta(hours=30))
+        reject_lease(
+            actor=self.actor(self.approver), lease_id=rejected.pk, note="The stand is done by then.", now=self.now
+        )
+        self.rejected = rejected
+        self.requested = self.book(
+            self.ada, hours=24, start=timedelta(hours=40), purpose="Final frames for the opening, all night"
+        )
+        self.own_request = self.book(self.approver, hours=2, start=timedelta(hours=50))
+        self.studio.concurrent_gpus = 4
+        self.studio.save()
+
+    def _find_cards(self) -> None:
+        cards = [
+            m.CardFacts(
+                address=gpu.address, functions=(gpu.address,), iommu_group=index, name="Scripted A6000",
+                memory_bytes=64 * 2**20, numa_node=index % 2, fingerprint=fingerprint(gpu.address),
+            )
+            for index, gpu in enumerate(self.gpus)
+        ]  # fmt: skip
+        for address, refusal in (("0000:41:00.0", ""), ("0000:42:00.0", "shares IOMMU group 9 with 0000:42:01.0")):
+            cards.append(
+                m.CardFacts(
+                    address=address, functions=(address,), iommu_group=9, name="Scripted A6000",
+                    memory_bytes=64 * 2**20, numa_node=0, fingerprint=fingerprint(address), refusal=refusal,
+                )  # fmt: skip
+            )
+        facts = m.Inventory(
+            cards=tuple(cards), machines=(), cpu_count=32, memory_mib=131072, disk_gib=1800, kernel="6.1.0-40-amd64",
+            worker_version="0.1.0", simulated=True,
+        )  # fmt: skip
+        self.host.say(facts, at=self.now)
+        self.quarantined.refresh_from_db()
+        spare = next(gpu for gpu in self.gpus if Gpu.objects.get(pk=gpu.pk).state == "clean" and not gpu.holds.exists())
+        fleet.withdraw_gpu(
+            actor=self.actor(self.operator), gpu_id=spare.pk, reason="fan is loud; part ordered", now=self.now
+        )
+
+    def _name_people(self) -> None:
+        names = {"ada": ("Ada", "Lindqvist"), "bob": ("Bob", "Okafor"), "approver": ("Petra", "Hahn")}
+        for username, (first, last) in names.items():
+            Person.objects.filter(username=username).update(first_name=first, last_name=last)
+        for who in self.everybody().values():
+            who.refresh_from_db()
+            who.set_password(PASSWORD)
+            who.timezone = "Europe/Berlin"
+            who.save()
+
+    def _offer_more(self) -> None:
+        large = GpuModel.objects.create(slug="h100", name="H100", memory_mib=81920, vendor_device=VENDOR_DEVICE)
+        self.pair = Flavor.objects.create(
+            slug="train", name="Train 4×H100", description="training, one NUMA node", model=large, gpu_count=4
+        )
+        Rate.objects.create(
+            flavor=self.pair, per_hour=Decimal("22"), currency="EUR", valid_from=self.now - timedelta(days=1)
+        )
+        Flavor.objects.filter(pk=self.flavor.pk).update(description="CAD, rendering")
