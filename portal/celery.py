@@ -25,8 +25,8 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
 if not apps.models_ready:
     django.setup()
 
-from leasing.tasks import NOTIFY_TASK, TICK_TASK  # noqa: E402 - models need the settings
-from leasing.wake import WAKE_TASK  # noqa: E402
+from leasing.tasks import NOTIFY_TASK, TICK_TASK
+from leasing.wake import WAKE_TASK
 
 NOTIFY_SECONDS = 5.0
 

@@ -16,7 +16,7 @@ from django.utils.translation import gettext_lazy as _
 django_stubs_ext.monkeypatch()
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-VAR_DIR = Path(os.environ.get("LEASEHOLD_VAR", BASE_DIR / "var"))
+VAR_DIR = Path(os.environ.get("LEASEHOLD_VAR", BASE_DIR / "var")).resolve()
 
 
 def _flag(name: str) -> bool:
