@@ -1,0 +1,22 @@
+"""What tests/suites.toml promises: no test is left out, and all of it ends in time."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parent.parent
+SUITES = tomllib.loads((TESTS / "suites.toml").read_text(encoding="utf-8"))
+WHOLE_RUN = 25 * 60
+BARE_MACHINE = 150
+LAB = 9 * 60
+
+
+def test_every_folder_with_tests_is_in_a_suite() -> None:
+    holding = {f"tests/{path.relative_to(TESTS).parts[0]}" for path in TESTS.rglob("test_*.py")}
+    assert holding == {folder for suite in SUITES.values() for folder in suite.get("tests", [])}
+
+
+def test_all_budgets_and_an_installation_fit_into_the_whole() -> None:
+    assert sum(suite["budget"] for suite in SUITES.values()) + BARE_MACHINE <= WHOLE_RUN
+    assert SUITES["lab"]["budget"] <= LAB
