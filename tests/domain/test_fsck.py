@@ -2,110 +2,68 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from decimal import Decimal
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from django.core.management import call_command
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models import F
+from django.test import override_settings
+from pytest_django import DjangoDbBlocker, Settings
 
 from hosts.models import Gpu, Host, ReceivedReport
 from hosts.protocol import messages as m
 from leasing import policy
 from leasing.actors import SYSTEM
-from leasing.approval import approve_lease
-from leasing.audit.log import record
-from leasing.booking import request_lease
 from leasing.console import admit_browser, open_console
 from leasing.fsck import CHECKS, run_checks, words_of
 from leasing.guards import guards_of
-from leasing.models import AuditEntry, ConsoleSession, Hold, Lease, OutboxMessage, ScrubRecord, UsageSegment
+from leasing.models import AuditEntry, ConsoleSession, Hold, OutboxMessage, ScrubRecord, UsageSegment
+from tests.domain.story import HOUR, Story
 from tests.world import World
 
 pytestmark = pytest.mark.django_db
 
-HOUR = timedelta(hours=1)
+
+def test_an_empty_system_is_in_order() -> None:  # before the story is told
+    assert run_checks(World(gpus=0).now) == []
 
 
-class Story:
-    """One lease that is over, one that runs, one that was approved and waits, one request."""
-
-    def __init__(self) -> None:
-        self.world = World(gpus=5, concurrent_gpus=2)
-        self.over = self._book(hours=1)
-        self._bring_up(self.over)
-        self.world.tick(after=HOUR)
-        release = self.world.command(self.over, "release")
-        self.world.now += timedelta(seconds=20)
-        self.world.host.say(m.MachineGone(lease_id=self.over.pk), at=self.world.now, command=release)
-        for hold in self.over.holds.all():
-            self.world.scrub(self.world.host, hold.gpu, lease=self.over)
-        self.running = self._book(hours=8)
-        self._bring_up(self.running)
-        self.auto = self._book(hours=2)
-        self.approved = self._book(hours=3, start=timedelta(minutes=30))
-        approver = self.world.actor(self.world.approver)
-        approve_lease(actor=approver, lease_id=self.approved.pk, now=self.world.now)
-        self.asked = self._book(hours=1, start=timedelta(minutes=40))
-        self.world.tick()
-        for lease in (self.over, self.running, self.auto, self.approved, self.asked):
-            lease.refresh_from_db()
-
-    def _book(self, *, hours: int, start: timedelta | None = None) -> Lease:
-        starts_at = self.world.now + start if start else None
-        return request_lease(
-            actor=self.world.actor(self.world.ada),
-            tenant=self.world.studio,
-            flavor=self.world.flavor,
-            image=self.world.image,
-            starts_at=starts_at,
-            ends_at=(starts_at or self.world.now) + hours * HOUR,
-            now=self.world.now,
-        )
-
-    def _bring_up(self, lease: Lease) -> None:
-        self.world.tick()
-        command = self.world.command(lease, "provision")
-        self.world.host.say(m.Accepted(), at=self.world.now, command=command)
-        self.world.host.say(m.MachineRunning(lease_id=lease.pk), at=self.world.now, command=command)
-
-    @property
-    def gpu(self) -> Gpu:
-        return self.running.holds.get().gpu
-
-    def only(self, lease: Lease, **change: object) -> None:
-        Lease.objects.filter(pk=lease.pk).update(**change)
-
-    def unguard(self) -> None:
-        with connection.cursor() as cursor:
-            for guard in guards_of(connection):
-                if guard.kind == "TRIGGER":
-                    on_table = f" ON {guard.table}" if connection.vendor == "postgresql" else ""
-                    cursor.execute(f"DROP TRIGGER {guard.name}{on_table}")
-                else:
-                    cursor.execute(f"ALTER TABLE {guard.table} DROP CONSTRAINT {guard.name}")
-
-    def told(self, subject: object, action: str, **detail: object) -> None:
-        record(action=action, actor=SYSTEM, subject=str(subject), now=self.world.now, **detail)
+@pytest.fixture(scope="module")
+def told(
+    django_db_setup: None,
+    django_db_blocker: DjangoDbBlocker,
+    signing_key_file: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Story, Path]]:
+    """The story and its anchor, told once: each test breaks it inside a savepoint of its own."""
+    anchor = tmp_path_factory.mktemp("story") / "anchors.jsonl"
+    files = override_settings(SIGNING_KEY_FILE=signing_key_file, AUDIT_ANCHOR_FILE=anchor)
+    with django_db_blocker.unblock(), transaction.atomic():
+        with files:
+            story = Story()
+        yield story, anchor
+        transaction.set_rollback(True)
 
 
 @pytest.fixture
-def story() -> Story:
-    return Story()
+def story(told: tuple[Story, Path], db: None, settings: Settings) -> Story:
+    story, anchor = told
+    shutil.copy(anchor, settings.AUDIT_ANCHOR_FILE)
+    return copy.deepcopy(story)
 
 
 def test_nothing_is_found_where_nothing_is_wrong(story: Story) -> None:
     states = [lease.state for lease in (story.over, story.running, story.auto, story.approved, story.asked)]
     assert states == ["ended", "active", "provisioning", "scheduled", "requested"]
     assert run_checks(story.world.now) == []
-
-
-def test_an_empty_system_is_in_order() -> None:
-    assert run_checks(World(gpus=0).now) == []
 
 
 Damage = Callable[[Story], object]

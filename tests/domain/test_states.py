@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.core.management import call_command
@@ -63,7 +64,7 @@ GPU_PATHS = {
 }
 
 
-def reachable(initial: frozenset[str], table: Mapping[tuple[str, str], str]) -> set[str]:
+def reachable(initial: frozenset[Any], table: Mapping[Any, str]) -> set[str]:
     found = set(initial)
     while new := {after for (before, _), after in table.items() if before in found} - found:
         found |= new
@@ -71,13 +72,13 @@ def reachable(initial: frozenset[str], table: Mapping[tuple[str, str], str]) -> 
 
 
 def test_every_state_can_be_reached() -> None:
-    assert reachable(frozenset(lease.INITIAL), {**lease.TRANSITIONS}) == set(LeaseState)
-    assert reachable(frozenset(gpu.INITIAL), {**gpu.TRANSITIONS}) == set(GpuState)
+    assert reachable(lease.INITIAL, lease.TRANSITIONS) == set(LeaseState)
+    assert reachable(gpu.INITIAL, gpu.TRANSITIONS) == set(GpuState)
 
 
 def test_every_lease_can_end_and_none_leaves_the_end() -> None:
     ways_back = {(after, before): before for (before, _), after in lease.TRANSITIONS.items()}
-    assert reachable(frozenset({LeaseState.ENDED}), {**ways_back}) == set(LeaseState)
+    assert reachable(frozenset({LeaseState.ENDED}), ways_back) == set(LeaseState)
     assert not [before for before, _ in lease.TRANSITIONS if before is LeaseState.ENDED]
 
 
