@@ -1,0 +1,113 @@
+"""The virtual hypervisor's operating system: Debian's own packages, started once to fill their caches.
+
+Nothing of Leasehold is in it, and nothing of libvirt's packaged configuration is changed.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+
+from lab.hypervisor.machine import Image, VirtualHypervisor
+from lab.tenant.build import uncompressed
+
+PACKAGES = (
+    "apparmor", "dbus", "iproute2", "kmod", "libvirt-clients", "libvirt-daemon-system", "linux-image-amd64",
+    "nftables", "pciutils", "python3", "python3-libvirt", "qemu-guest-agent", "qemu-system-x86", "qemu-utils",
+    "systemd-sysv", "udev",
+)  # fmt: skip
+DISK_SIZE = "6G"
+FIRST_BOOT_SECONDS = 400
+
+# Everything that is not as Debian ships it, and why.
+FILES = {
+    # The initial RAM disk is for the disk's driver and file system; unpacking more takes seconds.
+    "etc/initramfs-tools/conf.d/lab": "MODULES=list\n",
+    "etc/initramfs-tools/modules": "virtio_pci\nvirtio_blk\next4\n",
+    "etc/hostname": "hypervisor\n",
+    "etc/hosts": "127.0.0.1 localhost hypervisor\n",
+    "etc/fstab": "LABEL=root / ext4 defaults 0 0\nLABEL=leasehold /opt/leasehold ext4 ro 0 0\n",
+    # Addresses of QEMU's user-mode network: 10.0.2.2 is the loopback of the machine outside.
+    "etc/systemd/network/lab.network": (
+        "[Match]\nType=ether\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\nLinkLocalAddressing=no\n"
+    ),
+    # The same policy, compiled with less effort: libvirt compiles four profiles per start of a machine.
+    "etc/apparmor/parser.conf": "Optimize=no-expr-simplify\n",
+    # Whoever holds the console of this throw-away machine may look around in it.
+    "etc/systemd/system/serial-getty@ttyS0.service.d/autologin.conf": (
+        "[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin root --keep-baud 115200 %I $TERM\n"
+    ),
+}
+UNITS_OFF = (
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "e2scrub_all.timer",
+    "fstrim.timer",
+    "man-db.timer",
+)
+# Fills the caches of AppArmor's and libvirt's, as the first hours of any hypervisor do.
+WARM_UP = "systemctl is-system-running --wait; virsh domcapabilities --virttype kvm >/dev/null"
+
+# What the base is made from, but for the versions that Debian has today.
+RECIPE = json.dumps([PACKAGES, FILES, UNITS_OFF, WARM_UP, DISK_SIZE])
+
+
+def build_base(target: Path) -> None:
+    """Write kernel, initial RAM disk and root disk to the folder `target`. Needs root and a mirror."""
+    with tempfile.TemporaryDirectory(prefix="leasehold-base-", dir=target.parent) as scratch:
+        root = Path(scratch) / "root"
+        install_debian(root)
+        for name, text in FILES.items():
+            path = root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        enter(root, "update-initramfs", "-u", "-k", "all")
+        enter(root, "systemctl", "enable", "--quiet", "systemd-networkd")
+        enter(root, "systemctl", "mask", "--quiet", *UNITS_OFF)
+        (root / "opt" / "leasehold").mkdir()
+        kernel = next((root / "boot").glob("vmlinuz-*"))
+        (target / "kernel").write_bytes(uncompressed(kernel.read_bytes()))
+        (target / "initrd").write_bytes(next((root / "boot").glob("initrd.img-*")).read_bytes())
+        make_disk(root, target / "root.img", label="root", size=DISK_SIZE)
+    start_once(target)
+
+
+def install_debian(root: Path) -> None:
+    run("mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}", "bookworm", root,
+        *apt_sources())  # fmt: skip
+
+
+def apt_sources() -> list[Path]:
+    """This machine's package sources if they are Debian bookworm's; mmdebstrap has defaults of its own."""
+    source = Path("/etc/apt/sources.list.d/debian.sources")
+    return [source] if source.exists() and "bookworm" in source.read_text() else []
+
+
+def enter(root: Path, *command: str) -> None:
+    run("chroot", root, *command)
+
+
+def make_disk(folder: Path, disk: Path, *, label: str, size: str) -> None:
+    """An ext4 file system with what is in `folder`, without mounting anything."""
+    run("mke2fs", "-q", "-t", "ext4", "-L", label, "-d", folder, disk, size)
+
+
+def start_once(target: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="leasehold-first-boot-") as scratch:
+        empty = Path(scratch) / "empty"
+        empty.mkdir()
+        make_disk(empty, Path(scratch) / "code.img", label="leasehold", size="8M")
+        image = Image(base=target, code_disk=Path(scratch) / "code.img")
+        with VirtualHypervisor(image, Path(scratch), keep_changes=True) as machine:
+            machine.boot()
+            machine.wait_booted(seconds=FIRST_BOOT_SECONDS)
+            machine.run(WARM_UP, seconds=FIRST_BOOT_SECONDS)
+            machine.shut_down(seconds=120)
+
+
+def run(*words: str | Path) -> None:
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{words[0]} failed:\n{done.stdout}{done.stderr}")
