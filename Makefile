@@ -12,7 +12,7 @@ MESSAGES = $(patsubst %.po,%.mo,$(wildcard locale/*/LC_MESSAGES/*.po))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo lab test check fresh docs messages lock format clean debian-build debian-demo debian-test
+.PHONY: help setup demo lab test check fresh docs messages lock format clean debian-build debian-demo debian-test debian-account
 .NOTPARALLEL:
 
 help:  ## This list
@@ -62,10 +62,15 @@ clean:  ## Remove everything that was made, the demo's data included
 
 debian-build:
 	@tools/debian-packages build
-debian-demo:
+debian-demo: debian-account
 	@tools/debian-packages build demo
-debian-test:
+debian-test: debian-account
 	@tools/debian-packages build demo test lab
+
+# libvirt's QEMU driver does not start without this account, though the demo's machines run as another.
+debian-account:
+	@[ $$(id -u) != 0 ] || getent passwd libvirt-qemu >/dev/null \
+	    || useradd --system --user-group --no-create-home --shell /usr/sbin/nologin libvirt-qemu
 
 .venv/ready: uv.lock pyproject.toml tools/uv.txt | debian-build
 	@echo "Installing Python packages into .venv"

@@ -14,7 +14,7 @@ LAB = 9 * 60
 
 def test_every_folder_with_tests_is_in_a_suite() -> None:
     holding = {f"tests/{path.relative_to(TESTS).parts[0]}" for path in TESTS.rglob("test_*.py")}
-    assert holding == {folder for suite in SUITES.values() for folder in suite.get("tests", [])}
+    assert holding <= {folder for suite in SUITES.values() for folder in suite.get("tests", [])}
 
 
 def test_all_budgets_and_an_installation_fit_into_the_whole() -> None:
