@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hosts.agent import building
 from hosts.agent.bus import BusError, Card
-from hosts.agent.machines import MachineFacts, MachineState
+from hosts.agent.machines import HypervisorError, MachineFacts, MachineState
 from hosts.agent.scrub import fingerprint_changes
 from hosts.agent.steps import GpuStepFailed, Job, Step, StepFailed
 from hosts.protocol.messages import GpuOrder, Power, Provision, Release
+
+log = logging.getLogger(__name__)
 
 STOP_POLL_SECONDS = 0.2
 FORCED_STOP_SECONDS = 20.0
@@ -134,12 +137,21 @@ def _close(job: Job) -> None:
 def _stop(job: Job) -> None:
     """Press the power button; who has not obeyed in the time allowed is switched off."""
     name = _name(job)
-    allowed = _shutdown_seconds(job)
-    if allowed > 0:
-        job.rig.hypervisor.shutdown(name)
-    if not _stops_within(job, name, allowed):
+    if not _obeys(job, name):
         job.rig.hypervisor.destroy(name)
         _stops_within(job, name, FORCED_STOP_SECONDS)
+
+
+def _obeys(job: Job, name: str) -> bool:
+    allowed = _shutdown_seconds(job)
+    if allowed == 0:
+        return False
+    try:
+        job.rig.hypervisor.shutdown(name)
+    except HypervisorError as error:
+        log.warning("The power button of %s could not be pressed: %s", name, error)
+        return False
+    return _stops_within(job, name, allowed)
 
 
 def _shutdown_seconds(job: Job) -> float:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 
 from celery import Celery
+from celery.app.trace import reset_worker_optimizations, setup_worker_optimizations
 from celery.worker import state as worker_state
 
 from hosts.protocol.broker import host_settings
@@ -28,7 +29,7 @@ def register_delivery(app: Celery, *, accept: Callable[[str], None], refuse: Cal
     A message is acknowledged when `accept` returns: by then its command is in the journal.
     """
 
-    @app.task(name=DELIVER_COMMAND, base=FencedTask, on_refused=staticmethod(refuse))
+    @app.task(name=DELIVER_COMMAND, base=FencedTask, shared=False, on_refused=staticmethod(refuse))
     def deliver_command(envelope: str) -> None:
         accept(envelope)
 
@@ -55,10 +56,13 @@ class Receiver:
         worker_state.should_stop = None
 
     def _run(self) -> None:
+        hostname = f"host@{self._app.main}"
+        # Threads of the pool look for the process's own application, and would find an empty one.
+        setup_worker_optimizations(self._app, hostname)
         controller = self._app.WorkController(
             pool="threads",
             concurrency=1,  # commands are taken in the order in which they were sent
-            hostname=f"host@{self._app.main}",
+            hostname=hostname,
             without_gossip=True,
             without_mingle=True,
             without_heartbeat=True,
@@ -66,6 +70,7 @@ class Receiver:
         try:
             controller.start()
         finally:
+            reset_worker_optimizations(self._app)
             if not self._stopping:
                 log.critical("The receiver has ended by itself.")
                 self._on_death()

@@ -37,6 +37,10 @@ class Spool:
         self._clock = clock
         self.news = threading.Event()
 
+    @property
+    def journal_id(self) -> UUID:
+        return self._journal.journal_id
+
     def origin_of(self, subject: str) -> Origin:
         """For what no command asked for: the subject's latest generation, or the report would look stale."""
         with self._journal.transaction():

@@ -30,7 +30,7 @@ class FakeMachines:
         self.creations: Counter[str] = Counter()
         self.definitions: Counter[str] = Counter()
         self.obeys = True
-        self.refuses: str | None = None
+        self.refuses: set[str] = set()
         self._machines: dict[str, MachineFacts] = {}
         self._listeners: list[StopListener] = []
         self._lock = threading.RLock()
@@ -50,6 +50,7 @@ class FakeMachines:
                 self._set(name, MachineState.RUNNING)
 
     def shutdown(self, name: str) -> None:
+        self._refuse("shutdown")
         if self.obeys:
             self.stop_by_itself(name, StopCause.GUEST)
 
@@ -116,5 +117,5 @@ class FakeMachines:
         self._machines[name] = replace(self._get(name), state=state)
 
     def _refuse(self, operation: str) -> None:
-        if self.refuses == operation:
+        if operation in self.refuses:
             raise HypervisorError(f"Cannot {operation}: refused by the test.")

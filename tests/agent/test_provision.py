@@ -174,12 +174,12 @@ def test_a_released_lease_is_not_provisioned_again(box: Box) -> None:
 def test_a_machine_that_cannot_be_stopped_keeps_its_gpus_from_the_scrub(box: Box) -> None:
     order = box.intake()
     box.carry_out(box.provision(order), subject=LEASE)
-    box.machines.refuses = "destroy"
+    box.machines.refuses = {"destroy"}
     box.carry_out(box.release(order), subject=LEASE)
     assert box.last(GpuFailed).step == "stop"
     assert box.events(MachineGone) == []
     assert box.gpu_state() == "leased"
-    box.machines.refuses = None
+    box.machines.refuses = set()
     box.carry_out(box.release(order), subject=LEASE)
     assert box.last(MachineGone).lease_id.int == 1
     assert box.gpu_state() == "clean"
@@ -187,7 +187,7 @@ def test_a_machine_that_cannot_be_stopped_keeps_its_gpus_from_the_scrub(box: Box
 
 def test_a_failed_start_is_reported_and_waits_for_the_release(box: Box) -> None:
     order = box.intake()
-    box.machines.refuses = "start"
+    box.machines.refuses = {"start"}
     box.carry_out(box.provision(order), subject=LEASE)
     assert box.last(ProvisionFailed).step == "start"
     assert box.gpu_state() == "leased"
