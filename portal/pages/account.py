@@ -38,10 +38,10 @@ class ReaderForm(forms.ModelForm[Person]):
         model = Person
         fields = ["language", "timezone"]
 
-    language = forms.ChoiceField(choices=settings.LANGUAGES, label=gettext_lazy("Language"))
+    language = forms.ChoiceField(choices=settings.LANGUAGES, widget=forms.Select({"class": "form-select"}))
     timezone = forms.ChoiceField(
         choices=[(name, name) for name in sorted(zoneinfo.available_timezones())],
-        label=gettext_lazy("Time zone"),
+        widget=forms.Select({"class": "form-select"}),
     )
 
 

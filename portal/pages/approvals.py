@@ -31,7 +31,7 @@ def approvals(request: PersonRequest) -> HttpResponse:
     if not tenants.exists():
         raise NotVisible(_("There is nothing here."))
     leases = policy.visible_leases(request.user).filter(tenant__in=tenants)
-    waiting = leases.filter(state=LeaseState.REQUESTED).order_by("requested_at")
+    waiting = leases.filter(state=LeaseState.REQUESTED).order_by("requested_at", "starts_at")
     context = {
         "waiting": [(lease, lease.owner_id != request.user.pk) for lease in waiting],
         "decided": leases.filter(decided_at__isnull=False).order_by("-decided_at")[:DECIDED],

@@ -38,7 +38,11 @@ class PeriodForm(forms.Form):
         label=gettext_lazy("Through"), widget=forms.DateInput({"type": "date"}, "%Y-%m-%d")
     )
     tenant = forms.ModelChoiceField(
-        Tenant.objects.none(), to_field_name="slug", required=False, empty_label=gettext_lazy("all teams")
+        Tenant.objects.none(),
+        to_field_name="slug",
+        required=False,
+        empty_label=gettext_lazy("all teams"),
+        widget=forms.Select({"class": "form-select"}),
     )
 
     def __init__(self, person: Person, *args: object) -> None:

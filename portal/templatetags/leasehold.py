@@ -115,7 +115,9 @@ def money(amount: Decimal | None, currency: str, places: int | None = None) -> s
 
 @register.filter
 def gib(mebibytes: int) -> str:
-    return f"{formats.number_format(mebibytes / 1024, decimal_pos=0 if mebibytes >= 1024 else 2)} GiB"
+    if mebibytes < 1024:
+        return f"{mebibytes} MiB"
+    return f"{formats.number_format(mebibytes / 1024, decimal_pos=0)} GiB"
 
 
 @register.filter

@@ -1,57 +1,74 @@
-"""Fixtures of the web's tests: a scene in a rolled-back database, and a whole site with its own file."""
+"""Fixtures of the web's tests: a lived-in scene, clients for its people, and a whole site with its own database."""
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from django.test import Client, override_settings
+from django.conf import settings as django_settings
+from django.test import Client
+from pytest_django import DjangoDbBlocker
 
 from leasing.models import Person
 from tests.web.scenes import Scene
+from tests.web.site import Site, new_session, serving
 
 FAST_HASHES = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
-
-@pytest.fixture(autouse=True)
-def fast_hashes() -> Iterator[None]:
-    """Passwords are hashed slowly on purpose; tests that check none of it need not wait."""
-    with override_settings(PASSWORD_HASHERS=FAST_HASHES):
-        yield
+SignIn = Callable[[Person], Client]
 
 
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A file, so that threads share it, on SQLite."""
-    from django.conf import settings
-
-    database = settings.DATABASES["default"]
-    if database["ENGINE"].endswith("sqlite3") and not os.environ.get("LEASEHOLD_TEST_SQLITE"):
-        database["TEST"]["NAME"] = str(tmp_path_factory.mktemp("database") / "test.sqlite3")
+    """A file, so that a site can have a copy of it."""
+    if not os.environ.get("LEASEHOLD_TEST_SQLITE"):
+        name = tmp_path_factory.mktemp("database") / "test.sqlite3"
+        django_settings.DATABASES["default"]["TEST"]["NAME"] = str(name)
 
 
-@pytest.fixture(autouse=True)
-def no_broker(settings: object, tmp_path: Path) -> None:
-    """Nobody listens: the control worker cannot be woken, which must not matter to a page."""
-    settings.BROKER_URL = f"redis+socket://{tmp_path}/none.sock"  # type: ignore[attr-defined]
+@pytest.fixture(scope="session", autouse=True)
+def quiet_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No broker, so nothing moves unless a test moves it; keys of this run; passwords hashed fast."""
+    folder = tmp_path_factory.mktemp("var")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(django_settings, "BROKER_URL", f"redis+socket://{folder}/none.sock")
+        patch.setattr(django_settings, "SIGNING_KEY_FILE", folder / "portal.key")
+        patch.setattr(django_settings, "AUDIT_ANCHOR_FILE", folder / "anchors.jsonl")
+        patch.setattr(django_settings, "PASSWORD_HASHERS", FAST_HASHES)
+        yield
+
+
+@pytest.fixture(scope="session")
+def built_scene(quiet_settings: None, django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Scene:
+    """Built once and committed; tests see it and undo what they do."""
+    with django_db_blocker.unblock():
+        scene = Scene()
+        scene.live_until_now()
+        return scene
 
 
 @pytest.fixture
-def scene(db: None) -> Scene:
-    made = Scene()
-    made.live_until_now()
-    return made
+def scene(built_scene: Scene, db: None) -> Scene:
+    return copy.deepcopy(built_scene)
 
 
 @pytest.fixture
-def as_person() -> object:
-    """A client signed in as that person."""
+def sign_in() -> SignIn:
+    """Makes a client signed in as that person."""
 
-    def sign_in(who: Person) -> Client:
+    def client_of(person: Person) -> Client:
         client = Client()
-        client.force_login(who, backend="django.contrib.auth.backends.ModelBackend")
+        client.cookies[django_settings.SESSION_COOKIE_NAME] = new_session(person)
         return client
 
-    return sign_in
+    return client_of
+
+
+@pytest.fixture
+def site(built_scene: Scene, django_db_blocker: DjangoDbBlocker, tmp_path: Path) -> Iterator[Site]:
+    """The portal under uvicorn on a free port, on a copy of the scene's database."""
+    with django_db_blocker.unblock(), serving(tmp_path / "site.sqlite3", copy.deepcopy(built_scene)) as running:
+        yield running

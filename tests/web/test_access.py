@@ -1,0 +1,226 @@
+"""Who may reach what: every address of the portal, with the answer for every role."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.db import transaction
+from django.test import Client
+from django.urls import URLPattern, URLResolver, get_resolver, reverse
+from knox.models import AuthToken
+
+from leasing.models import Lease
+from tests.web.conftest import SignIn
+from tests.web.scenes import Scene
+
+ROLES = ("nobody", "ada", "bob", "approver", "finance", "operator", "auditor", "money", "stranger")
+Arguments = Callable[[Scene], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """An address, how it is asked, and what each role gets; those not named get `others`."""
+
+    name: str
+    codes: str = ""
+    others: int = 404
+    method: str = "get"
+    body: tuple[tuple[str, str], ...] = ()
+    arguments: Arguments = lambda _scene: {}
+    query: str = ""
+    nobody: int = 0
+
+    def expected(self, role: str) -> int:
+        if role == "nobody":
+            return self.nobody or (401 if self.name.startswith("api-") else 302)
+        told = dict(pair.split("=") for pair in self.codes.split())
+        return int(told.get(role, self.others))
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.name}{self.query}"
+
+
+def lease(name: str) -> Arguments:
+    return lambda scene: {"lease_id": getattr(scene, name).pk}
+
+
+def unknown(parameter: str) -> Arguments:
+    return lambda _scene: {parameter: uuid4()}
+
+
+def gpu(name: str) -> Arguments:
+    return lambda scene: {"gpu_id": scene.quarantined.pk if name == "quarantined" else clean_gpu(scene)}
+
+
+def clean_gpu(scene: Scene) -> Any:
+    return next(gpu.pk for gpu in scene.gpus if type(gpu).objects.get(pk=gpu.pk).state == "clean")
+
+
+def host(scene: Scene) -> dict[str, Any]:
+    return {"host_id": scene.host.row.pk}
+
+
+def card(scene: Scene) -> dict[str, Any]:
+    return {"card_id": scene.host.row.found_cards.get(address="0000:41:00.0").pk}
+
+
+def token(scene: Scene) -> dict[str, Any]:
+    return {"token_key": AuthToken.objects.create(scene.ada)[0].token_key}
+
+
+def posting(name: str, codes: str, *, others: int = 404, **more: Any) -> Row:
+    body = tuple(more.pop("body", {}).items())
+    return Row(name, codes, others, "post", body, **more)
+
+
+ACTIVE, REQUESTED, ENDED = lease("active"), lease("requested"), lease("ended")
+SEES_ACTIVE = "ada=200 approver=200 auditor=200"
+USES_ACTIVE = "ada=302 approver=403 auditor=403"
+READS_FLEET = "operator=200 auditor=200"
+EVERYBODY = 200
+
+TABLE = [
+    Row("home", others=EVERYBODY),
+    Row("home-live", others=EVERYBODY),
+    Row("sign-in", others=302, nobody=200),
+    posting("sign-out", "", others=302),
+    Row("sign-out", others=405, nobody=405),
+    Row("book", "ada=200 bob=200 approver=200"),
+    Row("book-price", "ada=200 bob=200 approver=200"),
+    Row("workstations", others=EVERYBODY),
+    Row("workstation", SEES_ACTIVE, arguments=ACTIVE),
+    Row("workstation", "bob=200 auditor=200", arguments=lease("theirs")),
+    Row("workstation", arguments=unknown("lease_id")),
+    Row("workstation-live", SEES_ACTIVE, arguments=ACTIVE),
+    posting("workstation-power", USES_ACTIVE, body={"action": "off"}, arguments=ACTIVE),
+    Row("workstation-power", others=405, arguments=ACTIVE),
+    Row("workstation-end", "ada=200 approver=200 auditor=403", arguments=ACTIVE),
+    Row("workstation-end", "ada=409 approver=409 auditor=403", arguments=ENDED),
+    posting("workstation-end", "ada=302 approver=302 auditor=403", arguments=ACTIVE),
+    Row("console", "ada=200 approver=403 auditor=403", arguments=ACTIVE),
+    posting("console-ticket", "ada=201 approver=403 auditor=403", arguments=ACTIVE),
+    posting("console-ticket", "ada=409 approver=403 auditor=403", arguments=ENDED),
+    Row("approvals", "approver=200"),
+    posting(
+        "decide", "ada=403 approver=302 auditor=403", body={"decision": "approve"}, arguments=REQUESTED
+    ),
+    posting("decide", "approver=403 auditor=403", body={"decision": "approve"}, arguments=lease("own_request")),
+    Row("fleet", READS_FLEET),
+    Row("fleet-live", READS_FLEET),
+    posting("host-accepting", "operator=302", body={"accepting": "no"}, arguments=host),
+    posting("host-accepting", "", body={"accepting": "no"}, arguments=unknown("host_id")),
+    posting("admit-card", "operator=302", body={"model": "1"}, arguments=card),
+    Row("gpu", READS_FLEET, arguments=gpu("clean")),
+    Row("gpu", "", arguments=unknown("gpu_id")),
+    posting("readmit-gpu", "operator=302", arguments=gpu("quarantined")),
+    posting("readmit-gpu", "", arguments=unknown("gpu_id")),
+    posting("withdraw-gpu", "operator=302", body={"reason": "fan"}, arguments=gpu("clean")),
+    Row("audit", "approver=200 auditor=200"),
+    Row("usage", "finance=200 auditor=200 money=200"),
+    Row("usage-csv", "finance=200 auditor=200 money=200"),
+    Row("account", others=EVERYBODY),
+    posting("language", "", others=302, body={"language": "zh-hans"}),
+    posting("add-token", "", others=200, body={"days": "30"}),
+    posting("remove-token", "ada=302", arguments=token),
+    Row("events", others=EVERYBODY),
+    Row("events", READS_FLEET, query="?fleet=1"),
+    Row("healthz", others=200, nobody=200),
+    Row("readyz", others=503, nobody=503),
+    Row("api-schema", others=200, nobody=200),
+    Row("api-me", others=EVERYBODY),
+    Row("api-tenants", others=EVERYBODY),
+    Row("api-flavors", others=EVERYBODY),
+    Row("api-images", others=EVERYBODY),
+    Row("api-tokens", others=EVERYBODY),
+    posting("api-tokens", "", others=201, body={"days": "30"}),
+    Row("api-token", "ada=204", method="delete", arguments=token),
+    posting(
+        "api-quote",
+        "ada=200 approver=200",
+        others=400,
+        body={"tenant": "studio", "flavor": "studio", "duration_seconds": "3600"},
+    ),
+    Row("api-leases", others=EVERYBODY),
+    posting(
+        "api-leases",
+        "ada=201 approver=201",
+        others=400,
+        body={"tenant": "studio", "flavor": "studio", "image": "tenant", "duration_seconds": "3600"},
+    ),
+    Row("api-lease", SEES_ACTIVE, arguments=ACTIVE),
+    Row("api-lease", arguments=unknown("lease_id")),
+    posting("api-lease-end", "ada=200 approver=200 auditor=403", arguments=ACTIVE),
+    posting("api-lease-power", "ada=202 approver=403 auditor=403", body={"action": "off"}, arguments=ACTIVE),
+    posting("api-lease-approve", "ada=403 approver=200 auditor=403", arguments=REQUESTED),
+    posting("api-lease-approve", "approver=403 auditor=403", arguments=lease("own_request")),
+    posting("api-lease-reject", "ada=403 approver=200 auditor=403", body={"note": "no"}, arguments=REQUESTED),
+    posting("api-lease-console", "ada=201 approver=403 auditor=403", arguments=ACTIVE),
+    Row("api-hosts", READS_FLEET),
+    Row("api-host", READS_FLEET, arguments=host),
+    posting("api-host-accepting", "operator=200", body={"accepting": "false"}, arguments=host),
+    Row("api-found-cards", READS_FLEET),
+    posting("api-card-admit", "operator=201", body={"model": "a6000"}, arguments=card),
+    Row("api-gpus", READS_FLEET),
+    Row("api-gpu", READS_FLEET, arguments=gpu("clean")),
+    posting("api-gpu-readmit", "operator=200", arguments=gpu("quarantined")),
+    posting("api-gpu-withdraw", "operator=200", body={"reason": "fan"}, arguments=gpu("clean")),
+    Row("api-scrub-records", others=EVERYBODY),
+    Row("api-audit", "approver=200 auditor=200"),
+    Row("api-usage", "finance=200 auditor=200 money=200"),
+    Row("api-usage-csv", "finance=200 auditor=200 money=200"),
+]
+
+
+def names(resolver: URLResolver) -> Iterator[str]:
+    for pattern in resolver.url_patterns:
+        if isinstance(pattern, URLResolver):
+            yield from names(pattern)
+        elif isinstance(pattern, URLPattern):
+            yield pattern.name or repr(pattern)
+
+
+def test_every_address_is_in_the_table() -> None:
+    assert set(names(get_resolver())) == {row.name for row in TABLE}
+
+
+@pytest.mark.parametrize("row", TABLE, ids=str)
+def test_answers_by_role(row: Row, scene: Scene, sign_in: SignIn) -> None:
+    clients = {role: sign_in(scene.everybody()[role]) for role in ROLES[1:]} | {"nobody": Client()}
+    url = reverse(row.name, kwargs=row.arguments(scene)) + row.query
+    answers = {role: ask(clients[role], row, url) for role in ROLES}
+    assert answers == {role: row.expected(role) for role in ROLES}
+
+
+def ask(client: Client, row: Row, url: str) -> int:
+    """The status, with everything that the request did undone."""
+    with transaction.atomic():
+        if row.name.startswith("api-"):
+            body = json.dumps(dict(row.body)) if row.method == "post" else ""
+            response = getattr(client, row.method)(url, body, content_type="application/json") if body else (
+                getattr(client, row.method)(url)
+            )
+        else:
+            response = getattr(client, row.method)(url, dict(row.body))
+        transaction.set_rollback(True)
+    status: int = response.status_code
+    return status
+
+
+def test_what_is_seen_of_others_is_nothing(scene: Scene, sign_in: SignIn) -> None:
+    for who, listed in (("ada", scene.research), ("bob", scene.studio)):
+        client = sign_in(scene.everybody()[who])
+        found = client.get(reverse("api-leases")).json()["results"]
+        assert found
+        assert {row["tenant"] for row in found}.isdisjoint({listed.slug})
+
+
+def test_an_approver_sees_the_whole_tenant_and_no_other(scene: Scene, sign_in: SignIn) -> None:
+    found = sign_in(scene.approver).get(reverse("api-leases")).json()["results"]
+    assert {row["id"] for row in found} == {
+        str(pk) for pk in Lease.objects.filter(tenant=scene.studio).values_list("pk", flat=True)
+    }
