@@ -13,6 +13,9 @@ from hosts.agent.config import ConfigError, load_config
 from hosts.agent.control_socket import ask
 from hosts.agent.hardware import open_hardware
 from hosts.agent.identity import IdentityError, create_identity, load_identity
+from hosts.agent.journal import JournalError
+from hosts.agent.machines import HypervisorError
+from hosts.agent.scrubbers import UntrustedScrubber
 from hosts.agent.worker import Worker
 
 DEFAULT_CONFIG = Path("/etc/leasehold/host.toml")
@@ -24,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.command(options.config))
-    except (ConfigError, IdentityError) as error:
+    except (ConfigError, IdentityError, JournalError, HypervisorError, UntrustedScrubber) as error:
         print(error, file=sys.stderr)
         return 2
 

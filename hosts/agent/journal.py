@@ -63,6 +63,7 @@ CREATE TABLE report (sequence INTEGER PRIMARY KEY AUTOINCREMENT, envelope TEXT N
 PRAGMA user_version = 1;
 """
 SCHEMA_VERSION = 1
+LOCK_SECONDS = 2.0
 
 
 class JournalError(Exception):
@@ -75,7 +76,10 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
         self._depth = 0
-        self._connection = _connect(path)
+        try:
+            self._connection = _connect(path)
+        except sqlite3.OperationalError as error:
+            raise JournalError(f"{path} cannot be opened; is another worker running? ({error})") from error
         with self.transaction():
             self.is_new = self._create_if_empty()
             self.journal_id = UUID(self.recall("journal_id") or "")
@@ -133,7 +137,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     # Others may pass through on their way to the disks, of which the hypervisor's own user opens one.
     path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, LOCK_SECONDS, isolation_level=None, check_same_thread=False)
     connection.row_factory = sqlite3.Row
     # One process owns the file: EXCLUSIVE keeps a second one out, and spares the shared-memory file.
     connection.execute("PRAGMA locking_mode = EXCLUSIVE")

@@ -62,6 +62,13 @@ def test_a_schema_of_another_version_is_refused(tmp_path: Path) -> None:
         Journal(tmp_path / "journal")
 
 
+def test_two_workers_cannot_share_it(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    with pytest.raises(JournalError, match="another worker"):
+        Journal(tmp_path / "journal")
+    journal.close()
+
+
 def test_a_failed_transaction_leaves_no_gap_in_the_numbers(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
     spool = a_spool(journal)
