@@ -64,7 +64,7 @@ def guards_fault() -> str:
 def broker_fault() -> str:
     try:
         with Connection(settings.BROKER_URL, connect_timeout=BROKER_PATIENCE_SECONDS) as broker:
-            broker.ensure_connection(max_retries=1, timeout=BROKER_PATIENCE_SECONDS)
+            broker.ensure_connection(max_retries=1, interval_start=0, timeout=BROKER_PATIENCE_SECONDS)
     except (KombuError, OSError):
         return "The broker does not answer; work waits until it does."
     return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
+from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils.translation import gettext as _
@@ -33,6 +34,8 @@ def error_page(request: HttpRequest, status: int, message: str, *, hint: str = "
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if isinstance(exception, RequestDataTooBig):
+        return error_page(request, 413, _("Too much was sent at once."), hint=_("Shorten it and send it again."))
     return error_page(
         request, 400, _("The request could not be understood."), hint=_("Go back and try again.")
     )

@@ -31,7 +31,7 @@ def django_db_modify_db_settings(tmp_path_factory: pytest.TempPathFactory) -> No
 
 @pytest.fixture(scope="session", autouse=True)
 def quiet_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No broker, so nothing moves unless a test moves it; keys of this run; passwords hashed fast."""
+    """No broker, so nothing moves unless a test moves it; the scene's key and anchors; fast hashes."""
     folder = tmp_path_factory.mktemp("var")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(django_settings, "BROKER_URL", f"redis+socket://{folder}/none.sock")
@@ -39,6 +39,11 @@ def quiet_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr(django_settings, "AUDIT_ANCHOR_FILE", folder / "anchors.jsonl")
         patch.setattr(django_settings, "PASSWORD_HASHERS", FAST_HASHES)
         yield
+
+
+@pytest.fixture(autouse=True)
+def own_files() -> None:
+    """The scene was sealed once for all tests: they share its key and its anchors."""
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,122 @@
+"""The book page: the price before the button, and answers to bad input that say what to do."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from django.test import Client
+
+from leasing.models import Lease
+from tests.web.conftest import SignIn
+from tests.web.scenes import Scene
+
+BERLIN = ZoneInfo("Europe/Berlin")
+GOOD = {
+    "tenant": "studio",
+    "flavor": "studio",
+    "image": "tenant",
+    "when": "now",
+    "starts_at": "",
+    "length": "2h",
+    "ends_at": "",
+    "purpose": "a test",
+}
+
+
+@pytest.fixture
+def ada(scene: Scene, sign_in: SignIn) -> Client:
+    return sign_in(scene.ada)
+
+
+def local(**after: float) -> str:
+    return (datetime.now(BERLIN) + timedelta(**after)).strftime("%Y-%m-%dT%H:%M")
+
+
+def test_the_price_is_there_when_the_page_opens_and_follows_the_choice(ada: Client) -> None:
+    assert "€15.20" in ada.get("/book/").content.decode()
+    assert "€7.60" in ada.get("/book/price/", GOOD).content.decode()
+
+
+def test_the_price_is_shown_without_javascript(ada: Client) -> None:
+    before = Lease.objects.count()
+    page = ada.post("/book/", GOOD | {"show_price": "1"}).content.decode()
+    assert "€7.60" in page
+    assert Lease.objects.count() == before
+
+
+def test_whether_approval_is_needed_is_said_before(ada: Client, scene: Scene) -> None:
+    assert "no approval needed" in ada.get("/book/price/", GOOD).content.decode()
+    scene.studio.concurrent_gpus = 0
+    scene.studio.save()
+    page = ada.get("/book/price/", GOOD).content.decode()
+    assert "needs approval" in page
+    assert "0 need no approval" in page
+
+
+def test_booking_leads_to_the_workstation(ada: Client) -> None:
+    answer = ada.post("/book/", GOOD)
+    lease = Lease.objects.latest("requested_at")
+    assert answer.status_code == 302
+    assert answer.headers["Location"] == f"/workstations/{lease.pk}/"
+    assert lease.purpose == "a test"
+
+
+def test_times_are_the_readers(ada: Client) -> None:
+    start, end = local(hours=60), local(hours=62)
+    ada.post("/book/", GOOD | {"when": "at", "starts_at": start, "length": "until", "ends_at": end})
+    lease = Lease.objects.latest("requested_at")
+    assert lease.starts_at.astimezone(BERLIN).strftime("%Y-%m-%dT%H:%M") == start
+    assert lease.ends_at - lease.starts_at == timedelta(hours=2)
+
+
+BAD = {
+    "zero length": ({"length": "until", "ends_at": "START", "when": "at", "starts_at": "START"}, "Choose a later end"),
+    "ends before it starts": ({"length": "until", "ends_at": "YESTERDAY"}, "Choose a later end"),
+    "starts in the past": ({"when": "at", "starts_at": "YESTERDAY"}, "Choose now or a later time"),
+    "longer than policy": ({"length": "until", "ends_at": "FAR"}, "Choose an earlier end"),
+    "further ahead than policy": ({"when": "at", "starts_at": "FURTHER"}, "Choose an earlier start"),
+    "no start": ({"when": "at"}, "Say from when"),
+    "no end": ({"length": "until"}, "Say until when"),
+    "not a time": ({"when": "at", "starts_at": "tomorrow"}, "This is not a date and time"),
+    "year one": ({"when": "at", "starts_at": "0001-01-01T00:00"}, "out of range"),
+    "year ten thousand": ({"when": "at", "starts_at": "10000-01-01T00:00"}, "This is not a date and time"),
+    "the hour that is skipped": ({"when": "at", "starts_at": "2027-03-28T02:30"}, "interpreted in time zone"),
+    "unknown flavor": ({"flavor": "nonsense"}, "Choose another one"),
+    "unknown image": ({"image": "nonsense"}, "Choose another one"),
+    "another team": ({"tenant": "research"}, "Choose another one"),
+    "unknown length": ({"length": "fortnight"}, "Select a valid choice"),
+    "long purpose": ({"purpose": "x" * 501}, "at most 500"),
+    "nothing free": ({"flavor": "train"}, "Choose another time"),
+    "null byte": ({"purpose": "a\x00b"}, "Null characters"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_answered_in_the_form_with_what_to_do(ada: Client, case: str) -> None:
+    changes, words = BAD[case]
+    moments = {
+        "START": local(hours=70),
+        "YESTERDAY": local(days=-1),
+        "FAR": local(days=9),
+        "FURTHER": local(days=61),
+    }
+    before = Lease.objects.count()
+    answer = ada.post("/book/", GOOD | {name: moments.get(value, value) for name, value in changes.items()})
+    page = answer.content.decode()
+    assert answer.status_code == 400
+    assert words in page
+    assert 'class="fault"' in page or 'role="alert"' in page
+    assert Lease.objects.count() == before
+
+
+def test_an_oversized_form_is_refused_before_it_is_read(ada: Client) -> None:
+    answer = ada.post("/book/", GOOD | {"purpose": "x" * 300_000})
+    assert answer.status_code == 413
+    assert "Shorten it" in answer.content.decode()
+
+
+def test_what_was_typed_stays_in_the_form(ada: Client) -> None:
+    page = ada.post("/book/", GOOD | {"length": "until", "purpose": "stays here"}).content.decode()
+    assert "stays here" in page
