@@ -37,9 +37,7 @@ class Host(models.Model):
     """A hypervisor. The public keys are hex; the private halves never leave the host."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    name = models.CharField(
-        max_length=63, unique=True, validators=[RegexValidator(r"^[a-z0-9][a-z0-9.-]*$")]
-    )
+    name = models.CharField(max_length=63, unique=True, validators=[RegexValidator(r"^[a-z0-9][a-z0-9.-]*$")])
     signing_key = models.CharField(max_length=64, unique=True, validators=[PUBLIC_KEY])
     sealing_key = models.CharField(max_length=64, validators=[PUBLIC_KEY])
     accepting = models.BooleanField(default=True, help_text=_("New leases may be placed here"))

@@ -1,4 +1,4 @@
-"""A small world for tests: two tenants, people in every role, one host that speaks as a script tells it to."""
+"""A small world for tests: two tenants, people in every role, one host that speaks as a script says."""
 
 from __future__ import annotations
 
@@ -94,7 +94,12 @@ class ScriptedHost:
         return Signer(self.key, REPORT).sign(m.encode(report))
 
     def say(
-        self, event: m.Event, *, at: datetime, now: datetime | None = None, command: OutboxMessage | None = None
+        self,
+        event: m.Event,
+        *,
+        at: datetime,
+        now: datetime | None = None,
+        command: OutboxMessage | None = None,
     ) -> str:
         """Report an event; returns the verdict of the control plane, empty if it took none."""
         stored = receive_report(self.envelope(event, at=at, command=command), now=now or at)
@@ -154,7 +159,9 @@ class World:
             file_name="tenant",
         )
         self.studio = Tenant.objects.create(slug="studio", name="Studio", concurrent_gpus=concurrent_gpus)
-        self.research = Tenant.objects.create(slug="research", name="Research", concurrent_gpus=concurrent_gpus)
+        self.research = Tenant.objects.create(
+            slug="research", name="Research", concurrent_gpus=concurrent_gpus
+        )
         self.ada, self.bob = person("ada"), person("bob")
         self.approver, self.finance = person("approver"), person("finance")
         self.operator, self.auditor = person("operator"), person("auditor")
