@@ -1,6 +1,7 @@
 """The host worker, with a way to die: it kills itself at the boundary that a file names, once.
 
-Run as `python -m tests.crash.killable CONFIG`, with the file's path in LEASEHOLD_CRASH_FILE.
+Run as `python -m tests.crash.killable CONFIG CRASH_FILE`. The imports take most of a start, so they are done
+once: each line on standard input forks a worker, whose process id and exit status are the answer.
 """
 
 from __future__ import annotations
@@ -24,10 +25,9 @@ def die_at(crash_file: Path, boundary: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main() -> int:
+def run_worker(config_path: Path, crash_file: Path) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(threadName)s %(name)s: %(message)s")
-    config = load_config(Path(sys.argv[1]))
-    crash_file = Path(os.environ["LEASEHOLD_CRASH_FILE"])
+    config = load_config(config_path)
     worker = Worker(
         config,
         load_identity(config.identity_directory),
@@ -37,5 +37,14 @@ def main() -> int:
     return worker.run()
 
 
+def main() -> None:
+    for _ in sys.stdin:
+        worker = os.fork()
+        if worker == 0:
+            os._exit(run_worker(Path(sys.argv[1]), Path(sys.argv[2])))
+        print(worker, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]), flush=True)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

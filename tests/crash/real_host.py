@@ -33,6 +33,7 @@ from hosts.protocol.messages import (
     Intake,
     MachineOrder,
     Provision,
+    Receipt,
     Release,
     Report,
     Scrubbed,
@@ -96,10 +97,11 @@ class RealHost:
         self.reports: list[Report] = []
         self._broker = redis.Redis.from_url(server.url)
         self._identity: Identity = create_identity(directory / "state" / "identity")
-        self._config = self._write_config(server)
+        config = self._write_config(server)
         self._sender = Celery("control", broker=server.url, set_as_current=False)
         self._sender.conf.update(fenced_settings(queue="control", unacked_prefix="control"))
-        self._process: subprocess.Popen[bytes] | None = None
+        self._worker: list[int] = []
+        self._starter = self._start_starter(config)
         SimulatedBus(directory / "bus", demo_topology(MIB))
 
     def _write_config(self, server: RedisServer) -> Path:
@@ -125,16 +127,9 @@ class RealHost:
         return path
 
     def start(self) -> None:
-        """Start the worker's process; it reports its inventory when it is up."""
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.crash.killable", str(self._config)],
-                cwd=ROOT,
-                env=os.environ | {"LEASEHOLD_CRASH_FILE": str(self.crash_file)},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        """Start the worker's process."""
+        self._tell("start")
+        self._worker = [self._answer()]
 
     def crash_at(self, boundary: str | None) -> None:
         """Let the worker kill itself when it comes to this boundary next."""
@@ -143,15 +138,39 @@ class RealHost:
 
     def await_death(self) -> None:
         """Until the worker has killed itself."""
-        assert self._process is not None
-        assert self._process.wait(PATIENCE_SECONDS) == -signal.SIGKILL
+        assert self._await_exit() == -signal.SIGKILL
         assert not self.crash_file.exists()
 
     def stop(self) -> int:
         """Ask the worker to stop; its exit status."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(PATIENCE_SECONDS)
+        os.kill(self._worker[0], signal.SIGTERM)
+        return self._await_exit()
+
+    def _await_exit(self) -> int:
+        status = self._answer()
+        self._worker.clear()
+        return status
+
+    def _tell(self, line: str) -> None:
+        assert self._starter.stdin is not None
+        self._starter.stdin.write(f"{line}\n")
+        self._starter.stdin.flush()
+
+    def _answer(self) -> int:
+        """The next number that the starter prints: a process id or an exit status."""
+        assert self._starter.stdout is not None
+        return int(self._starter.stdout.readline())
+
+    def _start_starter(self, config: Path) -> subprocess.Popen[str]:
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "tests.crash.killable", str(config), str(self.crash_file)],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
 
     def send(self, goal: Goal, *, subject: str, **changes: Any) -> None:
         queue = Queue(host_queue(HOST), routing_key=host_queue(HOST))
@@ -198,7 +217,10 @@ class RealHost:
         assert self.await_event(Scrubbed).evidence.verdict == "passed"
 
     def begin_lease(self) -> None:
-        """The GPU goes to another lease."""
+        """The GPU goes to another lease. What was reported of the last one is receipted."""
+        last = max(self.reports, key=lambda report: report.sequence)
+        receipt = Receipt(journal_id=last.journal_id, through=last.sequence)
+        self.send(receipt, subject=f"host:{HOST}", generation=0)
         self.lease += 1
         self.tenure += 1
 
@@ -231,11 +253,10 @@ class RealHost:
 
     def destroy_all(self) -> None:
         """Whatever happened, leave no process behind."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-        for pid in self.machine_processes():
+        for pid in (*self._worker, *self.machine_processes()):
             os.kill(pid, signal.SIGKILL)
+        self._starter.kill()
+        self._starter.communicate()
 
     def log_tail(self) -> str:
         return self.log.read_text()[-4000:]
