@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from hosts.agent.goals import Refusal, take_goal
+from hosts.agent.goals import Refusal, TooLate, take_goal
 from hosts.agent.rig import Rig
 from hosts.agent.spool import Origin
 from hosts.protocol.messages import (
@@ -73,13 +73,14 @@ class Acceptance:
         try:
             self._deliver_command(command, origin)
         except Refusal as reason:
-            self.refuse(str(reason), origin)
+            self.refuse(str(reason), origin, final=reason.final)
 
-    def refuse(self, reason: str, origin: Origin | None = None) -> None:
+    def refuse(self, reason: str, origin: Origin | None = None, *, final: bool = True) -> None:
         """Report that something was refused; what cannot be attributed is about the host."""
         log.warning("Refused: %s", reason)
         if self._refusals.take():
-            self._rig.spool.add(Refused(reason=reason[:2000]), origin or self._rig.spool.host_origin)
+            refused = Refused(reason=reason[:2000], final=final)
+            self._rig.spool.add(refused, origin or self._rig.spool.host_origin)
 
     def _deliver_command(self, command: Command, origin: Origin) -> None:
         self._check_address(command)
@@ -92,7 +93,7 @@ class Acceptance:
         if command.host != self._rig.config.host:
             raise Refusal(f"The command is for host {command.host!r}.")
         if command.expires_at <= self._rig.clock():
-            raise Refusal(f"The command expired at {command.expires_at.isoformat()}.")
+            raise TooLate(f"The command expired at {command.expires_at.isoformat()}.")
 
     def _accept(self, command: Command, origin: Origin) -> bool:
         """Journal the command, its plans and the answer at once; False if it was accepted before."""

@@ -25,7 +25,15 @@ from hosts.protocol.messages import (
 
 
 class Refusal(Exception):
-    """The goal is refused and changes nothing; the text says why."""
+    """The goal is refused and changes nothing; the text says why. `final`: sending it again would not help."""
+
+    final = True
+
+
+class TooLate(Refusal):
+    """The message has expired; a fresh one of the same command is welcome."""
+
+    final = False
 
 
 def take_goal(rig: Rig, goal: Goal, origin: Origin) -> None:

@@ -84,6 +84,7 @@ def test_a_command_for_another_host_is_refused(box: Box) -> None:
 def test_a_command_that_comes_late_is_refused(box: Box) -> None:
     box.deliver(box.provision(), subject=LEASE, expires_at=box.now)
     assert "expired" in box.last(Refused).reason
+    assert not box.last(Refused).final
     assert_untouched(box)
 
 
