@@ -25,7 +25,7 @@ from hosts.protocol.messages import (
 
 
 class Refusal(Exception):
-    """The goal is refused and changes nothing; the text says why. `final`: sending it again would not help."""
+    """The goal is refused and changes nothing; the text says why. If `final`, sending it again is in vain."""
 
     final = True
 
