@@ -35,7 +35,8 @@ def error_page(request: HttpRequest, status: int, message: str, *, hint: str = "
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     if isinstance(exception, RequestDataTooBig):
-        return error_page(request, 413, _("Too much was sent at once."), hint=_("Shorten it and send it again."))
+        words, hint = _("Too much was sent at once."), _("Shorten it and send it again.")
+        return error_page(request, 413, words, hint=hint)
     return error_page(
         request, 400, _("The request could not be understood."), hint=_("Go back and try again.")
     )

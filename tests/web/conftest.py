@@ -1,4 +1,4 @@
-"""Fixtures of the web's tests: a lived-in scene, clients for its people, and a whole site with its own database."""
+"""Fixtures of the web's tests: a lived-in scene, clients for its people, and a whole site."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from django.conf import settings as django_settings
 from django.test import Client
+from playwright.sync_api import Browser, sync_playwright
 from pytest_django import DjangoDbBlocker
 
 from leasing.models import Person
+from tests.web.browsing import CHROMIUM, CHROMIUM_FLAGS, Visits
 from tests.web.scenes import Scene
 from tests.web.site import Site, new_session, serving
 
@@ -55,6 +57,24 @@ def built_scene(quiet_settings: None, django_db_setup: None, django_db_blocker: 
         return scene
 
 
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """The real browser. Its driver keeps an event loop, which Django would otherwise take for ours."""
+    with pytest.MonkeyPatch.context() as patch, sync_playwright() as driver:
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visits(chromium: Browser, site: Site) -> Iterator[Visits]:
+    """Opens the site as somebody; at the end, no page may have complained."""
+    made = Visits(chromium, site)
+    yield made
+    made.leave()
+
+
 @pytest.fixture
 def scene(built_scene: Scene, db: None) -> Scene:
     return copy.deepcopy(built_scene)
@@ -75,5 +95,8 @@ def sign_in() -> SignIn:
 @pytest.fixture
 def site(built_scene: Scene, django_db_blocker: DjangoDbBlocker, tmp_path: Path) -> Iterator[Site]:
     """The portal under uvicorn on a free port, on a copy of the scene's database."""
-    with django_db_blocker.unblock(), serving(tmp_path / "site.sqlite3", copy.deepcopy(built_scene)) as running:
+    with (
+        django_db_blocker.unblock(),
+        serving(tmp_path / "site.sqlite3", copy.deepcopy(built_scene)) as running,
+    ):
         yield running

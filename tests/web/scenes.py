@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Literal
 
 from hosts.models import Gpu, GpuModel
 from hosts.protocol import messages as m
@@ -18,6 +19,7 @@ from tests.world import VENDOR_DEVICE, World, fingerprint, person
 
 PASSWORD = "a-long-enough-password"
 PROVISION_STEPS = ("identify", "bind", "reserve", "define", "start", "confirm")
+STEP_STATES: tuple[Literal["started", "done"], ...] = ("started", "done")
 RELEASE_STEPS = ("close", "stop", "undefine", "destroy-disk")
 
 
@@ -30,9 +32,7 @@ class Scene(World):
         super().__init__(gpus=gpus, concurrent_gpus=concurrent_gpus, start=start)
         self.money = person("money")
         policy.grant_global_role(actor=SYSTEM, person=self.money, role="platform-finance", now=self.now)
-        policy.grant_role(
-            actor=SYSTEM, person=self.approver, tenant=self.studio, role="member", now=self.now
-        )
+        policy.grant_role(actor=SYSTEM, person=self.approver, tenant=self.studio, role="member", now=self.now)
         self.stranger = person("stranger")
         self._name_people()
         self._offer_more()
@@ -103,11 +103,13 @@ class Scene(World):
         lease.refresh_from_db()
         return lease.holds.get().gpu
 
-    def steps(self, lease: Lease, names: tuple[str, ...], *, plan: str = "provision", finished: bool = False) -> None:
+    def steps(
+        self, lease: Lease, names: tuple[str, ...], *, plan: str = "provision", finished: bool = False
+    ) -> None:
         command = self.command(lease, "release" if plan == "release" else "provision")
         total = len(RELEASE_STEPS if plan == "release" else PROVISION_STEPS)
         for index, name in enumerate(names, 1):
-            for state in ("started", "done")[: 1 if index == len(names) and not finished else 2]:
+            for state in STEP_STATES[: 1 if index == len(names) and not finished else 2]:
                 self.now += timedelta(milliseconds=400)
                 step = m.StepReport(
                     lease_id=lease.pk, gpu_id=None, plan=plan, step=name, index=index, total=total,
@@ -141,7 +143,10 @@ class Scene(World):
         self.studio.save()
         rejected = self.book(self.ada, hours=2, start=timedelta(hours=30))
         reject_lease(
-            actor=self.actor(self.approver), lease_id=rejected.pk, note="The stand is done by then.", now=self.now
+            actor=self.actor(self.approver),
+            lease_id=rejected.pk,
+            note="The stand is done by then.",
+            now=self.now,
         )
         self.rejected = rejected
         self.requested = self.book(
@@ -159,20 +164,31 @@ class Scene(World):
             )
             for index, gpu in enumerate(self.gpus)
         ]  # fmt: skip
-        for address, refusal in (("0000:41:00.0", ""), ("0000:42:00.0", "shares IOMMU group 9 with 0000:42:01.0")):
+        for address, refusal in (
+            ("0000:41:00.0", ""),
+            ("0000:42:00.0", "shares IOMMU group 9 with 0000:42:01.0"),
+        ):
             cards.append(
                 m.CardFacts(
-                    address=address, functions=(address,), iommu_group=9, name="Scripted A6000",
-                    memory_bytes=64 * 2**20, numa_node=0, fingerprint=fingerprint(address), refusal=refusal,
-                )  # fmt: skip
+                    address=address,
+                    functions=(address,),
+                    iommu_group=9,
+                    name="Scripted A6000",
+                    memory_bytes=64 * 2**20,
+                    numa_node=0,
+                    fingerprint=fingerprint(address),
+                    refusal=refusal,
+                )
             )
         facts = m.Inventory(
-            cards=tuple(cards), machines=(), cpu_count=32, memory_mib=131072, disk_gib=1800, kernel="6.1.0-40-amd64",
-            worker_version="0.1.0", simulated=True,
+            cards=tuple(cards), machines=(), cpu_count=32, memory_mib=131072, disk_gib=1800,
+            kernel="6.1.0-40-amd64", worker_version="0.1.0", simulated=True,
         )  # fmt: skip
         self.host.say(facts, at=self.now)
         self.quarantined.refresh_from_db()
-        spare = next(gpu for gpu in self.gpus if Gpu.objects.get(pk=gpu.pk).state == "clean" and not gpu.holds.exists())
+        spare = next(
+            gpu for gpu in self.gpus if Gpu.objects.get(pk=gpu.pk).state == "clean" and not gpu.holds.exists()
+        )
         fleet.withdraw_gpu(
             actor=self.actor(self.operator), gpu_id=spare.pk, reason="fan is loud; part ordered", now=self.now
         )
@@ -188,7 +204,9 @@ class Scene(World):
             who.save()
 
     def _offer_more(self) -> None:
-        large = GpuModel.objects.create(slug="h100", name="H100", memory_mib=81920, vendor_device=VENDOR_DEVICE)
+        large = GpuModel.objects.create(
+            slug="h100", name="H100", memory_mib=81920, vendor_device=VENDOR_DEVICE
+        )
         self.pair = Flavor.objects.create(
             slug="train", name="Train 4×H100", description="training, one NUMA node", model=large, gpu_count=4
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -88,7 +89,7 @@ def _running(port: int) -> Iterator[None]:
         await startup(sockets=None)
         started.set()
 
-    server.startup = tell_when_started  # type: ignore[method-assign,assignment]
+    server.startup = tell_when_started  # type: ignore[method-assign]
     thread.start()
     assert started.wait(START_SECONDS), "the site did not start"
     try:
@@ -113,6 +114,14 @@ def new_session(person: Person) -> str:
     session.create()
     assert session.session_key
     return session.session_key
+
+
+def wait_until(done: Callable[[], bool], *, seconds: float = 10) -> None:
+    """Look again and again until it is so; fail when it never is."""
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.05)
 
 
 def session_cookie(key: str) -> str:

@@ -106,10 +106,10 @@ TABLE = [
     posting("console-ticket", "ada=201 approver=403 auditor=403", arguments=ACTIVE),
     posting("console-ticket", "ada=409 approver=403 auditor=403", arguments=ENDED),
     Row("approvals", "approver=200"),
+    posting("decide", "ada=403 approver=302 auditor=403", body={"decision": "approve"}, arguments=REQUESTED),
     posting(
-        "decide", "ada=403 approver=302 auditor=403", body={"decision": "approve"}, arguments=REQUESTED
+        "decide", "approver=403 auditor=403", body={"decision": "approve"}, arguments=lease("own_request")
     ),
-    posting("decide", "approver=403 auditor=403", body={"decision": "approve"}, arguments=lease("own_request")),
     Row("fleet", READS_FLEET),
     Row("fleet-live", READS_FLEET),
     posting("host-accepting", "operator=302", body={"accepting": "no"}, arguments=host),
@@ -201,8 +201,10 @@ def ask(client: Client, row: Row, url: str) -> int:
     with transaction.atomic():
         if row.name.startswith("api-"):
             body = json.dumps(dict(row.body)) if row.method == "post" else ""
-            response = getattr(client, row.method)(url, body, content_type="application/json") if body else (
-                getattr(client, row.method)(url)
+            response = (
+                getattr(client, row.method)(url, body, content_type="application/json")
+                if body
+                else (getattr(client, row.method)(url))
             )
         else:
             response = getattr(client, row.method)(url, dict(row.body))

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
-from django.http import HttpResponse
 from django.test import Client
 from knox.models import AuthToken
 
 from leasing.models import AuditEntry, Lease, Person
 from tests.web.conftest import SignIn
 from tests.web.scenes import Scene
+
+if TYPE_CHECKING:
+    from django.test.client import _MonkeyPatchedWSGIResponse as Answer
 
 BOOKING = {"tenant": "studio", "flavor": "studio", "image": "tenant", "duration_seconds": 3600}
 
@@ -27,15 +29,15 @@ class Api:
         secret = AuthToken.objects.create(person, timedelta(days=1))[1]
         self.client = Client(headers={"Authorization": f"Token {secret}"})
 
-    def get(self, path: str, **query: str) -> HttpResponse:
+    def get(self, path: str, **query: str) -> Answer:
         return self.client.get(f"/api/v1/{path}", query)
 
-    def post(self, path: str, body: object = None) -> HttpResponse:
+    def post(self, path: str, body: object = None) -> Answer:
         text = json.dumps({} if body is None else body)
         return self.client.post(f"/api/v1/{path}", text, content_type="application/json")
 
 
-def problem_of(answer: HttpResponse) -> dict[str, Any]:
+def problem_of(answer: Answer) -> dict[str, Any]:
     """The problem document, which every error must be."""
     assert answer.headers["Content-Type"] == "application/problem+json"
     told: dict[str, Any] = json.loads(answer.content)
@@ -143,7 +145,9 @@ def test_bad_bookings_name_the_field(ada: Api, case: str) -> None:
 
 def test_odd_but_right_offsets_mean_the_same_moment(ada: Api) -> None:
     moments = {
-        ada.post("quote/", {"flavor": "studio", "starts_at": start, "duration_seconds": 3600}).json()["ends_at"]
+        ada.post("quote/", {"flavor": "studio", "starts_at": start, "duration_seconds": 3600}).json()[
+            "ends_at"
+        ]
         for start in (f"{SOON:%Y-%m-%d}T12:00:00Z", f"{SOON:%Y-%m-%d}T17:45:00+05:45")
     }
     assert len(moments) == 1
@@ -201,7 +205,9 @@ def test_others_and_unknown_look_the_same(ada: Api, scene: Scene) -> None:
     assert theirs == nothing
 
 
-@pytest.mark.parametrize("token", ["", "x", "Token", "Token a b", "Token ÿ", f"Token {'a' * 64}", "Basic YTpi"])
+@pytest.mark.parametrize(
+    "token", ["", "x", "Token", "Token a b", "Token ÿ", f"Token {'a' * 64}", "Basic YTpi"]
+)
 def test_bad_tokens_are_problems(token: str, scene: Scene) -> None:
     answer = Client().get("/api/v1/me/", headers={"Authorization": token.encode().decode("latin-1")})
     assert problem_of(answer)["status"] == 401

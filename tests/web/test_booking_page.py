@@ -72,7 +72,10 @@ def test_times_are_the_readers(ada: Client) -> None:
 
 
 BAD = {
-    "zero length": ({"length": "until", "ends_at": "START", "when": "at", "starts_at": "START"}, "Choose a later end"),
+    "zero length": (
+        {"length": "until", "ends_at": "START", "when": "at", "starts_at": "START"},
+        "Choose a later end",
+    ),
     "ends before it starts": ({"length": "until", "ends_at": "YESTERDAY"}, "Choose a later end"),
     "starts in the past": ({"when": "at", "starts_at": "YESTERDAY"}, "Choose now or a later time"),
     "longer than policy": ({"length": "until", "ends_at": "FAR"}, "Choose an earlier end"),

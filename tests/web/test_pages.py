@@ -71,7 +71,7 @@ def test_power_is_asked_of_the_host(scene: Scene, sign_in: SignIn) -> None:
     client = sign_in(scene.ada)
     url = reverse("workstation-power", args=[scene.active.pk])
     client.post(url, {"action": "restart"})
-    assert scene.command(scene.active, "power")
+    assert scene.command(scene.active, "power").answered_at is None
     back = reverse("workstation", args=[scene.preparing.pk])
     refused = client.post(
         reverse("workstation-power", args=[scene.preparing.pk]), {"action": "off", "back": back}, follow=True
@@ -160,7 +160,10 @@ def test_the_audit_log_filters_and_verifies(scene: Scene, sign_in: SignIn) -> No
 
 def test_usage_is_the_same_on_the_page_and_in_the_csv(scene: Scene, sign_in: SignIn) -> None:
     client = sign_in(scene.finance)
-    days = {"since": f"{scene.until - timedelta(days=2):%F}", "through": f"{scene.until + timedelta(days=1):%F}"}
+    days = {
+        "since": f"{scene.until - timedelta(days=2):%F}",
+        "through": f"{scene.until + timedelta(days=1):%F}",
+    }
     page = client.get(reverse("usage"), days).content.decode()
     assert "€4.57" in page
     answer = client.get(reverse("usage-csv"), days)
