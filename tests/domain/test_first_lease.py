@@ -140,9 +140,7 @@ def test_without_an_equal_gpu_the_next_lease_waits_and_its_owner_is_told() -> No
     gpu = bring_up(world, first)
     later = book(world, hours=5, start=timedelta(hours=3))
     world.tick(after=timedelta(hours=1))
-    world.host.say(
-        m.MachineGone(lease_id=first.pk), at=world.now, command=world.command(first, "release")
-    )
+    world.host.say(m.MachineGone(lease_id=first.pk), at=world.now, command=world.command(first, "release"))
     world.scrub(world.host, gpu, lease=first, verdict="failed", reasons=("stuck",))
     world.tick(after=timedelta(hours=2))
     later.refresh_from_db()
