@@ -1,4 +1,4 @@
-"""A hypervisor in memory: the real one's rules, no guests. It survives the worker, as libvirt does."""
+"""A hypervisor in memory that passes libvirt's contract. There are no guests; it survives the worker."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ ACTIVE = (MachineState.RUNNING, MachineState.PAUSED)
 
 
 class FakeMachines:
-    """A MachineHost. `creations` counts the starts of each machine; `obeys` is whether guests shut down."""
+    """A MachineHost. `creations` counts the starts of each machine; `obeys` is whether guests shut down.
+
+    Calls named in `refuses` fail. `keys` are the disk keys it holds.
+    """
 
     keeps_keys = True
 
@@ -31,6 +34,7 @@ class FakeMachines:
         self.definitions: Counter[str] = Counter()
         self.obeys = True
         self.refuses: set[str] = set()
+        self.keys: dict[str, bytes] = {}
         self._machines: dict[str, MachineFacts] = {}
         self._listeners: list[StopListener] = []
         self._lock = threading.RLock()
@@ -39,6 +43,10 @@ class FakeMachines:
         facts = read_facts(xml, MachineState.OFF)
         with self._lock:
             known = self._machines.get(facts.name)
+            if known and known.uuid != facts.uuid:
+                raise HypervisorError(f"Cannot define {facts.name}: it exists with another identity.")
+            if disk_key is not None:
+                self.keys[facts.name] = disk_key
             self._machines[facts.name] = replace(facts, state=known.state if known else MachineState.OFF)
             self.definitions[facts.name] += 1
 
@@ -55,10 +63,10 @@ class FakeMachines:
             self.stop_by_itself(name, StopCause.GUEST)
 
     def reboot(self, name: str) -> None:
-        self._get(name)
+        self._require_active(name, "reboot")
 
     def reset(self, name: str) -> None:
-        self._get(name)
+        self._require_active(name, "reset")
 
     def destroy(self, name: str) -> None:
         self._refuse("destroy")
@@ -67,21 +75,22 @@ class FakeMachines:
     def undefine(self, name: str) -> None:
         with self._lock:
             if self.state(name) in ACTIVE:
-                raise HypervisorError(f"{name} is running.")
+                raise HypervisorError(f"Cannot undefine {name}: it is running.")
             self._machines.pop(name, None)
+            self.keys.pop(name, None)
 
     def state(self, name: str) -> MachineState:
         with self._lock:
             return self._machines[name].state if name in self._machines else MachineState.ABSENT
 
     def machines(self) -> list[MachineFacts]:
+        self._refuse("machines")
         with self._lock:
             return list(self._machines.values())
 
     def console_socket(self, name: str) -> Path:
-        if self.state(name) not in ACTIVE:
-            raise HypervisorError(f"{name} does not run.")
-        return self.directory / f"{name}.vnc"
+        self._require_active(name, "find the console of")
+        return self.directory / name / "vnc.sock"
 
     def on_stopped(self, listener: StopListener) -> None:
         self._listeners.append(listener)
@@ -95,7 +104,7 @@ class FakeMachines:
         with self._lock:
             if self.state(name) not in ACTIVE:
                 return
-            self._set(name, MachineState.OFF)
+            self._set(name, MachineState.CRASHED if cause is StopCause.CRASHED else MachineState.OFF)
         for listener in list(self._listeners):
             listener(Stop(name, cause))
 
@@ -115,6 +124,10 @@ class FakeMachines:
 
     def _set(self, name: str, state: MachineState) -> None:
         self._machines[name] = replace(self._get(name), state=state)
+
+    def _require_active(self, name: str, what: str) -> None:
+        if self.state(name) not in ACTIVE:
+            raise HypervisorError(f"Cannot {what} {name}: it is not running.")
 
     def _refuse(self, operation: str) -> None:
         if operation in self.refuses:

@@ -11,15 +11,16 @@ import pytest
 
 from hosts.agent.domain import domain_xml
 from hosts.agent.machines import HypervisorError, MachineHost, MachineState, Stop, StopCause
-from tests.agent.fakes.hypervisor import FakeHypervisor
+from tests.agent.fake_machines import FakeMachines
 from tests.agent.machine_specs import LEASE, MACHINE, idle_machine
 
 NAME = "lease-one"
 
 
 @pytest.fixture(params=["fake", "embedded"])
-def host(request: pytest.FixtureRequest) -> Iterator[MachineHost]:
-    chosen: MachineHost = FakeHypervisor() if request.param == "fake" else request.getfixturevalue("embedded")
+def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MachineHost]:
+    fake = request.param == "fake"
+    chosen: MachineHost = FakeMachines(tmp_path) if fake else request.getfixturevalue("embedded")
     yield chosen
     chosen.destroy(NAME)
     chosen.undefine(NAME)
