@@ -39,6 +39,7 @@ class Host(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     name = models.CharField(max_length=63, unique=True, validators=[RegexValidator(r"^[a-z0-9][a-z0-9.-]*$")])
     signing_key = models.CharField(max_length=64, unique=True, validators=[PUBLIC_KEY])
+    key_id = models.CharField(max_length=16, unique=True, editable=False, help_text="Of signing_key")
     sealing_key = models.CharField(max_length=64, validators=[PUBLIC_KEY])
     accepting = models.BooleanField(default=True, help_text=_("New leases may be placed here"))
     simulated = models.BooleanField(default=False)

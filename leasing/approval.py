@@ -11,7 +11,9 @@ from django.utils.translation import gettext as _
 from leasing import policy
 from leasing.actors import Actor
 from leasing.errors import InvalidRequest, WrongState
+from leasing.locking import locked
 from leasing.models import Lease
+from leasing.reasons import said
 from leasing.states.lease import LeaseEvent, LeaseState
 from leasing.transitions import apply_lease_event
 from leasing.wake import wake_control
@@ -24,7 +26,12 @@ def approve_lease(*, actor: Actor, lease_id: UUID, note: str = "", now: datetime
         if lease.ends_at <= now:
             raise WrongState(_("The time that was asked for is over."), hint=_("Ask for another."))
         lease = apply_lease_event(
-            lease_id=lease.pk, event=LeaseEvent.APPROVE, actor=actor, effective_at=now, now=now, reason=note
+            lease_id=lease.pk,
+            event=LeaseEvent.APPROVE,
+            actor=actor,
+            effective_at=now,
+            now=now,
+            reason=said(note),
         )
         transaction.on_commit(wake_control)
     return lease
@@ -37,7 +44,12 @@ def reject_lease(*, actor: Actor, lease_id: UUID, note: str, now: datetime) -> L
     with transaction.atomic():
         lease = _decide(actor, lease_id, note=note, now=now)
         return apply_lease_event(
-            lease_id=lease.pk, event=LeaseEvent.REJECT, actor=actor, effective_at=now, now=now, reason=note
+            lease_id=lease.pk,
+            event=LeaseEvent.REJECT,
+            actor=actor,
+            effective_at=now,
+            now=now,
+            reason=said(note),
         )
 
 
@@ -45,7 +57,7 @@ def _decide(actor: Actor, lease_id: UUID, *, note: str, now: datetime) -> Lease:
     if actor.person is None:
         raise TypeError("only a person decides")
     policy.fetch_lease(actor.person, lease_id, "decide")
-    lease = Lease.objects.select_for_update(of=("self",)).get(pk=lease_id)
+    lease = locked(Lease.objects.all()).get(pk=lease_id)
     if lease.state != LeaseState.REQUESTED:
         raise WrongState(
             _("This request has already been decided or has lapsed."), hint=_("Reload the page.")

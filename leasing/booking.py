@@ -7,14 +7,17 @@ from typing import Any
 
 from django.db import transaction
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from leasing import holds, notices, policy
 from leasing.actors import Actor
 from leasing.audit.log import record
 from leasing.errors import InvalidRequest, NotVisible
 from leasing.limits import Booked, Limits, check_window, peak_gpus
+from leasing.locking import locked
 from leasing.models import Flavor, Image, Lease, Person, Tenant
 from leasing.pricing import Quote, quote_lease
+from leasing.reasons import NONE, Reason, because, filled
 from leasing.retrying import retrying
 from leasing.states.lease import HOLDING, LeaseState
 from leasing.timing import DECISION_WINDOW
@@ -73,7 +76,11 @@ def request_lease(
 
 
 def approval_reason(tenant: Tenant, flavor: Flavor, starts_at: datetime, ends_at: datetime) -> str:
-    """Why a booking would need an approver; empty if it is inside the tenant's limits."""
+    """Why a booking would need an approver, in words; empty if it is inside the tenant's limits."""
+    return str(_limit_exceeded(tenant, flavor, starts_at, ends_at))
+
+
+def _limit_exceeded(tenant: Tenant, flavor: Flavor, starts_at: datetime, ends_at: datetime) -> Reason:
     others = Lease.objects.filter(
         tenant=tenant, state__in=HOLDING, starts_at__lt=ends_at, ends_at__gt=starts_at
     ).select_related("flavor")
@@ -84,26 +91,23 @@ def approval_reason(tenant: Tenant, flavor: Flavor, starts_at: datetime, ends_at
     ]
     peak = peak_gpus([*booked, Booked(starts_at, ends_at, flavor.gpu_count)])
     if peak <= tenant.concurrent_gpus:
-        return ""
-    return _("%(peak)d GPUs at the same time; %(limit)d need no approval.") % {
-        "peak": peak,
-        "limit": tenant.concurrent_gpus,
-    }
+        return NONE
+    return because("over-limit", peak=peak, limit=tenant.concurrent_gpus)
 
 
 def _book(*, actor: Actor, person: Person, tenant: Tenant, lease: Lease, now: datetime) -> Lease:
     with transaction.atomic():
         # Tenant before person, always: two bookings of one team are checked one after the other.
-        Tenant.objects.select_for_update().get(pk=tenant.pk)
-        Person.objects.select_for_update().get(pk=person.pk)
-        reason = approval_reason(tenant, lease.flavor, lease.starts_at, lease.ends_at)
+        tenant = locked(Tenant.objects.all()).get(pk=tenant.pk)
+        locked(Person.objects.all()).get(pk=person.pk)
+        reason = _limit_exceeded(tenant, lease.flavor, lease.starts_at, lease.ends_at)
         _fill_quote(lease)
         lease.needs_approval_because = reason
         lease.state = LeaseState.REQUESTED if reason else LeaseState.SCHEDULED
         lease.decide_by = _decide_by(lease, now) if reason else None
         lease.save(force_insert=True)
         holds.place(lease, now=now)
-        _record(lease, actor=actor, now=now)
+        _record(lease, tenant=tenant, actor=actor, now=now)
         if reason:
             _ask_approvers(lease, now=now)
         transaction.on_commit(wake_control)
@@ -121,7 +125,7 @@ def _decide_by(lease: Lease, now: datetime) -> datetime:
     return min(lapses, now + DECISION_WINDOW)
 
 
-def _record(lease: Lease, *, actor: Actor, now: datetime) -> None:
+def _record(lease: Lease, *, tenant: Tenant, actor: Actor, now: datetime) -> None:
     facts: dict[str, Any] = {
         "from": None,
         "to": lease.state,
@@ -132,15 +136,15 @@ def _record(lease: Lease, *, actor: Actor, now: datetime) -> None:
         "rate_per_hour": lease.rate_per_hour,
         "currency": lease.currency,
         "quoted_total": lease.quoted_total,
-        "limit": lease.tenant.concurrent_gpus,
-        "needs_approval_because": lease.needs_approval_because,
+        "limit": tenant.concurrent_gpus,
+        "needs_approval_because": lease.needs_approval_because.in_english(),
         "gpus": [str(gpu) for gpu in lease.holds.values_list("gpu_id", flat=True)],
     }
     record(
         action="lease.request",
         actor=actor,
         subject=f"lease:{lease.pk}",
-        tenant=lease.tenant,
+        tenant=tenant,
         now=now,
         **facts,
     )
@@ -152,9 +156,10 @@ def _ask_approvers(lease: Lease, *, now: datetime) -> None:
             recipient=approver,
             lease=lease,
             kind="lease-request",
-            subject=_("%(person)s asks for %(flavor)s")
-            % {"person": lease.owner, "flavor": lease.flavor.name},
-            body=lease.purpose or _("No purpose was given."),
+            subject=filled(
+                gettext_lazy("%(person)s asks for %(flavor)s"), person=lease.owner, flavor=lease.flavor.name
+            ),
+            body=lease.purpose or gettext_lazy("No purpose was given."),
             now=now,
         )
 

@@ -18,6 +18,7 @@ from leasing import goals, policy
 from leasing.actors import Actor
 from leasing.audit.log import record
 from leasing.errors import NotAllowed, NotVisible, WrongState
+from leasing.locking import locked
 from leasing.models import ConsoleSession, Lease
 from leasing.outbox import queue_command
 from leasing.states.lease import LeaseState
@@ -38,7 +39,7 @@ def open_console(*, actor: Actor, lease_id: UUID, session_key: str, now: datetim
         raise TypeError("only a person opens a console")
     policy.fetch_lease(actor.person, lease_id, "use")
     with transaction.atomic():
-        lease = Lease.objects.select_for_update(of=("self",)).get(pk=lease_id)
+        lease = locked(Lease.objects.select_related("host", "tenant")).get(pk=lease_id)
         if lease.state != LeaseState.ACTIVE or lease.machine != Lease.Machine.RUNNING or lease.host is None:
             raise WrongState(
                 _("There is no picture: the machine is not running."), hint=_("Power it on first.")

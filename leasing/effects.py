@@ -5,33 +5,39 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from django.db.models import F
-from django.utils.translation import gettext as _
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy as _
 
 from leasing import goals, holds, notices
 from leasing.actors import Actor
 from leasing.models import ConsoleSession, Lease
-from leasing.outbox import queue_command
+from leasing.outbox import close_commands, queue_command
+from leasing.reasons import filled
 from leasing.states.gpu import GpuEvent
 from leasing.states.lease import LeaseEvent, LeaseState
 from leasing.timing import PROVISION_DEADLINE, RELEASE_DEADLINE
 
 
-def after_lease_event(
-    lease: Lease, *, before: LeaseState, event: LeaseEvent, at: datetime, actor: Actor, now: datetime
-) -> None:
+def after_lease_event(lease: Lease, *, event: LeaseEvent, at: datetime, actor: Actor, now: datetime) -> None:
     """Queue and write everything that this transition entails."""
     if event is LeaseEvent.START:
         _hand_over(lease, at=at, actor=actor, now=now)
         _tell_host(lease, goal=goals.provision(lease), now=now, deadline=PROVISION_DEADLINE)
     elif lease.state == LeaseState.RELEASING:
-        holds.shrink(lease, at=at)
+        holds.shrink(lease, now=now)
         _close_consoles(lease, now=now)
-        _tell_host(lease, goal=goals.release(lease), now=now, deadline=RELEASE_DEADLINE)
+        order_release(lease, now=now)
     elif event is LeaseEvent.GONE:
         _take_back(lease, at=at, actor=actor, now=now)
+        close_commands(lease, answer="gone", now=now)
     elif lease.state == LeaseState.ENDED:
         holds.drop(lease)
-    _tell_owner(lease, before=before, event=event, now=now)
+    _tell_owner(lease, event=event, now=now)
+
+
+def order_release(lease: Lease, *, now: datetime) -> None:
+    """Tell the host to remove the machine; whatever it was told about the lease before is superseded."""
+    _tell_host(lease, goal=goals.release(lease), now=now, deadline=RELEASE_DEADLINE)
 
 
 def _hand_over(lease: Lease, *, at: datetime, actor: Actor, now: datetime) -> None:
@@ -85,24 +91,25 @@ def _close_consoles(lease: Lease, *, now: datetime) -> None:
     ConsoleSession.objects.filter(lease=lease, closed_at__isnull=True).update(closed_at=now)
 
 
-def _tell_owner(lease: Lease, *, before: LeaseState, event: LeaseEvent, now: datetime) -> None:
-    name = lease.machine_name
-    subject = {
-        LeaseEvent.APPROVE: _("%(name)s is approved"),
-        LeaseEvent.REJECT: _("%(name)s was not approved"),
-        LeaseEvent.EXPIRE: _("Nobody decided on %(name)s in time"),
-        LeaseEvent.FAIL: _("%(name)s has failed"),
-        LeaseEvent.RUNNING: _("%(name)s is running"),
-        LeaseEvent.GONE: _("%(name)s has ended"),
-    }.get(event)
-    if subject is None:
+_SUBJECTS: dict[LeaseEvent, str | Promise] = {
+    LeaseEvent.APPROVE: _("%(name)s is approved"),
+    LeaseEvent.REJECT: _("%(name)s was not approved"),
+    LeaseEvent.EXPIRE: _("Nobody decided on %(name)s in time"),
+    LeaseEvent.FAIL: _("%(name)s has failed"),
+    LeaseEvent.RUNNING: _("%(name)s is running"),
+    LeaseEvent.GONE: _("%(name)s has ended"),
+}
+
+
+def _tell_owner(lease: Lease, *, event: LeaseEvent, now: datetime) -> None:
+    if event not in _SUBJECTS:
         return
     body = lease.outcome_reason or lease.decision_note or _("See its page for what happened.")
     notices.notify(
         recipient=lease.owner,
         lease=lease,
         kind=f"lease-{event}",
-        subject=subject % {"name": name},
+        subject=filled(_SUBJECTS[event], name=lease.machine_name),
         body=body,
         now=now,
     )

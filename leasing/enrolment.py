@@ -6,6 +6,7 @@ import hashlib
 import secrets
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from django.conf import settings
 from redis import Redis
@@ -48,6 +49,7 @@ def enrol_host(
 
 def grant_access(*, actor: Actor, host: Host, now: datetime) -> HostAccess:
     """Give the host a new password for its broker account; the previous one no longer works."""
+    fleet.authorise(actor)
     password = secrets.token_urlsafe(32)
     rules = broker_acl(host.name, hashlib.sha256(password.encode()).hexdigest())
     try:
@@ -60,7 +62,7 @@ def grant_access(*, actor: Actor, host: Host, now: datetime) -> HostAccess:
     return HostAccess(broker_user(host.name), password, public_hex(portal_signing_key()))
 
 
-def _keep(broker: Redis) -> None:
+def _keep(broker: Any) -> None:
     """Write the accounts to the broker's ACL file; one without such a file keeps them until it restarts."""
     try:
         broker.execute_command("ACL SAVE")

@@ -12,10 +12,12 @@ from django.utils.translation import gettext as _
 
 from hosts.models import FoundCard, Gpu, GpuModel, Host
 from hosts.protocol.messages import Inspect
+from hosts.protocol.signing import key_id, verify_key
 from leasing import policy
 from leasing.actors import Actor
 from leasing.audit.log import record
 from leasing.errors import DomainError, InvalidRequest, NotVisible, WrongState
+from leasing.locking import locked
 from leasing.models import Lease
 from leasing.outbox import queue_command
 from leasing.states.gpu import GpuEvent, GpuState
@@ -37,13 +39,14 @@ def enrol_host(
     now: datetime,
 ) -> Host:
     """Trust a host's public keys (hex) and ask it what it has."""
-    _authorise(actor)
+    authorise(actor)
     host = Host(name=name, signing_key=signing_key, sealing_key=sealing_key, simulated=simulated)
     try:
-        host.clean_fields(exclude=["journal_id", "last_seen_at", "inventory_at"])
+        host.clean_fields(exclude=["key_id", "journal_id", "last_seen_at", "inventory_at"])
     except ValidationError as error:
         field, messages = next(iter(error.message_dict.items()))
         raise InvalidRequest(messages[0], field=field) from error
+    host.key_id = key_id(verify_key(signing_key))
     with transaction.atomic():
         try:
             with transaction.atomic():
@@ -64,7 +67,7 @@ def inspect_host(host: Host, *, now: datetime) -> None:
 
 def set_accepting(*, actor: Actor, host_id: UUID, accepting: bool, now: datetime) -> Host:
     """Whether new leases may be placed on the host. What is booked stays."""
-    _authorise(actor)
+    authorise(actor)
     with transaction.atomic():
         host = _get_host(host_id)
         host.accepting = accepting
@@ -85,7 +88,7 @@ def admit_gpu(*, actor: Actor, card_id: int, model_id: int, now: datetime) -> Gp
     Its share of the host is fixed here: an equal part of CPU, memory and disk per leasable card, after a
     reserve for the hypervisor, so that leases can never oversell the host.
     """
-    _authorise(actor)
+    authorise(actor)
     with transaction.atomic():
         card = _get_card(card_id)
         model = GpuModel.objects.filter(pk=model_id).first()
@@ -116,7 +119,7 @@ def withdraw_gpu(*, actor: Actor, gpu_id: UUID, reason: str, now: datetime) -> G
 
 
 def _apply(actor: Actor, gpu_id: UUID, event: GpuEvent, *, reason: str, now: datetime) -> Gpu:
-    _authorise(actor)
+    authorise(actor)
     if not Gpu.objects.filter(pk=gpu_id).exists():
         raise NotVisible(_("There is no such GPU."))
     gpu = apply_gpu_event(gpu_id=gpu_id, event=event, actor=actor, effective_at=now, now=now, reason=reason)
@@ -148,13 +151,14 @@ def leases_on(gpu: Gpu, *, now: datetime) -> list[Lease]:
     return list(Lease.objects.filter(holds__gpu=gpu, holds__ends_at__gt=now).order_by("starts_at"))
 
 
-def _authorise(actor: Actor) -> None:
+def authorise(actor: Actor) -> None:
+    """NotVisible unless the actor operates the fleet: to others it does not exist."""
     if actor.kind != "system" and (actor.person is None or not policy.is_operator(actor.person)):
         raise NotVisible(_("There is nothing here."))
 
 
 def _get_host(host_id: UUID) -> Host:
-    host = Host.objects.select_for_update().filter(pk=host_id).first()
+    host = locked(Host.objects.filter(pk=host_id)).first()
     if host is None:
         raise NotVisible(_("There is no such host."))
     return host

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
-from django.db.models import Exists, F, OuterRef
+from django.db.models import Exists, F, OuterRef, QuerySet
 from django.utils.translation import gettext as _
 
 from hosts.models import Gpu
 from leasing.errors import NothingFree
+from leasing.locking import locked
 from leasing.models import Flavor, Hold, Lease
 from leasing.placement import FreeGpu, choose_gpus
 from leasing.states.gpu import BOOKABLE, GpuState
 from leasing.states.lease import LeaseState
-from leasing.timing import HOST_SILENT_AFTER
+from leasing.timing import HOST_SILENT_AFTER, OVERRUN_STEP
 
 OVERLAP = "leasing_hold_no_overlap"
 _RETRIES = 5
@@ -60,12 +62,7 @@ def place(
 
 def free_gpus(flavor: Flavor, starts_at: datetime, ends_at: datetime, *, now: datetime) -> list[FreeGpu]:
     """GPUs of the flavor's model that may be booked and have no hold in the window."""
-    taken = Hold.objects.filter(gpu=OuterRef("pk"), starts_at__lt=ends_at, ends_at__gt=starts_at)
-    gpus = (
-        Gpu.objects.filter(model=flavor.model, state__in=BOOKABLE, host__accepting=True)
-        .exclude(Exists(taken))
-        .select_related("host")
-    )
+    gpus = _bookable(starts_at, ends_at).filter(model=flavor.model)
     return [
         FreeGpu(
             gpu_id=gpu.pk,
@@ -73,8 +70,16 @@ def free_gpus(flavor: Flavor, starts_at: datetime, ends_at: datetime, *, now: da
             numa_node=gpu.numa_node,
             ready=is_ready(gpu, now=now),
         )
-        for gpu in gpus
+        for gpu in gpus.select_related("host")
     ]
+
+
+def models_with_spare(*, now: datetime) -> frozenset[int]:
+    """The GPU models of which one could be handed over at this moment."""
+    spare = _bookable(now, now + _INSTANT).filter(
+        state=GpuState.CLEAN, host__last_seen_at__gt=now - HOST_SILENT_AFTER
+    )
+    return frozenset(spare.values_list("model_id", flat=True))
 
 
 def is_ready(gpu: Gpu, *, now: datetime) -> bool:
@@ -84,7 +89,10 @@ def is_ready(gpu: Gpu, *, now: datetime) -> bool:
 
 
 def move(lease: Lease, *, now: datetime, only_ready: bool) -> bool:
-    """Hold other, equal GPUs for a lease that has not started; False, unchanged, if none is free."""
+    """Hold other, equal GPUs for a lease that has not started; False, unchanged, if none is free.
+
+    The caller has locked the lease: nobody else may give it holds, or take them away, meanwhile.
+    """
     try:
         with transaction.atomic():
             avoid = frozenset(lease.holds.values_list("gpu_id", flat=True))
@@ -100,11 +108,10 @@ def drop(lease: Lease) -> None:
     lease.holds.all().delete()
 
 
-def shrink(lease: Lease, *, at: datetime) -> None:
-    """The lease stopped: what lies beyond the turnaround is free at once."""
+def shrink(lease: Lease, *, now: datetime) -> None:
+    """The lease stopped: what lies beyond the turnaround, which begins now, is free at once."""
     for hold in lease.holds.select_related("gpu__model"):
-        ends_at = at + timedelta(seconds=hold.gpu.model.turnaround_seconds)
-        _end_by(hold, ends_at)
+        _end_by(hold, now + timedelta(seconds=hold.gpu.model.turnaround_seconds))
 
 
 def settle(gpu: Gpu, *, now: datetime) -> None:
@@ -113,36 +120,47 @@ def settle(gpu: Gpu, *, now: datetime) -> None:
         _end_by(hold, now)
 
 
-def grow(hold: Hold, until: datetime, *, now: datetime) -> list[Lease]:
-    """Extend an overrunning hold; later ones first move or wait. Returns the leases this touched."""
-    affected = []
-    with transaction.atomic():
-        for later in (
-            Hold.objects.select_for_update(of=("self",))
-            .select_related("lease__flavor__model")
-            .filter(gpu=hold.gpu, starts_at__lt=until, starts_at__gte=hold.ends_at)
-            .exclude(pk=hold.pk)
-        ):
-            affected.append(later.lease)
-            if not move(later.lease, now=now, only_ready=False):
-                _delay(later, until)
-        hold.ends_at = until
-        hold.save(update_fields=["ends_at"])
-    return affected
-
-
-def overrunning(*, now: datetime) -> list[Hold]:
+def overrunning(*, now: datetime) -> QuerySet[Hold]:
     """Holds that have run out although their GPU has not come back from that tenure."""
-    return list(
-        Hold.objects.select_related("gpu__model", "lease")
-        .filter(ends_at__lte=now, tenure=F("gpu__tenure"))
-        .filter(gpu__state__in=[GpuState.LEASED, GpuState.DIRTY, GpuState.SCRUBBING])
-        .filter(lease__state__in=[LeaseState.ACTIVE, LeaseState.RELEASING, LeaseState.ENDED])
-        .order_by("gpu_id")
-    )
+    return Hold.objects.filter(
+        ends_at__lte=now,
+        tenure=F("gpu__tenure"),
+        gpu__state__in=[GpuState.LEASED, GpuState.DIRTY, GpuState.SCRUBBING],
+        lease__state__in=[LeaseState.ACTIVE, LeaseState.RELEASING, LeaseState.ENDED],
+    ).order_by("gpu_id")
 
 
-def _delay(hold: Hold, until: datetime) -> None:
+def grow(overrun: Hold, *, now: datetime) -> Iterator[tuple[Lease, bool]]:
+    """Extend a hold that has run out. Yields each lease that was in its way, and whether it could move.
+
+    Runs in the caller's transaction. Leases are locked before their GPU, and both before the question
+    whether the hold still overruns is asked again: its GPU may just have come back.
+    """
+    turnaround = timedelta(seconds=overrun.gpu.model.turnaround_seconds)
+    until = now + max(OVERRUN_STEP, turnaround)
+    later = Hold.objects.filter(gpu=overrun.gpu_id, starts_at__lt=until, starts_at__gte=overrun.ends_at)
+    waiting = Lease.objects.filter(
+        holds__in=later, state__in=[LeaseState.REQUESTED, LeaseState.SCHEDULED]
+    ).select_related("flavor__model", "owner")
+    leases = list(locked(waiting).order_by("id"))
+    locked(Gpu.objects.all()).get(pk=overrun.gpu_id)
+    if not overrunning(now=now).filter(pk=overrun.pk).exists():
+        return
+    for lease in leases:
+        moved = move(lease, now=now, only_ready=False)
+        if not moved:
+            _delay(lease, overrun.gpu, until)
+        yield lease, moved
+    Hold.objects.filter(pk=overrun.pk).update(ends_at=until)
+
+
+def _bookable(starts_at: datetime, ends_at: datetime) -> QuerySet[Gpu]:
+    taken = Hold.objects.filter(gpu=OuterRef("pk"), starts_at__lt=ends_at, ends_at__gt=starts_at)
+    return Gpu.objects.filter(state__in=BOOKABLE, host__accepting=True).exclude(Exists(taken))
+
+
+def _delay(lease: Lease, gpu: Gpu, until: datetime) -> None:
+    hold = lease.holds.get(gpu=gpu)
     if until < hold.ends_at:
         hold.starts_at = until
         hold.save(update_fields=["starts_at"])

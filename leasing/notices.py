@@ -15,6 +15,7 @@ from django.utils.translation import gettext as _
 
 from leasing.errors import Words
 from leasing.models import Lease, Notification, Person
+from leasing.reasons import Reason
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,13 @@ SMTP_SECONDS = 10
 
 
 def notify(
-    *, recipient: Person, kind: str, subject: Words, body: Words, now: datetime, lease: Lease | None = None
+    *,
+    recipient: Person,
+    kind: str,
+    subject: Words,
+    body: Words | Reason,
+    now: datetime,
+    lease: Lease | None = None,
 ) -> Notification:
     """Write a notice. Lazily translated words come out in the recipient's language, times in their zone."""
     with (

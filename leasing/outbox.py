@@ -10,7 +10,6 @@ from uuid import uuid4
 import msgspec
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Q
 from kombu.exceptions import OperationalError
 
 from hosts.models import Host
@@ -67,9 +66,10 @@ def send_due(*, send: Send, now: datetime) -> int:
         try:
             send(message.host, envelope)
         except (OperationalError, OSError) as error:
+            # Each attempt may wait for the broker; what is left is due again after its pause.
             log.warning("The broker did not take %s: %s", message, error)
-        else:
-            sent += 1
+            break
+        sent += 1
     return sent
 
 
@@ -134,6 +134,12 @@ def mark_accepted(message: OutboxMessage, *, now: datetime) -> None:
         message.save(update_fields=["accepted_at", "next_send_at"])
 
 
+def send_anew(message: OutboxMessage, *, now: datetime) -> None:
+    """As if it had not been sent yet."""
+    message.attempts, message.next_send_at = 0, now
+    message.save(update_fields=["attempts", "next_send_at"])
+
+
 def mark_answered(message: OutboxMessage, *, answer: str, now: datetime) -> None:
     if message.answered_at is None:
         message.answered_at = now
@@ -150,11 +156,15 @@ def answer_goal(*, subject: str, generation: int, kinds: tuple[str, ...], answer
         mark_answered(message, answer=answer, now=now)
 
 
+def close_commands(lease: Lease, *, answer: str, now: datetime) -> None:
+    """The lease's machine is gone: whatever its host was still to do about it is settled."""
+    open_ones = OutboxMessage.objects.filter(lease=lease, answered_at__isnull=True)
+    open_ones.update(answered_at=now, next_send_at=None, answer=answer)
+
+
 def resend_unfinished(host: Host, *, now: datetime) -> int:
     """The host lost its journal: tell it again everything that it had accepted but not answered."""
-    unfinished = OutboxMessage.objects.filter(
-        Q(accepted_at__isnull=False), host=host, answered_at__isnull=True
-    )
+    unfinished = OutboxMessage.objects.filter(host=host, accepted_at__isnull=False, answered_at__isnull=True)
     return unfinished.update(accepted_at=None, next_send_at=now)
 
 

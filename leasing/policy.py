@@ -7,6 +7,7 @@ from typing import Literal
 from uuid import UUID
 
 from django.contrib.auth.models import Permission
+from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.utils.translation import gettext as _
 from guardian.shortcuts import assign_perm, get_objects_for_user, remove_perm
@@ -111,6 +112,7 @@ def visible_scrubs(person: Person) -> QuerySet[ScrubRecord]:
     return scrubs.filter(lease__in=visible_leases(person))
 
 
+@transaction.atomic
 def grant_role(*, actor: Actor, person: Person, tenant: Tenant, role: Role, now: datetime) -> None:
     _check_role(role)
     assign_perm(role, person, tenant)
@@ -125,6 +127,7 @@ def grant_role(*, actor: Actor, person: Person, tenant: Tenant, role: Role, now:
     )
 
 
+@transaction.atomic
 def revoke_role(*, actor: Actor, person: Person, tenant: Tenant, role: Role, now: datetime) -> None:
     _check_role(role)
     remove_perm(role, person, tenant)
@@ -139,6 +142,7 @@ def revoke_role(*, actor: Actor, person: Person, tenant: Tenant, role: Role, now
     )
 
 
+@transaction.atomic
 def grant_global_role(*, actor: Actor, person: Person, role: str, now: datetime) -> None:
     """Roles over the whole platform: operator, platform-finance, auditor."""
     if role not in GLOBAL_ROLES:

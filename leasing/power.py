@@ -12,6 +12,7 @@ from leasing import goals, policy
 from leasing.actors import Actor
 from leasing.audit.log import record
 from leasing.errors import WrongState
+from leasing.locking import locked
 from leasing.models import Lease
 from leasing.outbox import queue_command
 from leasing.states.lease import LeaseState
@@ -24,7 +25,7 @@ def switch_power(*, actor: Actor, lease_id: UUID, action: goals.PowerAction, now
         raise TypeError("only a person switches a machine")
     policy.fetch_lease(actor.person, lease_id, "use")
     with transaction.atomic():
-        lease = Lease.objects.select_for_update(of=("self",)).get(pk=lease_id)
+        lease = locked(Lease.objects.select_related("host", "tenant")).get(pk=lease_id)
         if lease.state != LeaseState.ACTIVE or lease.host is None:
             raise WrongState(
                 _("The workstation is not running."), hint=_("Wait until it is ready, or book another one.")

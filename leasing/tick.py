@@ -1,29 +1,33 @@
-"""What is due now. Each duty looks in the database, so a missed tick costs time and nothing else."""
+"""What is due now. Each duty looks in the database, so a missed tick costs time and nothing else.
+
+Two ticks at once are harmless: whoever acts on a row has locked it and has asked again whether it is due.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TypeVar
 
-from django.db import DatabaseError, transaction
-from django.db.models import Exists, OuterRef
-from django.utils.translation import gettext as _
-from kombu.exceptions import OperationalError
+from django.db import transaction
+from django.db.models import Exists, Model, OuterRef, Q, QuerySet
 
 from hosts.models import Gpu, Host
-from leasing import goals, holds, notices, outbox, policy
+from leasing import effects, goals, holds, outbox, tidings
 from leasing.actors import SYSTEM
 from leasing.audit.sealer import seal
 from leasing.errors import DomainError
+from leasing.locking import locked
 from leasing.models import Hold, Lease, OutboxMessage
-from leasing.states.gpu import GpuState
-from leasing.states.lease import LeaseEvent, LeaseState
-from leasing.timing import INTAKE_DEADLINE, OVERRUN_STEP
-from leasing.transitions import apply_lease_event
+from leasing.reasons import NONE, Reason, because
+from leasing.states.gpu import GpuEvent, GpuState
+from leasing.states.lease import ON_HOST, LeaseEvent, LeaseState
+from leasing.timing import INTAKE_DEADLINE, RELEASE_DEADLINE
+from leasing.transitions import apply_gpu_event, apply_lease_event
 
 log = logging.getLogger(__name__)
+M = TypeVar("M", bound=Model)
 T = TypeVar("T")
 
 
@@ -38,56 +42,80 @@ def tick(*, now: datetime, send: outbox.Send) -> None:
 def expire_requests(now: datetime) -> None:
     """Requests on which nobody decided in time."""
     due = Lease.objects.filter(state=LeaseState.REQUESTED, decide_by__lte=now)
-    _each(due, lambda lease: _apply(lease, LeaseEvent.EXPIRE, at=lease.decide_by or now, now=now))
+    _each_locked(due, lambda lease: _apply(lease, LeaseEvent.EXPIRE, at=lease.decide_by or now, now=now))
+
+
+# What the end of its time means for a lease in each state.
+_AT_END: dict[str, tuple[LeaseEvent, Reason]] = {
+    LeaseState.SCHEDULED: (LeaseEvent.FAIL, because("never-started")),
+    LeaseState.PROVISIONING: (LeaseEvent.FAIL, because("never-ready")),
+    LeaseState.ACTIVE: (LeaseEvent.END, NONE),
+}
 
 
 def end_due(now: datetime) -> None:
     """Leases whose time is over, started or not."""
-    due = Lease.objects.filter(ends_at__lte=now)
-    running = due.filter(state__in=[LeaseState.PROVISIONING, LeaseState.ACTIVE])
-    _each(running, lambda lease: _apply(lease, LeaseEvent.END, at=lease.ends_at, now=now))
-    never_started = due.filter(state=LeaseState.SCHEDULED)
-    reason = _("No clean GPU could be had before its end. Nothing is billed.")
-    _each(
-        never_started,
-        lambda lease: _apply(lease, LeaseEvent.FAIL, at=lease.ends_at, now=now, reason=reason),
-    )
+    due = Lease.objects.filter(ends_at__lte=now, state__in=_AT_END)
+    _each_locked(due, lambda lease: _end(lease, now=now))
 
 
 def start_due(now: datetime) -> None:
-    """Leases whose GPUs are theirs from now on."""
+    """Leases whose GPUs are theirs from now on, or were to be."""
     begun = Hold.objects.filter(lease=OuterRef("pk"), starts_at__lte=now)
     due = (
-        Lease.objects.filter(Exists(begun), state=LeaseState.SCHEDULED, ends_at__gt=now)
+        Lease.objects.filter(Exists(begun) | Q(starts_at__lte=now), state=LeaseState.SCHEDULED)
+        .filter(ends_at__gt=now)
         .select_related("flavor__model", "owner")
         .order_by("starts_at", "requested_at")
     )
-    _each(due, lambda lease: _start(lease, now=now))
+    spare = holds.models_with_spare(now=now)
+    _each_locked(due, lambda lease: _start(lease, spare=spare, now=now))
 
 
 def fail_overdue(now: datetime) -> None:
     """Commands that were not answered before their deadline."""
-    overdue = OutboxMessage.objects.select_related("lease", "host").filter(
-        answered_at__isnull=True, deadline_at__lte=now
-    )
-    _each(overdue, lambda message: _fail_overdue(message, now=now))
+    _each(_overdue(now), lambda message: _fail_overdue(message, now=now))
+
+
+def release_again(now: datetime) -> None:
+    """Leases whose release the host refused or failed at, some time ago: nothing else would end them."""
+    releases = OutboxMessage.objects.filter(lease=OuterRef("pk"), kind="release")
+    lately = Q(answered_at__isnull=True) | Q(answered_at__gt=now - RELEASE_DEADLINE)
+    due = Lease.objects.filter(~Exists(releases.filter(lately)), state=LeaseState.RELEASING)
+    _each_locked(due, lambda lease: effects.order_release(lease, now=now))
 
 
 def grow_overruns(now: datetime) -> None:
     """Holds that ran out before their GPU came back: later leases move or wait."""
-    _each(holds.overrunning(now=now), lambda hold: _grow(hold, now=now))
+    overruns = holds.overrunning(now=now).select_related("gpu__model")
+    _each(overruns, lambda hold: _grow(hold, now=now))
+
+
+def distrust_stuck_scrubs(now: datetime) -> None:
+    """Scrubs that have begun and came to no verdict: the GPU is dirty, and an intake follows."""
+    stuck = Gpu.objects.filter(state=GpuState.SCRUBBING, scrub_expected_by__lte=now).order_by("id")
+    _each_locked(stuck, lambda gpu: _distrust(gpu, now=now))
 
 
 def order_intakes(now: datetime) -> None:
-    """GPUs that are dirty and that nobody is cleaning."""
-    dirty = Gpu.objects.filter(state=GpuState.DIRTY).select_related("host", "model").order_by("id")
-    _each(dirty, lambda gpu: _order_intake(gpu, now=now))
+    """GPUs that are dirty, that no machine can have, and that the host does not clean by itself."""
+    in_use = Hold.objects.filter(gpu=OuterRef("pk"), tenure=OuterRef("tenure"), lease__state__in=ON_HOST)
+    due = (
+        Gpu.objects.filter(~Exists(in_use), state=GpuState.DIRTY)
+        .filter(Q(scrub_expected_by=None) | Q(scrub_expected_by__lte=now))
+        .select_related("host", "model")
+        .order_by("id")
+    )
+    _each_locked(due, lambda gpu: _order_intake(gpu, now=now))
 
 
 def send_receipts(now: datetime, send: outbox.Send) -> None:
     """Tell hosts which reports are stored, so that they can forget them."""
-    for host in Host.objects.filter(receipt_due=True, journal_id__isnull=False):
-        Host.objects.filter(pk=host.pk).update(receipt_due=False)
+    due = Host.objects.filter(receipt_due=True, journal_id__isnull=False)
+    for pk in list(due.values_list("pk", flat=True)):
+        # Asked for again by whatever is received from here on.
+        Host.objects.filter(pk=pk).update(receipt_due=False)
+        host = Host.objects.get(pk=pk)
         send(host, outbox.sign_receipt(host, now=now))
 
 
@@ -99,21 +127,28 @@ def seal_audit(now: datetime) -> None:
 DUTIES: tuple[Callable[[datetime], None], ...] = (
     expire_requests,
     end_due,
+    grow_overruns,
     start_due,
     fail_overdue,
-    grow_overruns,
+    release_again,
+    distrust_stuck_scrubs,
     order_intakes,
     seal_audit,
 )
 
 
-def _start(lease: Lease, *, now: datetime) -> None:
+def _end(lease: Lease, *, now: datetime) -> None:
+    event, reason = _AT_END[lease.state]
+    _apply(lease, event, at=lease.ends_at, now=now, reason=reason)
+
+
+def _start(lease: Lease, *, spare: frozenset[int], now: datetime) -> None:
     """Start, or move to equal GPUs that are ready, or wait and say so."""
     if not _ready(lease, now=now):
-        if not holds.move(lease, now=now, only_ready=True):
+        if lease.flavor.model_id not in spare or not holds.move(lease, now=now, only_ready=True):
             _wait(lease, now=now)
             return
-        _tell_moved(lease, now=now)
+        tidings.moved(lease, now=now)
     _apply(lease, LeaseEvent.START, at=now, now=now)
 
 
@@ -127,78 +162,66 @@ def _ready(lease: Lease, *, now: datetime) -> bool:
 
 
 def _wait(lease: Lease, *, now: datetime) -> None:
-    if lease.waiting_because or _coming(lease):
-        return
-    reason = _("Its GPU is out of service and no equal one is free. It starts as soon as one is.")
-    lease.waiting_because = reason
-    lease.save(update_fields=["waiting_because"])
-    _tell(lease, "lease-waits", _("%(name)s has to wait"), reason, now=now)
+    if not lease.waiting_because and not _coming(lease, now=now):
+        tidings.waits(lease, now=now)
 
 
-def _coming(lease: Lease) -> bool:
-    """All its GPUs are about to be clean: nothing that its owner needs to hear of."""
+def _coming(lease: Lease, *, now: datetime) -> bool:
+    """All its GPUs are about to be clean, and it is hardly late: nothing that its owner needs to hear of."""
+    turnaround = lease.flavor.model.turnaround_seconds
+    if (now - lease.starts_at).total_seconds() > turnaround:
+        return False
     states = [hold.gpu.state for hold in lease.holds.select_related("gpu")]
-    return len(states) == lease.flavor.gpu_count and set(states) <= {
-        GpuState.CLEAN,
-        GpuState.DIRTY,
-        GpuState.SCRUBBING,
-    }
+    coming = {GpuState.CLEAN, GpuState.DIRTY, GpuState.SCRUBBING}
+    return len(states) == lease.flavor.gpu_count and set(states) <= coming
 
 
-def _tell_moved(lease: Lease, *, now: datetime) -> None:
-    body = _("Its GPU was not ready, so it has another one of the same kind. Nothing else changes.")
-    _tell(lease, "lease-moved", _("%(name)s has moved to an equal GPU"), body, now=now)
-
-
-def _tell(lease: Lease, kind: str, subject: str, body: str, *, now: datetime) -> None:
-    notices.notify(
-        recipient=lease.owner,
-        lease=lease,
-        kind=kind,
-        subject=subject % {"name": lease.machine_name},
-        body=body,
-        now=now,
-    )
+def _overdue(now: datetime) -> QuerySet[OutboxMessage]:
+    return OutboxMessage.objects.filter(answered_at__isnull=True, deadline_at__lte=now)
 
 
 def _fail_overdue(message: OutboxMessage, *, now: datetime) -> None:
-    waited = _("%(host)s did not answer in time.") % {"host": message.host.name}
-    if message.kind == "release":
-        # The lease stays open until there is evidence; people are told once.
-        message.deadline_at = None
-        message.save(update_fields=["deadline_at"])
-        for operator in policy.operators():
-            notices.notify(
-                recipient=operator,
-                lease=message.lease,
-                kind="host-silent",
-                subject=_("%(host)s does not answer") % {"host": message.host.name},
-                body=_("A lease has ended, but the host has not confirmed that its machine is gone."),
-                now=now,
-            )
+    """The lease is locked before its command, as everywhere."""
+    lease = locked(Lease.objects.filter(commands=message)).first()
+    due = locked(_overdue(now).select_related("host")).filter(pk=message.pk).first()
+    if due is None:
         return
-    outbox.mark_answered(message, answer=waited, now=now)
-    if message.kind == "provision" and message.lease is not None:
-        _apply(message.lease, LeaseEvent.FAIL, at=now, now=now, reason=waited)
+    if due.kind == "release" and lease is not None:
+        # It is sent until it is accepted: the lease stays open until there is evidence.
+        due.deadline_at = None
+        due.save(update_fields=["deadline_at"])
+        tidings.host_silent(due.host, lease, now=now)
+        return
+    reason = because("host-silent", host=due.host.name)
+    outbox.mark_answered(due, answer=reason.in_english(), now=now)
+    if lease is not None and lease.state == LeaseState.PROVISIONING:
+        _apply(lease, LeaseEvent.FAIL, at=now, now=now, reason=reason)
 
 
-def _grow(hold: Hold, *, now: datetime) -> None:
-    until = now + max(OVERRUN_STEP, timedelta(seconds=hold.gpu.model.turnaround_seconds))
-    for lease in holds.grow(hold, until, now=now):
-        body = _("The GPU is not back from its previous lease. Your end stays; the time lost is not billed.")
-        _tell(lease, "lease-delayed", _("%(name)s was moved or has to wait"), body, now=now)
+def _grow(overrun: Hold, *, now: datetime) -> None:
+    for lease, has_moved in holds.grow(overrun, now=now):
+        if has_moved:
+            tidings.moved(lease, now=now)
+        elif not lease.waiting_because:
+            tidings.delayed(lease, now=now)
+
+
+def _distrust(gpu: Gpu, *, now: datetime) -> None:
+    apply_gpu_event(
+        gpu_id=gpu.pk,
+        event=GpuEvent.DISTRUST,
+        actor=SYSTEM,
+        effective_at=now,
+        now=now,
+        reason="Its scrub came to no verdict.",
+    )
 
 
 def _order_intake(gpu: Gpu, *, now: datetime) -> None:
-    if gpu.scrub_expected_by is not None and gpu.scrub_expected_by > now:
-        return
-    asked = OutboxMessage.objects.filter(
-        subject=goals.gpu_subject(gpu), kind="intake", answered_at__isnull=True
-    )
-    if asked.exists():
-        return
+    """Once per deadline: a host that refuses it is not asked again at once."""
     gpu.generation += 1
-    gpu.save(update_fields=["generation"])
+    gpu.scrub_expected_by = now + INTAKE_DEADLINE
+    gpu.save(update_fields=["generation", "scrub_expected_by"])
     outbox.queue_command(
         host=gpu.host,
         subject=goals.gpu_subject(gpu),
@@ -209,23 +232,35 @@ def _order_intake(gpu: Gpu, *, now: datetime) -> None:
     )
 
 
-def _apply(lease: Lease, event: LeaseEvent, *, at: datetime, now: datetime, reason: str = "") -> None:
+def _apply(lease: Lease, event: LeaseEvent, *, at: datetime, now: datetime, reason: Reason = NONE) -> None:
     apply_lease_event(lease_id=lease.pk, event=event, actor=SYSTEM, effective_at=at, now=now, reason=reason)
 
 
+def _each_locked(due: QuerySet[M], act: Callable[[M], None]) -> None:
+    """Act on each row that is still due once it is locked."""
+
+    def lock_and_act(pk: object) -> None:
+        row = locked(due).filter(pk=pk).first()
+        if row is not None:
+            act(row)
+
+    _each(list(due.values_list("pk", flat=True)), lock_and_act)
+
+
 def _each(rows: Iterable[T], act: Callable[[T], None]) -> None:
+    """Act on each in a transaction of its own; what fails is tried again by the next tick."""
     for row in list(rows):
         try:
             with transaction.atomic():
                 act(row)
         except DomainError as error:
             log.info("Not done for %s: %s", row, error)
-        except DatabaseError:
-            log.exception("The database refused what is due for %s", row)
+        except Exception:
+            log.exception("What is due for %s could not be done", row)
 
 
 def _guarded(duty: Callable[[datetime], object], now: datetime) -> None:
     try:
         duty(now)
-    except (DatabaseError, DomainError, OperationalError, OSError):
+    except Exception:
         log.exception("A duty of the tick failed")

@@ -9,8 +9,11 @@ PAST_TOLERANCE = timedelta(minutes=5)
 PROVISION_DEADLINE = timedelta(minutes=15)
 RELEASE_DEADLINE = timedelta(minutes=15)
 INTAKE_DEADLINE = timedelta(minutes=30)
+SCRUB_DEADLINE = timedelta(hours=2)
 POWER_DEADLINE = timedelta(minutes=5)
 HOST_SILENT_AFTER = timedelta(minutes=3)
+# How long a running machine may be missing from its host's inventory before its lease has failed.
+RECONCILE_LIMIT = timedelta(minutes=5)
 
 # The host stops a machine by itself this long after the end, when nobody told it to.
 STOP_GRACE = timedelta(minutes=2)

@@ -18,12 +18,17 @@ from leasing import effects, metering
 from leasing.actors import Actor
 from leasing.audit.log import record
 from leasing.errors import WrongState
+from leasing.locking import locked
 from leasing.models import Lease
+from leasing.reasons import NONE, Reason
 from leasing.states import gpu as gpu_table
 from leasing.states import lease as lease_table
 from leasing.states.gpu import GpuEvent, GpuState
 from leasing.states.lease import LeaseEvent, LeaseState
-from leasing.timing import RELEASE_DEADLINE, clamp
+from leasing.timing import RELEASE_DEADLINE, SCRUB_DEADLINE, clamp
+
+# How long the host is given for what follows from the event by itself, before it is asked for.
+_PATIENCE = {GpuEvent.RELEASE: RELEASE_DEADLINE, GpuEvent.SCRUB: SCRUB_DEADLINE}
 
 
 class TransitionRefused(WrongState):
@@ -37,12 +42,12 @@ def apply_lease_event(
     actor: Actor,
     effective_at: datetime,
     now: datetime,
-    reason: str = "",
+    reason: Reason = NONE,
     **detail: Any,
 ) -> Lease:
     """Move a lease along its table and return it. Raises TransitionRefused."""
     with transaction.atomic():
-        lease = Lease.objects.select_for_update(of=("self",)).get(pk=lease_id)
+        lease = locked(Lease.objects.select_related("tenant", "owner")).get(pk=lease_id)
         before = LeaseState(lease.state)
         after = lease_table.TRANSITIONS.get((before, event))
         if after is None:
@@ -58,10 +63,10 @@ def apply_lease_event(
             tenant=lease.tenant,
             effective_at=at,
             now=now,
-            **{"from": before, "to": after, "event": event, "reason": reason, **detail},
+            **{"from": before, "to": after, "event": event, "reason": reason.in_english(), **detail},
         )
         metering.follow_lease(lease, event=event, effective_at=at)
-        effects.after_lease_event(lease, before=before, event=event, at=at, actor=actor, now=now)
+        effects.after_lease_event(lease, event=event, at=at, actor=actor, now=now)
         return lease
 
 
@@ -77,7 +82,7 @@ def apply_gpu_event(
 ) -> Gpu:
     """Move a GPU along its table and return it. A hand-over raises its tenure. Raises TransitionRefused."""
     with transaction.atomic():
-        gpu = Gpu.objects.select_for_update(of=("self",)).get(pk=gpu_id)
+        gpu = locked(Gpu.objects.select_related("host")).get(pk=gpu_id)
         before = GpuState(gpu.state)
         after = gpu_table.TRANSITIONS.get((before, event))
         if after is None:
@@ -86,10 +91,10 @@ def apply_gpu_event(
                 % {"state": before.value, "event": event.value}
             )
         at = clamp(effective_at, earliest=gpu.state_since, latest=now)
-        gpu.state, gpu.state_since, gpu.state_reason = after, at, reason
+        gpu.state, gpu.state_since, gpu.state_reason = after, at, reason[:2000]
         if event is GpuEvent.HAND_OVER:
             gpu.tenure += 1
-        gpu.scrub_expected_by = at + RELEASE_DEADLINE if event is GpuEvent.RELEASE else None
+        gpu.scrub_expected_by = now + patience if (patience := _PATIENCE.get(event)) else None
         gpu.save(update_fields=["state", "state_since", "state_reason", "scrub_expected_by", "tenure"])
         record(
             action=f"gpu.{event}",
@@ -111,7 +116,7 @@ def apply_gpu_event(
         return gpu
 
 
-def _write_lease(lease: Lease, *, event: LeaseEvent, after: LeaseState, at: datetime, reason: str) -> None:
+def _write_lease(lease: Lease, *, event: LeaseEvent, after: LeaseState, at: datetime, reason: Reason) -> None:
     lease.state, lease.state_since = after, at
     if not lease.outcome and event in lease_table.OUTCOMES:
         lease.outcome, lease.outcome_reason = lease_table.OUTCOMES[event], reason
@@ -122,5 +127,5 @@ def _write_lease(lease: Lease, *, event: LeaseEvent, after: LeaseState, at: date
     if event is LeaseEvent.GONE:
         lease.machine = Lease.Machine.GONE
     if event is not LeaseEvent.APPROVE:
-        lease.waiting_because = ""
+        lease.waiting_because = NONE
     lease.save()

@@ -22,6 +22,7 @@ Subject = Annotated[str, Meta(min_length=1, max_length=80)]
 Text = Annotated[str, Meta(max_length=2000)]
 Short = Annotated[str, Meta(max_length=200)]
 Counter = Annotated[int, Meta(ge=0, le=2**53)]
+Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 PciAddress = Annotated[str, Meta(pattern=r"^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 Moment = Annotated[datetime, Meta(tz=True)]
@@ -204,10 +205,10 @@ class CardFacts(Message, frozen=True, kw_only=True):
 
     address: PciAddress
     functions: tuple[PciAddress, ...]
-    iommu_group: int | None
+    iommu_group: Count | None
     name: Short
-    memory_bytes: Counter
-    numa_node: int
+    memory_bytes: Annotated[int, Meta(ge=0, le=2**50)]
+    numa_node: Annotated[int, Meta(ge=-1, le=2**15 - 1)]
     fingerprint: Fingerprint
     refusal: Text = ""
 
@@ -238,10 +239,10 @@ class StepReport(Message, frozen=True, kw_only=True, tag="step"):
     gpu_id: UUID | None
     plan: Short
     step: Short
-    index: Counter
-    total: Counter
+    index: Annotated[int, Meta(ge=0, le=2**15 - 1)]
+    total: Annotated[int, Meta(ge=0, le=2**15 - 1)]
     state: Literal["started", "done", "failed"]
-    attempt: Counter
+    attempt: Count
     detail: Text = ""
 
 
@@ -310,29 +311,18 @@ class Inventory(Message, frozen=True, kw_only=True, tag="inventory"):
 
     cards: tuple[CardFacts, ...]
     machines: tuple[MachineFacts, ...]
-    cpu_count: Counter
-    memory_mib: Counter
-    disk_gib: Counter
+    cpu_count: Count
+    memory_mib: Count
+    disk_gib: Count
     kernel: Short
     worker_version: Short
     simulated: bool
     restarted: bool = False
 
 
-Event = (
-    Accepted
-    | Refused
-    | StepReport
-    | MachineRunning
-    | MachineStopped
-    | MachineGone
-    | ProvisionFailed
-    | ScrubStarted
-    | Scrubbed
-    | GpuFailed
-    | ConsoleClosed
-    | Inventory
-)
+MachineEvent = MachineRunning | MachineStopped | MachineGone | ProvisionFailed
+GpuEvent = ScrubStarted | Scrubbed | GpuFailed
+Event = Accepted | Refused | StepReport | MachineEvent | GpuEvent | ConsoleClosed | Inventory
 
 
 class Report(Message, frozen=True, kw_only=True):
@@ -349,6 +339,14 @@ class Report(Message, frozen=True, kw_only=True):
     event: Event
 
 
+class ReportHeader(msgspec.Struct, frozen=True):
+    """What has to be known of a report, even of one that is not understood: whose it is, and its number."""
+
+    host: Name
+    journal_id: UUID
+    sequence: Annotated[int, Meta(ge=1, le=2**53)]
+
+
 def encode(message: Message) -> bytes:
     """JSON text of a message. Raises MessageError when it would exceed MAX_MESSAGE_BYTES."""
     text = msgspec.json.encode(message, order="sorted")
@@ -359,19 +357,21 @@ def encode(message: Message) -> bytes:
 
 def decode_command(text: bytes) -> Command:
     """A command of a protocol version that is understood, or MessageError."""
-    command = _decode(text, Command)
-    _check_version(command.protocol)
-    return command
+    return _understood(_decode(text, Command))
 
 
 def decode_report(text: bytes) -> Report:
     """A report of a protocol version that is understood, or MessageError."""
-    report = _decode(text, Report)
-    _check_version(report.protocol)
-    return report
+    return _understood(_decode(text, Report))
 
 
-M = TypeVar("M", bound=Message)
+def decode_report_header(text: bytes) -> ReportHeader:
+    """The header alone, or MessageError."""
+    return _decode(text, ReportHeader)
+
+
+M = TypeVar("M", bound=msgspec.Struct)
+V = TypeVar("V", Command, Report)
 
 
 def _decode(text: bytes, kind: type[M]) -> M:
@@ -383,6 +383,7 @@ def _decode(text: bytes, kind: type[M]) -> M:
         raise MessageError(f"Not a message of protocol {PROTOCOL}: {error}") from error
 
 
-def _check_version(protocol: int) -> None:
-    if protocol not in UNDERSTOOD:
-        raise MessageError(f"Protocol {protocol} is not understood here; {sorted(UNDERSTOOD)} are.")
+def _understood(message: V) -> V:
+    if message.protocol in UNDERSTOOD:
+        return message
+    raise MessageError(f"Protocol {message.protocol} is not understood here; {sorted(UNDERSTOOD)} are.")

@@ -6,8 +6,10 @@ import json
 from datetime import datetime
 from typing import Any
 
+from django.db import transaction
+
 from leasing.actors import Actor
-from leasing.models import AuditEntry, Tenant
+from leasing.models import AuditEntry, Tenant, UnsealedEntry
 
 
 def canonical(value: dict[str, Any]) -> str:
@@ -39,9 +41,12 @@ def record(
             "tenant": tenant.slug if tenant else None,
         }
     )
-    return AuditEntry.objects.create(
-        recorded_at=now, action=action, actor=actor.name, subject=subject, tenant=tenant, text=text
-    )
+    with transaction.atomic():
+        entry = AuditEntry.objects.create(
+            recorded_at=now, action=action, actor=actor.name, subject=subject, tenant=tenant, text=text
+        )
+        UnsealedEntry.objects.create(entry=entry)
+    return entry
 
 
 def _plain(value: Any) -> str:

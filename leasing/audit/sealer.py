@@ -1,6 +1,6 @@
 """Sealing: every entry gets its place in the Merkle log, and the signed head goes to the anchor.
 
-Entries are found by having no place yet, whatever their id: ids are not commit order. Only sealers lock each
+Entries that wait are rows of their own, whatever their id: ids are not commit order. Only sealers lock each
 other out; recording an act never waits for one.
 """
 
@@ -9,11 +9,10 @@ from __future__ import annotations
 from datetime import datetime
 
 from django.db import connection, transaction
-from django.db.models import QuerySet
 
 from leasing.audit.anchor import Head, append_anchors, sign_head
 from leasing.audit.merkle import Frontier, leaf_hash
-from leasing.models import AuditEntry, AuditLeaf, TreeHead
+from leasing.models import AuditLeaf, TreeHead, UnsealedEntry
 
 # Entries sealed under one head; what is left waits for the next call.
 BATCH = 5000
@@ -28,7 +27,7 @@ class AlteredLog(RuntimeError):
 
 def seal(now: datetime) -> int:
     """Seal what is unsealed, anchor what is not anchored. Returns the number of entries sealed."""
-    sealed = _seal_batch(now) if _unsealed().exists() else 0
+    sealed = _seal_batch(now) if UnsealedEntry.objects.exists() else 0
     _anchor_heads(now)
     return sealed
 
@@ -37,10 +36,12 @@ def _seal_batch(now: datetime) -> int:
     with transaction.atomic():
         _lock_out_other_sealers()
         tree = _current_tree()
-        entries = list(_unsealed().order_by("id").values_list("id", "text")[:BATCH])
+        waiting = UnsealedEntry.objects.order_by("entry_id").values_list("entry_id", "entry__text")
+        entries = list(waiting[:BATCH])
         leaves = [_add_leaf(tree, entry_id, text) for entry_id, text in entries]
         if leaves:
             AuditLeaf.objects.bulk_create(leaves)
+            UnsealedEntry.objects.filter(entry__in=[leaf.entry_id for leaf in leaves]).delete()
             _save_head(sign_head(size=tree.size, root_hash=tree.root().hex(), now=now))
     return len(leaves)
 
@@ -85,7 +86,3 @@ def _lock_out_other_sealers() -> None:
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [SEALERS_LOCK])
-
-
-def _unsealed() -> QuerySet[AuditEntry]:
-    return AuditEntry.objects.filter(leaf=None)

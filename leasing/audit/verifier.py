@@ -16,7 +16,7 @@ import msgspec
 from leasing.audit.anchor import BadAnchor, Head, read_anchors
 from leasing.audit.merkle import Frontier, inclusion_path, leaf_hash
 from leasing.keys import portal_signing_key
-from leasing.models import AuditEntry, AuditLeaf, TreeHead
+from leasing.models import AuditEntry, AuditLeaf, TreeHead, UnsealedEntry
 
 # More would say nothing new: one altered leaf makes every later head disagree.
 SHOWN = 20
@@ -85,10 +85,11 @@ def verify_log() -> Verdict:
     known = [_Known(head, "anchored") for head in anchors]
     known += [_Known(Head.of_row(row), "stored") for row in rows]
     problems = [*broken, *_forged(known), *_unanchored(rows, anchors), *_compare(Frontier(), known)]
+    problems += _forgotten()
     return Verdict(
         proven=0 if problems else max((head.size for head in anchors), default=0),
         sealed=AuditLeaf.objects.count(),
-        unsealed=AuditEntry.objects.filter(leaf=None).count(),
+        unsealed=UnsealedEntry.objects.count(),
         problems=problems[:SHOWN],
     )
 
@@ -125,6 +126,11 @@ def _unanchored(rows: list[TreeHead], anchors: list[Head]) -> Iterator[str]:
         yield f"The anchor lacks the head of {written} entries, which was written to it."
     if rows and not anchors:
         yield "The anchor holds no head: nothing can be proven."
+
+
+def _forgotten() -> Iterator[str]:
+    for pk in AuditEntry.objects.filter(leaf=None, unsealed=None).values_list("pk", flat=True)[:SHOWN]:
+        yield f"Entry {pk} is neither sealed nor waiting to be."
 
 
 def _compare(tree: Frontier, known: list[_Known]) -> Iterator[str]:

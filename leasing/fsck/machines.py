@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
 from django.db.models import Max, Q
 
 from hosts.models import Host, ReceivedReport
 from hosts.protocol import messages as m
-from hosts.protocol.signing import REPORT, ForgedMessage, Verifier, key_id, verify_key
+from hosts.protocol.signing import REPORT, ForgedMessage, Verifier, verify_key
 from leasing.errors import NotAllowed, NotVisible
 from leasing.fsck.finding import Finding
 from leasing.fsck.history import histories
 from leasing.models import ConsoleSession, Lease, OutboxMessage
 from leasing.policy import fetch_lease
+from leasing.reports.inventory import lost_machines
 from leasing.states.lease import ON_HOST, LeaseState
 
-# How long a host may lag behind the control plane, or the other way round.
-RECONCILE_LIMIT = timedelta(minutes=5)
 NO_JOURNAL = UUID(int=0)
 
 
@@ -108,10 +107,7 @@ def _compare_inventory(host: Host) -> Iterator[Finding]:
     running = {machine.lease_id for machine in event.machines if machine.lease_id}
     for lease in Lease.objects.filter(pk__in=running, state=LeaseState.ENDED, state_since__lt=occurred_at):
         yield Finding(f"lease:{lease.pk}", f"has ended, and {host.name} still has its machine")
-    settled = Lease.objects.filter(
-        host=host, state=LeaseState.ACTIVE, active_at__lt=occurred_at - RECONCILE_LIMIT
-    )
-    for lease in settled.exclude(pk__in=running):
+    for lease in lost_machines(host, event, at=occurred_at):
         yield Finding(f"lease:{lease.pk}", f"is active, and {host.name} does not have its machine")
 
 
@@ -130,7 +126,7 @@ def _last_inventory(host: Host) -> tuple[m.Inventory, datetime] | None:
 
 def _flaw(stored: ReceivedReport, host: Host, trusted: Verifier) -> str:
     try:
-        report = m.decode_report(trusted.open(stored.envelope))
+        report = m.decode_report_header(trusted.open(stored.envelope))
     except (ForgedMessage, m.MessageError) as error:
         return str(error)
     if (report.host, report.journal_id, report.sequence) != (host.name, stored.journal_id, stored.sequence):
@@ -139,5 +135,4 @@ def _flaw(stored: ReceivedReport, host: Host, trusted: Verifier) -> str:
 
 
 def _verifier(host: Host) -> Verifier:
-    key = verify_key(host.signing_key)
-    return Verifier({key_id(key): key}, REPORT)
+    return Verifier({host.key_id: verify_key(host.signing_key)}, REPORT)

@@ -1,6 +1,6 @@
 """Tables of the domain, by subject."""
 
-from leasing.models.audit import AuditEntry, AuditLeaf, TreeHead
+from leasing.models.audit import AuditEntry, AuditLeaf, TreeHead, UnsealedEntry
 from leasing.models.catalogue import Flavor, Image, Rate
 from leasing.models.leases import ConsoleSession, Hold, Lease, LeaseStep
 from leasing.models.messages import Notification, OutboxMessage
@@ -27,5 +27,6 @@ __all__ = [
     "TenantGroupPermission",
     "TenantPersonPermission",
     "TreeHead",
+    "UnsealedEntry",
     "UsageSegment",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.db import models
+from django.db.models import Q
 
 from leasing.models.people import Tenant
 
@@ -26,6 +27,18 @@ class AuditEntry(models.Model):
 
     def __str__(self) -> str:
         return f"{self.action} {self.subject}"
+
+
+class UnsealedEntry(models.Model):
+    """An entry that waits for its place in the Merkle log: written with it, gone when it has one.
+
+    So sealing costs what is unsealed, and an entry that commits late is found whatever its id.
+    """
+
+    entry = models.OneToOneField(AuditEntry, models.PROTECT, primary_key=True, related_name="unsealed")
+
+    def __str__(self) -> str:
+        return f"entry {self.entry_id}"
 
 
 class AuditLeaf(models.Model):
@@ -54,6 +67,11 @@ class TreeHead(models.Model):
 
     class Meta:
         ordering = ["size"]
+        indexes = [
+            models.Index(
+                fields=["size"], name="leasing_treehead_to_anchor", condition=Q(anchored_at__isnull=True)
+            )
+        ]
 
     def __str__(self) -> str:
         return f"head of {self.size}"

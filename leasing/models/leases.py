@@ -11,6 +11,7 @@ from django.utils.translation import gettext_lazy as _
 from hosts.models import Gpu, Host
 from leasing.models.catalogue import Flavor, Image
 from leasing.models.people import Person, Tenant
+from leasing.reasons import ReasonField
 from leasing.states.lease import LeaseState, Outcome
 
 
@@ -36,13 +37,13 @@ class Lease(models.Model):
     state = models.CharField(max_length=12, choices=[(s.value, s.value) for s in LeaseState])
     state_since = models.DateTimeField()
     outcome = models.CharField(max_length=9, blank=True, choices=[(o.value, o.value) for o in Outcome])
-    outcome_reason = models.CharField(max_length=2000, blank=True)
+    outcome_reason = ReasonField()
     starts_at = models.DateTimeField()
     ends_at = models.DateTimeField()
     requested_at = models.DateTimeField()
     decide_by = models.DateTimeField(null=True)
     purpose = models.CharField(max_length=500, blank=True)
-    needs_approval_because = models.CharField(max_length=300, blank=True)
+    needs_approval_because = ReasonField()
     decided_by = models.ForeignKey(Person, models.PROTECT, null=True, related_name="decisions")
     decided_at = models.DateTimeField(null=True)
     decision_note = models.CharField(max_length=500, blank=True)
@@ -53,7 +54,7 @@ class Lease(models.Model):
     machine = models.CharField(max_length=7, choices=Machine, default=Machine.NONE)
     active_at = models.DateTimeField(null=True)
     stopped_at = models.DateTimeField(null=True)
-    waiting_because = models.CharField(max_length=300, blank=True)
+    waiting_because = ReasonField()
 
     class Meta:
         ordering = ["-starts_at", "id"]

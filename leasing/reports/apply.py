@@ -7,14 +7,13 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.utils.translation import gettext as _
-
 from hosts.models import Host, ReceivedReport
 from hosts.protocol import messages as m
 from leasing import outbox
 from leasing.actors import Actor
 from leasing.audit.log import record
 from leasing.models import ConsoleSession, Lease, LeaseStep, OutboxMessage
+from leasing.reasons import because
 from leasing.reports import inventory, scrubs
 from leasing.reports.subjects import NotTheirs, gpu_of, lease_of
 from leasing.states.gpu import GpuEvent
@@ -65,9 +64,16 @@ def _refused(host: Host, report: m.Report, event: m.Refused, stored: ReceivedRep
     message = _message(host, report)
     if message is None or not event.final:
         return APPLIED
+    if message.accepted_at is not None:
+        return "stale: it was accepted before"
+    if message.attempts > 1:
+        # It may be an earlier sending, come too late, that was refused: only one that was alone settles it.
+        outbox.send_anew(message, now=now)
+        return APPLIED
+    lease = lease_of(host, message.lease_id) if message.lease_id else None
     outbox.mark_answered(message, answer=event.reason, now=now)
-    if message.kind == "provision" and message.lease_id:
-        _fail(message.lease_id, host, event.reason, report, now)
+    if message.kind == "provision" and lease is not None:
+        _fail(lease.pk, host, event.reason, report, now)
     return APPLIED
 
 
@@ -202,7 +208,7 @@ def _inventory(
     host: Host, report: m.Report, event: m.Inventory, stored: ReceivedReport, now: datetime
 ) -> str:
     _answer(report, ("inspect",), "reported", now)
-    return inventory.take(host, event, now=now)
+    return inventory.take(host, event, at=report.occurred_at, now=now)
 
 
 _HANDLERS: dict[type[m.Event], Handler] = {
@@ -245,5 +251,5 @@ def _fail(lease_id: UUID, host: Host, reason: str, report: m.Report, now: dateti
         actor=Actor.of_host(host),
         effective_at=report.occurred_at,
         now=now,
-        reason=_("The host could not start the machine: %(reason)s") % {"reason": reason},
+        reason=because("host-failed", reason=reason),
     )

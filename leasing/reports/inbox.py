@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import logging
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
-from django.db import transaction
-from django.utils.translation import gettext as _
+from django.db import DataError, IntegrityError, transaction
 
 from hosts.models import Gpu, Host, ReceivedReport
-from hosts.protocol.messages import MessageError, Report, decode_report
-from hosts.protocol.signing import REPORT, ForgedMessage, Verifier, key_id, parse_envelope, verify_key
+from hosts.protocol.messages import MessageError, ReportHeader, decode_report, decode_report_header
+from hosts.protocol.signing import REPORT, ForgedMessage, Verifier, parse_envelope, verify_key
 from leasing.actors import SYSTEM, Actor
 from leasing.audit.log import record
 from leasing.fleet import inspect_host
+from leasing.locking import locked
+from leasing.models import AuditEntry
 from leasing.outbox import resend_unfinished
 from leasing.reports.apply import apply_report
 from leasing.states.gpu import GpuEvent, GpuState
 from leasing.transitions import apply_gpu_event
 
 log = logging.getLogger(__name__)
+
+_REFUSALS = "queue:reports"
+_REFUSALS_PER_MINUTE = 30
 
 
 def receive_report(envelope: str, *, now: datetime) -> ReceivedReport | None:
@@ -31,7 +35,7 @@ def receive_report(envelope: str, *, now: datetime) -> ReceivedReport | None:
         refuse_report(str(error), now=now)
         return None
     with transaction.atomic():
-        host = Host.objects.select_for_update().get(pk=host.pk)
+        host = locked(Host.objects.all()).get(pk=host.pk)
         host.last_seen_at, host.receipt_due = now, True
         host.save(update_fields=["last_seen_at", "receipt_due"])
         if not _adopt_journal(host, report, now=now):
@@ -47,9 +51,14 @@ def receive_report(envelope: str, *, now: datetime) -> ReceivedReport | None:
 
 
 def refuse_report(reason: str, *, now: datetime) -> None:
-    """A message on the reports queue that is none: it changes nothing but the audit log."""
+    """A message on the reports queue that is none: it changes nothing but the audit log, within measure.
+
+    Whoever reaches the queue can send such messages without end; the log tells that it happened.
+    """
     log.warning("Refused a report: %s", reason)
-    record(action="report.refuse", actor=SYSTEM, subject="queue:reports", now=now, reason=reason[:500])
+    lately = AuditEntry.objects.filter(subject=_REFUSALS, recorded_at__gt=now - timedelta(minutes=1))
+    if lately.count() < _REFUSALS_PER_MINUTE:
+        record(action="report.refuse", actor=SYSTEM, subject=_REFUSALS, now=now, reason=reason[:500])
 
 
 def apply_pending(host: Host, *, now: datetime) -> None:
@@ -60,7 +69,7 @@ def apply_pending(host: Host, *, now: datetime) -> None:
 
 def _apply_next(host_id: UUID, *, now: datetime) -> bool:
     with transaction.atomic():
-        host = Host.objects.select_for_update().get(pk=host_id)
+        host = locked(Host.objects.all()).get(pk=host_id)
         if host.journal_id is None:
             return False
         stored = ReceivedReport.objects.filter(
@@ -68,8 +77,7 @@ def _apply_next(host_id: UUID, *, now: datetime) -> bool:
         ).first()
         if stored is None:
             return False
-        _, report = _open(stored.envelope)
-        stored.verdict = apply_report(host, report, stored, now=now)[:300]
+        stored.verdict = _apply(host, stored, now=now)[:300]
         stored.applied_at = now
         stored.save(update_fields=["verdict", "applied_at"])
         host.applied_sequence = stored.sequence
@@ -77,19 +85,42 @@ def _apply_next(host_id: UUID, *, now: datetime) -> bool:
     return True
 
 
-def _open(envelope: str) -> tuple[Host, Report]:
+def _apply(host: Host, stored: ReceivedReport, *, now: datetime) -> str:
+    """A report that cannot be read or stored is refused: those behind it must not wait for it for ever."""
+    try:
+        with transaction.atomic():
+            report = decode_report(_verifier(host).open(stored.envelope))
+            return apply_report(host, report, stored, now=now)
+    except (MessageError, DataError, IntegrityError, ValueError) as error:
+        log.warning("A report of %s could not be applied: %s", host, error)
+        reason = str(error).replace("\x00", "")[:500]
+        record(
+            action="report.refuse",
+            actor=Actor.of_host(host),
+            subject=f"host:{host.pk}",
+            now=now,
+            reason=reason,
+            sequence=stored.sequence,
+        )
+        return f"refused: {reason}"
+
+
+def _open(envelope: str) -> tuple[Host, ReportHeader]:
     claimed = parse_envelope(envelope).key_id
-    for host in Host.objects.all():
-        key = verify_key(host.signing_key)
-        if key_id(key) == claimed:
-            report = decode_report(Verifier({claimed: key}, REPORT).open(envelope))
-            if report.host != host.name:
-                raise ForgedMessage(f"{host.name} spoke for {report.host}.")
-            return host, report
-    raise ForgedMessage(f"No host has the key {claimed[:40]!r}.")
+    host = Host.objects.filter(key_id=claimed[:40].replace("\x00", "")).first()
+    if host is None:
+        raise ForgedMessage(f"No host has the key {claimed[:40]!r}.")
+    header = decode_report_header(_verifier(host).open(envelope))
+    if header.host != host.name:
+        raise ForgedMessage(f"{host.name} spoke for {header.host}.")
+    return host, header
 
 
-def _adopt_journal(host: Host, report: Report, *, now: datetime) -> bool:
+def _verifier(host: Host) -> Verifier:
+    return Verifier({host.key_id: verify_key(host.signing_key)}, REPORT)
+
+
+def _adopt_journal(host: Host, report: ReportHeader, *, now: datetime) -> bool:
     """Whether the report belongs to the host's present journal. A new one means that it lost its memory."""
     if host.journal_id == report.journal_id:
         return True
@@ -122,5 +153,7 @@ def _distrust(host: Host, *, now: datetime) -> None:
             actor=SYSTEM,
             effective_at=now,
             now=now,
-            reason=_("The host has lost its journal."),
+            reason="The host has lost its journal.",
         )
+    # Nor is it known any more whether the host cleans the others by itself.
+    Gpu.objects.filter(host=host, state=GpuState.DIRTY).update(scrub_expected_by=None)

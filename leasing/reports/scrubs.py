@@ -5,14 +5,15 @@ from __future__ import annotations
 from datetime import datetime
 
 import msgspec
-from django.utils.translation import gettext as _
 
 from hosts.models import Gpu, Host, ReceivedReport
 from hosts.protocol import messages as m
-from leasing import holds, notices, outbox, policy
+from leasing import holds, outbox, tidings
 from leasing.actors import Actor
+from leasing.locking import locked
 from leasing.models import Lease, ScrubRecord
 from leasing.proof import objections
+from leasing.reasons import because
 from leasing.reports.subjects import gpu_of, lease_of
 from leasing.states.gpu import GpuEvent, GpuState
 from leasing.states.lease import LeaseEvent, LeaseState
@@ -21,8 +22,15 @@ from leasing.transitions import apply_gpu_event, apply_lease_event
 
 def judge(host: Host, report: m.Report, event: m.Scrubbed, stored: ReceivedReport, *, now: datetime) -> str:
     """Record the evidence; a GPU whose evidence has no flaw is clean, any other is quarantined."""
-    gpu = gpu_of(host, event.gpu_id)
     lease = lease_of(host, event.lease_id) if event.lease_id else None
+    gpu = gpu_of(host, event.gpu_id)
+    outbox.answer_goal(
+        subject=report.subject,
+        generation=report.generation,
+        kinds=("intake",),
+        answer=event.evidence.verdict,
+        now=now,
+    )
     if gpu.tenure != event.tenure or gpu.state != GpuState.SCRUBBING:
         return f"stale: tenure {event.tenure}, now {gpu.tenure}, {gpu.state}"
     evidence = event.evidence
@@ -31,6 +39,7 @@ def judge(host: Host, report: m.Report, event: m.Scrubbed, stored: ReceivedRepor
         required_reach_permille=gpu.model.required_reach_permille,
         expected=msgspec.convert(gpu.fingerprint, type=m.Fingerprint) if gpu.fingerprint else None,
     )
+    _conclude(gpu, host, report, reasons, evidence, now=now)
     ScrubRecord.objects.create(
         gpu=gpu,
         lease=lease,
@@ -43,36 +52,35 @@ def judge(host: Host, report: m.Report, event: m.Scrubbed, stored: ReceivedRepor
         finished_at=evidence.finished_at,
         recorded_at=now,
     )
-    outbox.answer_goal(
-        subject=report.subject,
-        generation=report.generation,
-        kinds=("intake",),
-        answer="failed" if reasons else "passed",
-        now=now,
-    )
-    _conclude(gpu, host, report, reasons, evidence, now=now)
     return "applied"
 
 
 def give_up(host: Host, report: m.Report, event: m.GpuFailed, *, now: datetime) -> str:
     """The GPU came to no verdict at all: it is quarantined or missing, and a lease that runs on it fails."""
     gpu = gpu_of(host, event.gpu_id)
-    if gpu.tenure != event.tenure:
-        return f"stale: tenure {event.tenure}, now {gpu.tenure}"
     outbox.answer_goal(
         subject=report.subject,
         generation=report.generation,
-        kinds=("intake",),
+        kinds=("intake", "release"),
         answer=f"failed at {event.step}",
         now=now,
     )
+    if gpu.tenure != event.tenure:
+        return f"stale: tenure {event.tenure}, now {gpu.tenure}"
     reason = f"{event.step}: {event.reason}"
     take_out(gpu, host, missing=event.missing, reason=reason, at=report.occurred_at, now=now)
     return "applied"
 
 
 def take_out(gpu: Gpu, host: Host, *, missing: bool, reason: str, at: datetime, now: datetime) -> None:
-    """Quarantine a GPU, or note that it is gone; fail the lease that runs on it."""
+    """Quarantine a GPU, or note that it is gone; fail the lease that runs on it, which is locked first."""
+    running = locked(
+        Lease.objects.filter(
+            holds__gpu=gpu,
+            holds__tenure=gpu.tenure,
+            state__in=[LeaseState.PROVISIONING, LeaseState.ACTIVE],
+        )
+    ).first()
     apply_gpu_event(
         gpu_id=gpu.pk,
         event=GpuEvent.VANISH if missing else GpuEvent.QUARANTINE,
@@ -81,11 +89,6 @@ def take_out(gpu: Gpu, host: Host, *, missing: bool, reason: str, at: datetime, 
         now=now,
         reason=reason,
     )
-    running = Lease.objects.filter(
-        holds__gpu=gpu,
-        holds__tenure=gpu.tenure,
-        state__in=[LeaseState.PROVISIONING, LeaseState.ACTIVE],
-    ).first()
     if running is not None:
         apply_lease_event(
             lease_id=running.pk,
@@ -93,10 +96,10 @@ def take_out(gpu: Gpu, host: Host, *, missing: bool, reason: str, at: datetime, 
             actor=Actor.of_host(host),
             effective_at=at,
             now=now,
-            reason=_("A GPU of the workstation has failed: %(reason)s") % {"reason": reason},
+            reason=because("gpu-failed", reason=reason),
         )
     holds.settle(gpu, now=now)
-    _alert_operators(gpu, reason, now=now)
+    tidings.gpu_out(gpu, reason, now=now)
 
 
 def _conclude(
@@ -116,14 +119,3 @@ def _conclude(
         scrub_report=report.sequence,
     )
     holds.settle(gpu, now=now)
-
-
-def _alert_operators(gpu: Gpu, reason: str, *, now: datetime) -> None:
-    for operator in policy.operators():
-        notices.notify(
-            recipient=operator,
-            kind="gpu-out",
-            subject=_("%(gpu)s is out of service") % {"gpu": gpu},
-            body=reason,
-            now=now,
-        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from hosts.models import Gpu, Host
+from leasing.locking import locked
 from leasing.models import Lease
 
 
@@ -20,7 +21,8 @@ def gpu_of(host: Host, gpu_id: UUID) -> Gpu:
 
 
 def lease_of(host: Host, lease_id: UUID) -> Lease:
-    lease = Lease.objects.select_related("tenant", "owner").filter(pk=lease_id, host=host).first()
+    """The lease, locked: before its GPUs and its commands."""
+    lease = locked(Lease.objects.select_related("tenant", "owner")).filter(pk=lease_id, host=host).first()
     if lease is None:
         raise NotTheirs(f"{host.name} has no lease {lease_id}")
     return lease

@@ -33,7 +33,9 @@ class Ground:
             digest="ef" * 32,
             file_name="tenant",
         )
-        self.host = Host.objects.create(name="hv1", signing_key="00" * 32, sealing_key="00" * 32)
+        self.host = Host.objects.create(
+            name="hv1", signing_key="00" * 32, key_id="00" * 8, sealing_key="00" * 32
+        )
         self.gpu, self.other_gpu = self._gpu(), self._gpu()
 
     def _gpu(self) -> Gpu:

@@ -25,7 +25,7 @@ from leasing.audit.sealer import AlteredLog, seal
 from leasing.audit.verifier import verify_log
 from leasing.guards import guards_of
 from leasing.keys import portal_signing_key
-from leasing.models import AuditEntry, AuditLeaf, TreeHead
+from leasing.models import AuditEntry, AuditLeaf, TreeHead, UnsealedEntry
 from tests.domain.ground import NOW
 
 pytestmark = pytest.mark.django_db
@@ -104,10 +104,12 @@ def test_an_entry_that_commits_late_with_a_lower_id_is_sealed_too() -> None:
     late = AuditEntry(pk=10**6, recorded_at=NOW, action="test", actor="a", subject="test:1")
     late.text = write(1)[0].text
     late.save(force_insert=True)
+    UnsealedEntry.objects.create(entry=late)
     seal(NOW)
     earlier = AuditEntry.objects.create(
         pk=10**6 - 1, recorded_at=NOW, action="test", actor="leasehold", subject="test:0", text=late.text
     )
+    UnsealedEntry.objects.create(entry=earlier)
     assert seal(NOW) == 1
     assert earlier.leaf.index == 2
 

@@ -76,7 +76,7 @@ def test_outside_its_limits_a_team_asks_an_approver_who_is_not_the_requester() -
     world = World(concurrent_gpus=0)
     lease = book(world)
     assert lease.state == "requested"
-    assert "1 GPUs" in lease.needs_approval_because
+    assert "1 GPUs" in str(lease.needs_approval_because)
     assert Notification.objects.filter(recipient=world.approver, lease=lease).exists()
     with pytest.raises(NotAllowed):
         approve_lease(actor=world.actor(world.ada), lease_id=lease.pk, now=world.now)
@@ -202,7 +202,7 @@ def test_a_provisioning_that_fails_is_released_and_free() -> None:
     )
     lease.refresh_from_db()
     assert (lease.state, lease.outcome) == ("releasing", "failed")
-    assert "no memory" in lease.outcome_reason
+    assert "no memory" in str(lease.outcome_reason)
     release = world.command(lease, "release")
     world.host.say(m.MachineGone(lease_id=lease.pk), at=world.now, command=release)
     lease.refresh_from_db()

@@ -203,8 +203,8 @@ def report_a_machine_too_many(s: Story) -> None:
 
 
 def report_a_machine_too_few(s: Story) -> None:
-    s.world.now += HOUR
     _inventory(s)
+    s.only(s.running, active_at=s.world.now - HOUR)
 
 
 def _inventory(s: Story, *machines: m.MachineFacts) -> None:

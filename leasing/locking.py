@@ -1,0 +1,22 @@
+"""Row locks, and the one order in which they are taken.
+
+Tenant, person, leases, GPUs by id, holds, commands; a host's row, which only its reports lock, comes before
+all of them. Whoever keeps to it never waits for someone who waits for them.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from django.db.models import Model, QuerySet
+
+M = TypeVar("M", bound=Model)
+
+
+def locked(rows: QuerySet[M]) -> QuerySet[M]:
+    """The rows, to be locked until the transaction ends.
+
+    The lock lets others insert rows that refer to these: a stronger one would make every command, entry and
+    notice wait for whoever has its host, tenant or person.
+    """
+    return rows.select_for_update(of=("self",), no_key=True)

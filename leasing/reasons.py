@@ -1,0 +1,112 @@
+"""Why something is as it is: stored as a code with its facts, so that each reader gets it in their language.
+
+What people wrote is kept as they wrote it, and what hosts say about their hardware stays in English.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import models
+from django.utils import translation
+from django.utils.functional import Promise, lazy
+from django.utils.translation import gettext_lazy as _
+
+from leasing.errors import Words
+
+Fact = str | int
+LONGEST_FACT = 1500
+
+TEXTS: dict[str, str | Promise] = {
+    "said": "%(words)s",
+    "ended-by": _("Ended by %(person)s."),
+    "gpu-failed": _("A GPU of the workstation has failed: %(reason)s"),
+    "host-failed": _("The host could not start the machine: %(reason)s"),
+    "host-silent": _("%(host)s did not answer in time."),
+    "machine-lost": _("The host no longer has the machine."),
+    "never-ready": _("Its machine was not ready before its end. Nothing is billed."),
+    "never-started": _("No clean GPU could be had before its end. Nothing is billed."),
+    "over-limit": _("%(peak)d GPUs at the same time; %(limit)d need no approval."),
+    "waits-for-gpu": _("Its GPU is out of service and no equal one is free. It starts as soon as one is."),
+    "waits-for-return": _(
+        "The GPU is not back from its previous lease. Your end stays; the time lost is not billed."
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Reason:
+    """A code of TEXTS and the facts that belong into its words. Its text is in the active language."""
+
+    code: str = ""
+    facts: tuple[tuple[str, Fact], ...] = ()
+
+    def __str__(self) -> str:
+        return str(TEXTS[self.code]) % dict(self.facts) if self.code in TEXTS else self.code
+
+    def __bool__(self) -> bool:
+        return bool(self.code)
+
+    def in_english(self) -> str:
+        """For the audit log, which has one language."""
+        with translation.override("en"):
+            return str(self)
+
+
+NONE = Reason()
+
+
+def because(code: str, **facts: Fact) -> Reason:
+    """A reason; long facts are cut."""
+    clipped = {name: fact[:LONGEST_FACT] if isinstance(fact, str) else fact for name, fact in facts.items()}
+    return Reason(code, tuple(sorted(clipped.items())))
+
+
+def said(words: str) -> Reason:
+    """What a person wrote; no reason if they wrote nothing."""
+    return because("said", words=words) if words else NONE
+
+
+def _fill(text: str | Promise, facts: dict[str, object]) -> str:
+    return str(text) % facts
+
+
+_filled = lazy(_fill, str)
+
+
+def filled(text: str | Promise, **facts: object) -> Words:
+    """`text % facts`, in the language of whoever reads it in the end."""
+    return _filled(text, facts)
+
+
+class ReasonField(models.TextField[Reason, Reason]):
+    """A column that holds a Reason; no reason is the empty text."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"blank": True, "default": NONE, **options})
+
+    def deconstruct(self) -> Any:
+        name, path, args, options = super().deconstruct()
+        del options["blank"], options["default"]
+        return name, path, args, options
+
+    def from_db_value(self, value: str, *_: object) -> Reason:
+        return parse(value)
+
+    def to_python(self, value: Any) -> Any:
+        return value if isinstance(value, Reason) else parse(value or "")
+
+    def get_prep_value(self, value: Any) -> Any:
+        if not isinstance(value, Reason):
+            return value
+        return json.dumps({"code": value.code, **dict(value.facts)}) if value else ""
+
+
+def parse(text: str) -> Reason:
+    """A stored reason."""
+    if not text:
+        return NONE
+    facts: dict[str, Fact] = json.loads(text)
+    return because(str(facts.pop("code")), **facts)
