@@ -8,33 +8,36 @@ from django.http import HttpRequest
 from django.utils import timezone
 
 from leasing import policy
-from leasing.models import Lease, Person
+from leasing.models import Lease, Person, Tenant
 from leasing.states.lease import LeaseState
 
 
 def reader(request: HttpRequest) -> dict[str, Any]:
     """`can` names the parts of the navigation; fragments, which show none, do without."""
-    common = {"now": timezone.now()}
+    known: dict[str, Any] = {"now": timezone.now()}
     person = getattr(request, "user", None)
     if not isinstance(person, Person) or request.headers.get("HX-Request"):
-        return common
-    return common | {"can": parts_of(person), "to_decide": requests_to_decide(person)}
+        return known
+    roles = policy.roles_of(person)
+    return known | {"can": parts_of(person, roles), "to_decide": requests_to_decide(person, roles)}
 
 
-def parts_of(person: Person) -> dict[str, bool]:
+def parts_of(person: Person, roles: dict[Tenant, set[str]]) -> dict[str, bool]:
     """Which pages exist for this person."""
-    roles = set().union(*policy.roles_of(person).values())
+    names = set().union(*roles.values())
     auditor, operator = policy.is_auditor(person), policy.is_operator(person)
     return {
-        "book": "member" in roles,
-        "approve": "approver" in roles,
-        "oversee": "approver" in roles or auditor,
+        "book": "member" in names,
+        "approve": "approver" in names,
+        "oversee": "approver" in names or auditor,
         "fleet": operator or auditor,
-        "audit": "approver" in roles or auditor,
-        "usage": policy.billed_tenants(person).exists(),
+        "audit": "approver" in names or auditor,
+        "usage": "finance" in names or auditor or policy.is_money_manager(person),
     }
 
 
-def requests_to_decide(person: Person) -> int:
-    tenants = policy.tenants_with_role(person, "approver")
+def requests_to_decide(person: Person, roles: dict[Tenant, set[str]]) -> int:
+    tenants = [tenant for tenant, names in roles.items() if "approver" in names]
+    if not tenants:
+        return 0
     return Lease.objects.filter(tenant__in=tenants, state=LeaseState.REQUESTED).exclude(owner=person).count()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from django.conf import settings as django_settings
 from django.test import Client
 from playwright.sync_api import Browser, sync_playwright
-from pytest_django import DjangoDbBlocker
+from pytest_django import DjangoDbBlocker, Settings
 
 from leasing.models import Person
 from tests.web.browsing import CHROMIUM, CHROMIUM_FLAGS, Visits
@@ -32,24 +33,27 @@ def django_db_modify_db_settings(tmp_path_factory: pytest.TempPathFactory) -> No
 
 
 @pytest.fixture(scope="session", autouse=True)
-def quiet_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No broker, so nothing moves unless a test moves it; the scene's key and anchors; fast hashes."""
-    folder = tmp_path_factory.mktemp("var")
+def scene_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the scene's key and anchors are; and no broker, so that nothing moves unless a test moves it."""
+    folder = tmp_path_factory.mktemp("scene")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(django_settings, "BROKER_URL", f"redis+socket://{folder}/none.sock")
         patch.setattr(django_settings, "SIGNING_KEY_FILE", folder / "portal.key")
         patch.setattr(django_settings, "AUDIT_ANCHOR_FILE", folder / "anchors.jsonl")
         patch.setattr(django_settings, "PASSWORD_HASHERS", FAST_HASHES)
-        yield
+        yield folder
 
 
 @pytest.fixture(autouse=True)
-def own_files() -> None:
-    """The scene was sealed once for all tests: they share its key and its anchors."""
+def own_files(settings: Settings, scene_files: Path, tmp_path: Path) -> None:
+    """The scene's key, and a copy of its anchors: what a test seals goes with the test."""
+    settings.AUDIT_ANCHOR_FILE = tmp_path / "anchors.jsonl"
+    if (scene_files / "anchors.jsonl").exists():
+        shutil.copy(scene_files / "anchors.jsonl", settings.AUDIT_ANCHOR_FILE)
 
 
 @pytest.fixture(scope="session")
-def built_scene(quiet_settings: None, django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Scene:
+def built_scene(scene_files: Path, django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Scene:
     """Built once and committed; tests see it and undo what they do."""
     with django_db_blocker.unblock():
         scene = Scene()

@@ -15,7 +15,7 @@ from leasing.audit.sealer import seal
 from leasing.booking import request_lease
 from leasing.ending import end_lease
 from leasing.models import Flavor, Lease, Person, Rate, Tenant
-from tests.world import VENDOR_DEVICE, World, fingerprint, person
+from tests.world import MEMORY_BYTES, VENDOR_DEVICE, World, fingerprint, person
 
 PASSWORD = "a-long-enough-password"
 PROVISION_STEPS = ("identify", "bind", "reserve", "define", "start", "confirm")
@@ -28,6 +28,7 @@ class Scene(World):
 
     def __init__(self, *, now: datetime | None = None, gpus: int = 6, concurrent_gpus: int = 4) -> None:
         self.until = now or datetime.now(UTC)
+        self.more_cards: tuple[m.CardFacts, ...] = ()
         start = self.until - timedelta(hours=6)
         super().__init__(gpus=gpus, concurrent_gpus=concurrent_gpus, start=start)
         self.money = person("money")
@@ -68,6 +69,7 @@ class Scene(World):
         self.steps(self.preparing, PROVISION_STEPS[:3])
         self.scheduled = self.book(self.ada, hours=8, start=timedelta(hours=20))
         self._find_cards()
+        self._withdraw_one()
         seal(now=self.now)
 
     def book(
@@ -135,8 +137,17 @@ class Scene(World):
         self.host.say(event, at=self.now, command=self.command(lease, "power"))
 
     def beat(self) -> None:
-        """The host is heard of."""
-        self.host.inventory(*(gpu.address for gpu in self.gpus), at=self.now)
+        """The host is heard of: it looks around and says what it sees."""
+        active = Lease.objects.filter(host=self.host.row, state="active")
+        machines = [
+            m.MachineFacts(name=lease.machine_name, state="running", lease_id=lease.pk) for lease in active
+        ]
+        cards = [_card(gpu.address, group=index) for index, gpu in enumerate(self.gpus)]
+        facts = m.Inventory(
+            cards=(*cards, *self.more_cards), machines=tuple(machines), cpu_count=32, memory_mib=131072,
+            disk_gib=1800, kernel="6.1.0-40-amd64", worker_version="0.1.0", simulated=True,
+        )  # fmt: skip
+        self.host.say(facts, at=self.now)
 
     def _ask_and_decide(self) -> None:
         self.studio.concurrent_gpus = 0
@@ -157,40 +168,17 @@ class Scene(World):
         self.studio.save()
 
     def _find_cards(self) -> None:
-        cards = [
-            m.CardFacts(
-                address=gpu.address, functions=(gpu.address,), iommu_group=index, name="Scripted A6000",
-                memory_bytes=64 * 2**20, numa_node=index % 2, fingerprint=fingerprint(gpu.address),
-            )
-            for index, gpu in enumerate(self.gpus)
-        ]  # fmt: skip
-        for address, refusal in (
-            ("0000:41:00.0", ""),
-            ("0000:42:00.0", "shares IOMMU group 9 with 0000:42:01.0"),
-        ):
-            cards.append(
-                m.CardFacts(
-                    address=address,
-                    functions=(address,),
-                    iommu_group=9,
-                    name="Scripted A6000",
-                    memory_bytes=64 * 2**20,
-                    numa_node=0,
-                    fingerprint=fingerprint(address),
-                    refusal=refusal,
-                )
-            )
-        facts = m.Inventory(
-            cards=tuple(cards), machines=(), cpu_count=32, memory_mib=131072, disk_gib=1800,
-            kernel="6.1.0-40-amd64", worker_version="0.1.0", simulated=True,
-        )  # fmt: skip
-        self.host.say(facts, at=self.now)
-        self.quarantined.refresh_from_db()
-        spare = next(
-            gpu for gpu in self.gpus if Gpu.objects.get(pk=gpu.pk).state == "clean" and not gpu.holds.exists()
+        self.more_cards = (
+            _card("0000:41:00.0", group=8),
+            _card("0000:42:00.0", group=9, refusal="shares IOMMU group 9 with 0000:42:01.0"),
         )
+        self.beat()
+
+    def _withdraw_one(self) -> None:
+        idle = Gpu.objects.filter(state="clean", holds=None).first()
+        assert idle is not None
         fleet.withdraw_gpu(
-            actor=self.actor(self.operator), gpu_id=spare.pk, reason="fan is loud; part ordered", now=self.now
+            actor=self.actor(self.operator), gpu_id=idle.pk, reason="fan is loud; part ordered", now=self.now
         )
 
     def _name_people(self) -> None:
@@ -214,3 +202,10 @@ class Scene(World):
             flavor=self.pair, per_hour=Decimal("22"), currency="EUR", valid_from=self.now - timedelta(days=1)
         )
         Flavor.objects.filter(pk=self.flavor.pk).update(description="CAD, rendering")
+
+
+def _card(address: str, *, group: int, refusal: str = "") -> m.CardFacts:
+    return m.CardFacts(
+        address=address, functions=(address,), iommu_group=group, name="Scripted A6000",
+        memory_bytes=MEMORY_BYTES, numa_node=group % 2, fingerprint=fingerprint(address), refusal=refusal,
+    )  # fmt: skip

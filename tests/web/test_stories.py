@@ -173,19 +173,32 @@ def test_finance_downloads_what_the_page_shows(visits: Visits, site: Site) -> No
     assert len(text.splitlines()) - 1 == page.locator("table.data tbody tr").count()
 
 
-def test_every_page_fits_a_phone_in_both_languages_and_themes(visits: Visits, site: Site) -> None:
-    for language in ("en", "zh-hans"):
-        site.do(lambda _scene, chosen=language: Person.objects.update(language=chosen))  # type: ignore[misc]
-        for username, addresses in _pages(site.scene).items():
-            page = visits.page(site.scene.everybody()[username], width=390)
-            for address in addresses:
-                page.goto(address)
-                wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-                assert page.evaluate(wide) <= 0, f"{address} in {language} is wider than a phone"
-            before = page.locator("html").get_attribute("data-bs-theme")
-            page.locator("[data-switch-theme]").click()
-            page.reload()
-            assert page.locator("html").get_attribute("data-bs-theme") != before
+def test_every_page_fits_a_phone(visits: Visits, site: Site) -> None:
+    for username, addresses in _pages(site.scene).items():
+        page = visits.page(site.scene.everybody()[username], width=390)
+        for address in addresses:
+            page.goto(address)
+            assert overhang(page) <= 0, f"{address} is wider than a phone"
+
+
+def test_chinese_and_the_dark_theme_stay_chosen(visits: Visits, site: Site) -> None:
+    page = visits.page(site.scene.ada, width=390)
+    page.goto("/")
+    page.get_by_role("button", name="中文").click()
+    expect(page.get_by_role("heading", name="我的工作站")).to_be_visible()
+    before = page.locator("html").get_attribute("data-bs-theme")
+    page.locator("[data-switch-theme]").click()
+    for address in ("/", "/book/", f"/workstations/{site.scene.ended.pk}/"):
+        page.goto(address)
+        assert page.locator("html").get_attribute("data-bs-theme") != before
+        assert page.locator("html").get_attribute("lang") == "zh-hans"
+        assert overhang(page) <= 0, f"{address} is wider than a phone"
+
+
+def overhang(page: Page) -> int:
+    """Pixels by which the page is wider than its window."""
+    root = "document.documentElement"
+    return int(page.evaluate(f"{root}.scrollWidth - {root}.clientWidth"))
 
 
 def _pages(scene: Scene) -> dict[str, list[str]]:
