@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Literal
 
 from hosts.agent.plans import Plan, PlanState, runnable
 from hosts.agent.rig import Rig
-from hosts.agent.steps import Job, Overtaken, PlanKind, Step, is_final
+from hosts.agent.steps import Job, Overtaken, PlanKind, Step, StepFailed, is_final
 from hosts.protocol.messages import Intake, StepReport
 
 log = logging.getLogger(__name__)
@@ -22,14 +23,23 @@ StepState = Literal["started", "done", "failed"]
 
 
 class Executor:
-    """Runs what the journal holds. `on_boundary` is told "plan:step:before" and "plan:step:after"."""
+    """Runs what the journal holds. `on_boundary` is told "plan:step:before" and "plan:step:after".
+
+    `on_death` is called when the journal can no longer be used: only a restart goes on from there.
+    """
 
     def __init__(
-        self, rig: Rig, kinds: Mapping[str, PlanKind], *, on_boundary: Boundary = lambda _: None
+        self,
+        rig: Rig,
+        kinds: Mapping[str, PlanKind],
+        *,
+        on_boundary: Boundary = lambda _: None,
+        on_death: Callable[[], None] = lambda: None,
     ) -> None:
         self._rig = rig
         self._kinds = kinds
         self._on_boundary = on_boundary
+        self._on_death = on_death
         self._changed = threading.Condition()
         self._running: dict[int, threading.Thread] = {}
         self._pending = True
@@ -51,40 +61,70 @@ class Executor:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
+        deadline = time.monotonic() + seconds
         if self._scheduler.is_alive():
             self._scheduler.join(seconds)
         for thread in list(self._running.values()):
-            thread.join(seconds)
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _schedule(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._pending or self._stopping)
-                self._pending = False
-                if self._stopping:
-                    return
-            for plan in runnable(self._rig.plans.open(), list(self._running)):
-                self._begin(plan)
+        try:
+            while self._await_change():
+                for plan in self._choose():
+                    self._begin(plan)
+        except Exception:
+            log.critical("Plans are no longer begun", exc_info=True)
+            self._on_death()
+
+    def _await_change(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._pending or self._stopping)
+            self._pending = False
+            return not self._stopping
+
+    def _choose(self) -> list[Plan]:
+        """Mark what may begin as running, in one transaction with the look at what is open."""
+        with self._rig.journal.transaction():
+            chosen = runnable(self._rig.plans.open(), list(self._running))
+            for plan in chosen:
+                self._rig.plans.begin(plan.plan_id)
+        return chosen
 
     def _begin(self, plan: Plan) -> None:
         thread = threading.Thread(
-            target=self._run, args=(plan.plan_id,), name=f"{plan.kind}-{plan.plan_id}", daemon=True
+            target=self._run, args=(plan,), name=f"{plan.kind}-{plan.plan_id}", daemon=True
         )
         with self._changed:
             self._running[plan.plan_id] = thread
         thread.start()
 
-    def _run(self, plan_id: int) -> None:
+    def _run(self, plan: Plan) -> None:
         try:
-            while not self._stopping and self._advance(plan_id):
+            while not self._stopping and self._advance(plan.plan_id):
                 pass
-        except Exception:
-            # The plan stays open in the journal, at its step, and is taken up again at the next start.
-            log.exception("Plan %d was left where it stands", plan_id)
-            return
+        except Exception as error:
+            log.exception("Plan %d cannot go on", plan.plan_id)
+            if self._stopping or not self._give_up(plan, error):
+                return
         with self._changed:
-            self._running.pop(plan_id, None)
+            self._running.pop(plan.plan_id, None)
         self.wake()
+
+    def _give_up(self, plan: Plan, error: Exception) -> bool:
+        """Not even the plan's failure could be written. False if nothing can: the next start goes on then.
+
+        A plan must not hold its locks for ever: what it is about could be neither stopped nor released.
+        """
+        try:
+            current = self._rig.plans.get(plan.plan_id)
+            kind = self._kinds[plan.kind]
+            reason = StepFailed(f"The plan was given up: {error}")
+            self._end(current, kind, kind.steps[min(current.step, len(kind.steps) - 1)], "failed", reason)
+        except Exception:
+            log.critical("The journal cannot be written", exc_info=True)
+            self._on_death()
+            return False
+        return True
 
     def _advance(self, plan_id: int) -> bool:
         """Run the plan's next step; whether there is one after it."""
@@ -97,13 +137,12 @@ class Executor:
         step = kind.steps[plan.step]
         try:
             self._attempt(plan, kind, step)
+            return self._complete(plan, kind, step)
         except Overtaken as reason:
             self._end(plan, kind, step, "cancelled", reason)
-            return False
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the plan has to end in the journal
             self._fail(plan, kind, step, error)
-            return False
-        return self._complete(plan, kind, step)
+        return False
 
     def _attempt(self, plan: Plan, kind: PlanKind, step: Step) -> None:
         """Try the step as often as it allows. The last error goes to the caller."""

@@ -126,15 +126,17 @@ class Plans:
                 if plan.kind == "scrub" and plan.lease_id == lease_id and plan.state == "waiting":
                     self.set_state(plan.plan_id, "cancelled")
 
-    def begin_step(self, plan_id: int) -> int:
-        """Count another run of the current step; how many there were."""
+    def begin(self, plan_id: int) -> None:
+        """It runs: from now on it keeps its locks until it ends by itself, even when it is overtaken."""
         with self._journal.transaction():
             self._journal.execute(
-                "UPDATE plan SET attempt = attempt + 1,"
-                " state = CASE state WHEN 'waiting' THEN 'running' ELSE state END WHERE id = ?",
-                plan_id,
+                "UPDATE plan SET state = 'running' WHERE id = ? AND state = 'waiting'", plan_id
             )
-            return self.get(plan_id).attempt
+
+    def begin_step(self, plan_id: int) -> None:
+        """Count another run of the current step."""
+        with self._journal.transaction():
+            self._journal.execute("UPDATE plan SET attempt = attempt + 1 WHERE id = ?", plan_id)
 
     def end_step(self, plan_id: int) -> None:
         with self._journal.transaction():

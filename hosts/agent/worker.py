@@ -64,7 +64,7 @@ class Worker:
             hardware=hardware,
             close_consoles=relays.close_lease,
         )
-        self._executor = Executor(self.rig, PLAN_KINDS, on_boundary=on_boundary)
+        self._executor = Executor(self.rig, PLAN_KINDS, on_boundary=on_boundary, on_death=self._die)
         desk = ConsoleDesk(self.rig, relays, identity.sealing)
         self._acceptance = Acceptance(self.rig, _command_verifier(config), open_console=desk.open)
         app = make_app(host=config.host, broker_url=config.broker_url)
