@@ -6,11 +6,13 @@ import copy
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 from django.conf import settings as django_settings
 from django.test import Client
+from django.test.client import ClientHandler
 from playwright.sync_api import Browser, sync_playwright
 from pytest_django import DjangoDbBlocker, Settings
 
@@ -89,11 +91,23 @@ def sign_in() -> SignIn:
     """Makes a client signed in as that person."""
 
     def client_of(person: Person) -> Client:
-        client = Client()
+        client = new_client()
         client.cookies[django_settings.SESSION_COOKIE_NAME] = new_session(person)
         return client
 
     return client_of
+
+
+def new_client(**headers: str) -> Client:
+    """A client; all share one chain of middleware, which lists the static files when it is made."""
+    client = Client(headers=headers)
+    client.handler = _handler()
+    return client
+
+
+@cache
+def _handler() -> ClientHandler:
+    return ClientHandler(enforce_csrf_checks=False)
 
 
 @pytest.fixture

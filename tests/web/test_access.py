@@ -15,7 +15,7 @@ from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from knox.models import AuthToken
 
 from leasing.models import Lease
-from tests.web.conftest import SignIn
+from tests.web.conftest import SignIn, new_client
 from tests.web.scenes import Scene
 
 ROLES = ("nobody", "ada", "bob", "approver", "finance", "operator", "auditor", "money", "stranger")
@@ -190,7 +190,7 @@ def test_every_address_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("row", TABLE, ids=str)
 def test_answers_by_role(row: Row, scene: Scene, sign_in: SignIn) -> None:
-    clients = {role: sign_in(scene.everybody()[role]) for role in ROLES[1:]} | {"nobody": Client()}
+    clients = {role: sign_in(scene.everybody()[role]) for role in ROLES[1:]} | {"nobody": new_client()}
     url = reverse(row.name, kwargs=row.arguments(scene)) + row.query
     answers = {role: ask(clients[role], row, url) for role in ROLES}
     assert answers == {role: row.expected(role) for role in ROLES}

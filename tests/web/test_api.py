@@ -13,7 +13,7 @@ from django.test import Client
 from knox.models import AuthToken
 
 from leasing.models import AuditEntry, Lease, Person
-from tests.web.conftest import SignIn
+from tests.web.conftest import SignIn, new_client
 from tests.web.scenes import Scene
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Api:
 
     def __init__(self, person: Person) -> None:
         secret = AuthToken.objects.create(person, timedelta(days=1))[1]
-        self.client = Client(headers={"Authorization": f"Token {secret}"})
+        self.client = new_client(Authorization=f"Token {secret}")
 
     def get(self, path: str, **query: str) -> Answer:
         return self.client.get(f"/api/v1/{path}", query)
