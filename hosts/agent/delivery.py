@@ -12,7 +12,6 @@ from typing import Any
 
 from celery import Celery
 from kombu import Queue
-from kombu.exceptions import OperationalError
 
 from hosts.agent.spool import Spool
 from hosts.protocol.fence import DELIVER_REPORT, REPORTS_QUEUE
@@ -67,8 +66,8 @@ class Delivery:
                 self._resend_at = time.monotonic() + self._resend_seconds
             while batch := self._spool.unreceipted(after=self._sent_through, limit=BATCH):
                 self._push(batch)
-        except (OperationalError, OSError) as error:
-            log.warning("The broker does not take reports: %s", error)
+        except Exception as error:  # noqa: BLE001 - kombu lets some of the broker's own refusals through
+            log.warning("The broker does not take reports: %s: %s", type(error).__name__, error)
             return False
         return True
 

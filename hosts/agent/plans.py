@@ -15,6 +15,9 @@ from hosts.agent.journal import Journal
 from hosts.agent.spool import Origin
 from hosts.protocol.messages import Goal, GpuOrder, Inspect, Intake, Power, Provision, Release
 
+# Of the plans that are over, this many of the latest are kept to be looked at.
+KEPT_AT_MOST = 1000
+
 PlanState = Literal["waiting", "running", "cancelling", "done", "failed", "cancelled"]
 PlanGoal = Provision | Release | Power | Intake | Inspect
 
@@ -45,6 +48,12 @@ def lease_lock(lease_id: UUID) -> str:
 def gpu_lock(address: str) -> str:
     """By address: whatever the portal calls it, a card is one thing."""
     return f"gpu:{address}"
+
+
+def locked_cards(plans: Iterable[Plan]) -> set[str]:
+    """Addresses of the cards that these plans work on."""
+    locks = {lock for plan in plans for lock in plan.locks}
+    return {lock.removeprefix("gpu:") for lock in locks if lock.startswith("gpu:")}
 
 
 def machine_locks(lease_id: UUID, gpus: Iterable[GpuOrder]) -> set[str]:
@@ -86,7 +95,15 @@ class Plans:
                 json.dumps(sorted(locks)),
                 msgspec.json.encode(goal),
             )
+            self._forget_old()
             self.on_added()
+
+    def _forget_old(self) -> None:
+        self._journal.execute(
+            "DELETE FROM plan WHERE state IN ('done', 'failed', 'cancelled')"
+            " AND id <= (SELECT max(id) FROM plan) - ?",
+            KEPT_AT_MOST + 1,
+        )
 
     def open(self) -> list[Plan]:
         """Every plan that is not over, oldest first."""

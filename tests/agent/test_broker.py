@@ -224,6 +224,22 @@ def test_a_broker_that_is_away_only_makes_the_spool_grow(spool: Spool) -> None:
     delivery.stop(seconds=10)
 
 
+def test_delivery_outlives_whatever_the_broker_answers(
+    spool: Spool, broker: Any, redis_server: RedisServer
+) -> None:
+    """Refused by its rules, which is not a lost connection: reports are sent once it may send again."""
+    url = url_of("a", broker, redis_server)
+    broker.execute_command("ACL", "SETUSER", broker_user("a"), "clearselectors")
+    broker.execute_command("ACL", "LOG", "RESET")
+    delivery = Delivery(make_app(host="a", broker_url=url), spool, resend_seconds=0.2)
+    report(spool)
+    delivery.start()
+    wait_for(lambda: broker.execute_command("ACL", "LOG"))
+    url_of("a", broker, redis_server)
+    wait_for(lambda: broker.llen(REPORTS_QUEUE))
+    delivery.stop(seconds=5)
+
+
 def test_a_portal_that_receives_nothing_is_not_buried_in_copies(
     spool: Spool, broker: Any, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from uuid import UUID
 
@@ -82,6 +83,54 @@ def test_a_failed_transaction_leaves_no_gap_in_the_numbers(tmp_path: Path) -> No
     with pytest.raises(RuntimeError):
         begin_and_fail()
     assert spool.add(Accepted(), ORIGIN) == 2
+    journal.close()
+
+
+def test_a_journal_works_again_after_its_disk_was_full(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    with journal.transaction():
+        journal.execute("PRAGMA max_page_count = 30")
+
+    def fill() -> None:
+        with journal.transaction():
+            for number in range(1000):
+                journal.remember(str(number), "x" * 1000)
+
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        fill()
+    with journal.transaction():
+        assert journal.recall("0") is None
+        journal.remember("small", "enough")
+    journal.close()
+
+
+def test_a_commit_that_fails_leaves_no_transaction_behind(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+
+    def refuse_to_commit() -> None:
+        with journal.transaction():
+            journal.execute(
+                "CREATE TABLE a (id INTEGER PRIMARY KEY, b REFERENCES a DEFERRABLE INITIALLY DEFERRED)"
+            )
+            journal.execute("INSERT INTO a VALUES (1, 2)")
+
+    journal._connection.execute("PRAGMA foreign_keys = ON")
+    with pytest.raises(sqlite3.IntegrityError):
+        refuse_to_commit()
+    with journal.transaction():
+        journal.remember("works", "again")
+    journal.close()
+
+
+def test_what_is_over_is_forgotten_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hosts.agent.plans.KEPT_AT_MOST", 3)
+    journal = Journal(tmp_path / "journal")
+    table = Plans(journal)
+    for number in range(1, 11):
+        table.add("inspect", Inspect(), ORIGIN, lease_id=None, locks=())
+        if number != 2:
+            table.set_state(number, "done")
+    assert [plan.plan_id for plan in table.latest(20)] == [10, 9, 8, 7, 2]
     journal.close()
 
 
