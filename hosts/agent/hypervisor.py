@@ -17,7 +17,15 @@ from lxml import etree
 
 from hosts.agent import domain_facts
 from hosts.agent.domain import key_usage, node
-from hosts.agent.machines import HypervisorError, MachineFacts, MachineState, Stop, StopCause, StopListener
+from hosts.agent.machines import (
+    ACTIVE,
+    HypervisorError,
+    MachineFacts,
+    MachineState,
+    Stop,
+    StopCause,
+    StopListener,
+)
 
 STATES = {
     libvirt.VIR_DOMAIN_NOSTATE: MachineState.RUNNING,
@@ -119,7 +127,7 @@ class Hypervisor:
 
     def undefine(self, name: str) -> None:
         """The key goes first: should this be cut short, the domain is left to say that work is left."""
-        if self.state(name) in (MachineState.RUNNING, MachineState.PAUSED):
+        if self.state(name) in ACTIVE:
             raise HypervisorError(f"Cannot undefine {name}: it is running.")
         with explained(f"undefine {name}"):
             if self.keeps_keys:

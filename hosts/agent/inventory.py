@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
+
+import msgspec
 
 from hosts.agent import machines
-from hosts.agent.machines import MachineState
+from hosts.agent.plans import locked_cards
 from hosts.agent.rig import Rig
-from hosts.protocol.messages import Inventory, MachineFacts
+from hosts.protocol.messages import CardFacts, Inventory, MachineFacts
 
 # So that the report fits into a message whatever else runs on the host.
 FOREIGN_MACHINES_AT_MOST = 50
@@ -20,7 +23,7 @@ MIB = 1024**2
 def take_inventory(rig: Rig, *, restarted: bool = False) -> Inventory:
     """Look at cards, machines and the host's size. BusError or HypervisorError if that is not possible."""
     return Inventory(
-        cards=tuple(card.facts() for card in rig.bus.cards()),
+        cards=_cards(rig),
         machines=_machines(rig),
         cpu_count=os.cpu_count() or 0,
         memory_mib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // MIB,
@@ -30,6 +33,39 @@ def take_inventory(rig: Rig, *, restarted: bool = False) -> Inventory:
         simulated=rig.bus.simulated,
         restarted=restarted,
     )
+
+
+def _cards(rig: Rig) -> tuple[CardFacts, ...]:
+    """The cards; those in use, or taken into use meanwhile, as they were when nobody used them.
+
+    In a machine's hands, or in a reset, a card may answer nothing, have a ROM that must not be read, or be
+    off the bus for a moment. That must not look as if another card had taken its place.
+    """
+    used = _cards_in_use(rig)
+    seen = {card.address: card.facts() for card in rig.bus.cards()}
+    used |= _cards_in_use(rig)
+    with rig.journal.transaction():
+        kept = {address: facts for address in used if (facts := _recall(rig, address))}
+        for address in seen.keys() - used:
+            _remember(rig, seen[address])
+    return tuple(facts for _, facts in sorted((seen | kept).items()))
+
+
+def _cards_in_use(rig: Rig) -> set[str]:
+    leased = {gpu.address for gpu in rig.gpus.all() if gpu.state == "leased"}
+    running = (facts for facts in rig.hypervisor.machines() if facts.is_active)
+    given = {address for facts in running for address in facts.pci_addresses}
+    return leased | given | locked_cards(rig.plans.open())
+
+
+def _recall(rig: Rig, address: str) -> CardFacts | None:
+    text = rig.journal.recall(f"card:{address}")
+    return None if text is None else msgspec.json.decode(text, type=CardFacts)
+
+
+def _remember(rig: Rig, facts: CardFacts) -> None:
+    if facts != _recall(rig, facts.address):
+        rig.journal.remember(f"card:{facts.address}", msgspec.json.encode(facts).decode())
 
 
 def worker_version() -> str:
@@ -48,5 +84,5 @@ def _machines(rig: Rig) -> tuple[MachineFacts, ...]:
 
 
 def _facts(facts: machines.MachineFacts) -> MachineFacts:
-    active = facts.state in (MachineState.RUNNING, MachineState.PAUSED)
-    return MachineFacts(name=facts.name[:200], state="running" if active else "off", lease_id=facts.lease_id)
+    state: Literal["running", "off"] = "running" if facts.is_active else "off"
+    return MachineFacts(name=facts.name[:200], state=state, lease_id=facts.lease_id)

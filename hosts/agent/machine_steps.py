@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from hosts.agent import building
 from hosts.agent.bus import BusError, Card
-from hosts.agent.machines import HypervisorError, MachineFacts, MachineState
+from hosts.agent.machines import ACTIVE, HypervisorError, MachineFacts
 from hosts.agent.scrub import fingerprint_changes
 from hosts.agent.steps import GpuStepFailed, Job, Step, StepFailed
 from hosts.protocol.messages import GpuOrder, Power, Provision, Release
@@ -18,7 +18,6 @@ log = logging.getLogger(__name__)
 
 STOP_POLL_SECONDS = 0.2
 FORCED_STOP_SECONDS = 20.0
-ACTIVE = (MachineState.RUNNING, MachineState.PAUSED)
 
 
 def provision_of(job: Job) -> Provision:
@@ -37,7 +36,7 @@ def _machine(job: Job) -> MachineFacts | None:
 
 def _is_active(job: Job) -> bool:
     facts = _machine(job)
-    return facts is not None and facts.state in ACTIVE
+    return facts is not None and facts.is_active
 
 
 def _name(job: Job) -> str:

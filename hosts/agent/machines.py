@@ -22,6 +22,9 @@ class MachineState(enum.Enum):
     CRASHED = "crashed"
 
 
+ACTIVE = (MachineState.RUNNING, MachineState.PAUSED)
+
+
 class StopCause(enum.Enum):
     """Why a machine stopped. GUEST: it shut itself down, by its user's wish or obeying the power button."""
 
@@ -52,6 +55,10 @@ class MachineFacts:
     lease_id: UUID | None
     generation: int | None
     pci_addresses: frozenset[str]
+
+    @property
+    def is_active(self) -> bool:
+        return self.state in ACTIVE
 
 
 StopListener = Callable[[Stop], None]

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from hosts.agent import building
 from hosts.agent.inventory import take_inventory
-from hosts.agent.machine_steps import ACTIVE
 from hosts.agent.machines import HypervisorError, MachineFacts, MachineState
 from hosts.agent.plans import gpu_lock
 from hosts.agent.records import GpuRecord, MachineRecord
@@ -32,8 +31,9 @@ def read_boot_id() -> str:
 def reconcile(rig: Rig, *, boot_id: str) -> None:
     """Make the journal and the host agree, then report what there is."""
     with rig.journal.transaction():
-        rebooted = rig.journal.recall("boot_id") not in (None, boot_id)
-    if rig.journal.is_new:
+        known_boot = rig.journal.recall("boot_id")
+    rebooted = known_boot not in (None, boot_id)
+    if known_boot is None:  # also if an earlier attempt to do this was cut short
         _adopt_machines(rig)
     else:
         _remove_orphans(rig)
@@ -57,7 +57,7 @@ def _adopt_machines(rig: Rig) -> None:
     for facts in _ours(rig):
         if facts.lease_id is not None:
             log.warning("Adopted machine %s, of which the journal knows nothing", facts.name)
-            rig.machines.adopt(facts.lease_id, state="on" if facts.state in ACTIVE else "off")
+            rig.machines.adopt(facts.lease_id, state="on" if facts.is_active else "off")
 
 
 def _remove_orphans(rig: Rig) -> None:
@@ -87,11 +87,14 @@ def _remove(rig: Rig, facts: MachineFacts) -> None:
 
 
 def _settle_machine(rig: Rig, machine: MachineRecord, *, rebooted: bool) -> None:
-    """Go on where the journal stands. Plans that are open bring their machine to its goal themselves."""
-    if rig.plans.of_lease(machine.lease_id):
+    """Go on where the journal stands. Plans that are open bring their machine to its goal themselves.
+
+    A machine whose release failed waits for another one, whether it runs or not.
+    """
+    if machine.state == "releasing" or rig.plans.of_lease(machine.lease_id):
         return
     facts = rig.find_machine(machine.lease_id)
-    if facts is not None and facts.state in ACTIVE:
+    if facts is not None and facts.is_active:
         rig.machines.set_state(machine.lease_id, "on")
     elif machine.state == "suspended" or (machine.state == "on" and rebooted):
         bring_back(rig, machine)

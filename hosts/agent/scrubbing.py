@@ -12,7 +12,7 @@ import msgspec
 
 from hosts.agent import reset, scrub
 from hosts.agent.bus import Card, CardMissing, MemoryWindow
-from hosts.agent.machines import MachineFacts, MachineState
+from hosts.agent.machines import MachineFacts
 from hosts.agent.records import GpuState
 from hosts.agent.scrub import Scrub
 from hosts.agent.scrubbers import Installed
@@ -88,8 +88,7 @@ def _refuse_if_in_use(job: Job, order: GpuOrder) -> None:
 
 
 def _runs_with(facts: MachineFacts, card: Card) -> bool:
-    active = facts.state in (MachineState.RUNNING, MachineState.PAUSED)
-    return active and not facts.pci_addresses.isdisjoint(card.functions)
+    return facts.is_active and not facts.pci_addresses.isdisjoint(card.functions)
 
 
 def _bind(job: Job) -> None:

@@ -83,6 +83,12 @@ class Spool:
             )
             return [(row["sequence"], row["envelope"]) for row in rows]
 
+    def holds(self, sequence: int) -> bool:
+        """Whether the portal has yet to acknowledge this report."""
+        with self._journal.transaction():
+            found = self._journal.execute("SELECT 1 FROM report WHERE sequence = ?", sequence)
+            return found.fetchone() is not None
+
     def forget(self, *, journal_id: UUID, through: int) -> None:
         """The portal has all up to `through` of that journal; other journals' receipts are not ours."""
         if journal_id == self._journal.journal_id:

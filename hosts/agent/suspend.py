@@ -6,8 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from hosts.agent.machine_steps import ACTIVE
-from hosts.agent.machines import HypervisorError
+from hosts.agent.machines import ACTIVE, HypervisorError
 from hosts.agent.rig import Rig
 
 log = logging.getLogger(__name__)
@@ -18,7 +17,7 @@ POLL_SECONDS = 0.2
 
 def suspend_machines(rig: Rig) -> None:
     """Note that they go down with us and not by their users' wish; then stop all that run."""
-    names = [facts.name for facts in rig.hypervisor.machines() if facts.lease_id and facts.state in ACTIVE]
+    names = [facts.name for facts in rig.hypervisor.machines() if facts.lease_id and facts.is_active]
     with rig.journal.transaction():
         for machine in rig.machines.kept():
             if machine.state == "on":

@@ -6,9 +6,8 @@ import logging
 from collections.abc import Collection
 from typing import Literal
 
-from hosts.agent.bus import CardMissing
+from hosts.agent.bus import BusError, CardMissing
 from hosts.agent.machine_plans import StopCause
-from hosts.agent.machine_steps import ACTIVE
 from hosts.agent.plans import gpu_lock, lease_lock, machine_locks
 from hosts.agent.records import GpuRecord, MachineRecord
 from hosts.agent.rig import Rig
@@ -30,15 +29,19 @@ def stop_overdue(rig: Rig, machine: MachineRecord) -> None:
 
 
 def overdue_machines(rig: Rig) -> list[MachineRecord]:
-    """Those that run beyond the end of their lease and its grace, and that no plan is about to change."""
+    """Those that run beyond the end of their lease and its grace, and that no plan is about to change.
+
+    The hypervisor is asked: a start or a release that failed halfway may have left a machine running.
+    """
     now = rig.clock()
+    over = [machine for machine in rig.machines.kept() if machine.deadline and machine.deadline <= now]
+    if not over:
+        return []
+    running = {facts.lease_id for facts in rig.hypervisor.machines() if facts.is_active}
     return [
         machine
-        for machine in rig.machines.kept()
-        if machine.deadline is not None
-        and machine.deadline <= now
-        and machine.state in ("on", "building")
-        and not _is_planned(rig, lease_lock(machine.lease_id))
+        for machine in over
+        if machine.lease_id in running and not _is_planned(rig, lease_lock(machine.lease_id))
     ]
 
 
@@ -66,7 +69,7 @@ def note_stops(rig: Rig, *, stopped_by_guest: Collection[str]) -> None:
     found = {facts.lease_id: facts for facts in rig.hypervisor.machines()}
     for machine in expected:
         facts = found.get(machine.lease_id)
-        if facts is not None and facts.state in ACTIVE:
+        if facts is not None and facts.is_active:
             continue
         by_guest = facts is not None and facts.name in stopped_by_guest
         with rig.journal.transaction():
@@ -92,6 +95,9 @@ def _check_gpu(rig: Rig, gpu: GpuRecord) -> None:
         card = rig.bus.card(gpu.address)
     except CardMissing as error:
         _lose(rig, gpu, str(error), missing=True)
+        return
+    except BusError as error:
+        log.warning("GPU %s could not be looked at: %s", gpu.address, error)
         return
     changed = fingerprint_changes(gpu.fingerprint or card.fingerprint, card.fingerprint)
     if gpu.state == "clean" and changed:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from uuid import UUID
 
 from hosts.agent import vigil
-from hosts.agent.bus import BusError
 from hosts.agent.inventory import take_inventory
 from hosts.agent.machines import HypervisorError, Stop, StopCause
 from hosts.agent.rig import Rig
@@ -17,19 +17,26 @@ from hosts.protocol.messages import Inventory
 log = logging.getLogger(__name__)
 
 OVERDUE_RETRY_SECONDS = 60.0
+HYPERVISOR_PATIENCE_SECONDS = 30.0
 
 
 class Watch:
-    """Looks around every `watch_seconds`, and at once when a machine stops."""
+    """Looks around every `watch_seconds`, and at once when a machine stops.
 
-    def __init__(self, rig: Rig) -> None:
+    `on_death` is called when the hypervisor stays away: its connection does not come back by itself.
+    """
+
+    def __init__(self, rig: Rig, *, on_death: Callable[[], None] = lambda: None) -> None:
         self._rig = rig
+        self._on_death = on_death
+        self._answered_at = time.monotonic()
         self._news = threading.Event()
         self._stopping = False
         self._stopped_by_guest: set[str] = set()
         self._stop_again_at: dict[UUID, float] = {}
         self._reported: Inventory | None = None
         self._report_at = 0.0
+        self._report = 0
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     def start(self) -> None:
@@ -50,11 +57,22 @@ class Watch:
     def _run(self) -> None:
         while not self._stopping:
             self._news.clear()
-            try:
-                self.look()
-            except (BusError, HypervisorError) as error:
-                log.warning("Could not look around: %s", error)
+            self._try_to_look()
             self._news.wait(self._rig.config.watch_seconds)
+
+    def _try_to_look(self) -> None:
+        """Nothing that happens in one round may keep the next from ending a lease."""
+        try:
+            self.look()
+        except HypervisorError as error:
+            log.warning("Could not look around: %s", error)
+            if time.monotonic() - self._answered_at > HYPERVISOR_PATIENCE_SECONDS:
+                log.critical("The hypervisor stays away")
+                self._on_death()
+        except Exception:
+            log.exception("Could not look around")
+        else:
+            self._answered_at = time.monotonic()
 
     def look(self) -> None:
         """One round."""
@@ -73,9 +91,10 @@ class Watch:
                 vigil.stop_overdue(self._rig, machine)
 
     def _report_inventory(self) -> None:
-        """When something has changed, and every so often."""
+        """When something has changed, and every so often, unless the last one is still unreceived."""
         inventory = take_inventory(self._rig)
-        if inventory != self._reported or time.monotonic() >= self._report_at:
-            self._rig.spool.add(inventory, self._rig.spool.host_origin)
+        due = time.monotonic() >= self._report_at and not self._rig.spool.holds(self._report)
+        if inventory != self._reported or due:
+            self._report = self._rig.spool.add(inventory, self._rig.spool.host_origin)
             self._reported = inventory
             self._report_at = time.monotonic() + self._rig.config.inventory_seconds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+from contextlib import ExitStack
 from datetime import UTC, datetime
 
 from hosts.agent.acceptance import Acceptance
@@ -71,7 +72,7 @@ class Worker:
         register_delivery(app, accept=self._acceptance.deliver, refuse=self._acceptance.refuse)
         self._receiver = Receiver(app, on_death=self._die)
         self._delivery = Delivery(app, self.rig.spool, resend_seconds=config.resend_seconds)
-        self._watch = Watch(self.rig)
+        self._watch = Watch(self.rig, on_death=self._die)
         self._control = ControlSocket(config.socket_path, answers(self.rig))
 
     def run(self) -> int:
@@ -97,16 +98,17 @@ class Worker:
     def stop(self) -> None:
         """In the order of `start` reversed. What is not finished is in the journal."""
         log.info("Host %s goes down", self._config.host)
-        self._receiver.stop(seconds=STOP_SECONDS)
-        self._watch.stop(seconds=STOP_SECONDS)
-        self._executor.stop(seconds=STOP_SECONDS)
-        if self._config.stop_machines_on_exit:
-            suspend_machines(self.rig)
-        self._loop.run(self._control.stop(), seconds=STOP_SECONDS)
-        self._loop.stop(seconds=STOP_SECONDS)
-        self._delivery.stop(seconds=STOP_SECONDS)
-        self.rig.hypervisor.close()
-        self.rig.journal.close()
+        with ExitStack() as parts:  # each of them, whatever becomes of those before it; the last one first
+            parts.callback(self.rig.journal.close)
+            parts.callback(self.rig.hypervisor.close)
+            parts.callback(self._delivery.stop, seconds=STOP_SECONDS)
+            parts.callback(self._loop.stop, seconds=STOP_SECONDS)
+            parts.callback(lambda: self._loop.run(self._control.stop(), seconds=STOP_SECONDS))
+            if self._config.stop_machines_on_exit:
+                parts.callback(suspend_machines, self.rig)
+            parts.callback(self._executor.stop, seconds=STOP_SECONDS)
+            parts.callback(self._watch.stop, seconds=STOP_SECONDS)
+            parts.callback(self._receiver.stop, seconds=STOP_SECONDS)
 
     def _on_signal(self, number: int, _frame: object) -> None:
         """The first signal ends in order; another one of its kind ends at once."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hosts.agent.domain_facts import read_facts
 from hosts.agent.machines import (
+    ACTIVE,
     HypervisorError,
     MachineFacts,
     MachineState,
@@ -16,8 +17,6 @@ from hosts.agent.machines import (
     StopCause,
     StopListener,
 )
-
-ACTIVE = (MachineState.RUNNING, MachineState.PAUSED)
 
 
 class FakeMachines:

@@ -113,7 +113,7 @@ def write_image(directory: Path, name: str = "tenant") -> ImageOrder:
 class Box:
     """One host. `restart` forgets everything but the journal, the bus, the disks and the hypervisor."""
 
-    def __init__(self, directory: Path, *, on_boundary: Boundary = lambda _: None) -> None:
+    def __init__(self, directory: Path, *, on_boundary: Boundary = lambda _: None, **settings: Any) -> None:
         self.directory = directory
         self.control = Control()
         self.signing = SigningKey.generate()
@@ -134,6 +134,7 @@ class Box:
             domain_type="qemu",
             bus="simulated",
             bus_directory=self.bus_directory,
+            **settings,
         )
         self.open(on_boundary)
 
@@ -232,9 +233,9 @@ class Box:
 
 
 @contextmanager
-def a_box(directory: Path, *, on_boundary: Boundary = lambda _: None) -> Iterator[Box]:
-    """A running host that is stopped at the end."""
-    box = Box(directory, on_boundary=on_boundary)
+def a_box(directory: Path, *, on_boundary: Boundary = lambda _: None, **settings: Any) -> Iterator[Box]:
+    """A running host, configured by `settings`, that is stopped at the end."""
+    box = Box(directory, on_boundary=on_boundary, **settings)
     box.start()
     try:
         yield box

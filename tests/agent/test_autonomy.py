@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -11,9 +12,11 @@ from uuid import UUID, uuid4
 import msgspec
 import pytest
 
-from hosts.agent.machines import MachineFacts, MachineState, StopCause
+from hosts.agent.bus import BusError, Card
+from hosts.agent.machines import HypervisorError, MachineFacts, MachineState, StopCause
 from hosts.agent.simulated import Fault, inject
 from hosts.agent.suspend import suspend_machines
+from hosts.agent.vigil import report_lost_gpus
 from hosts.agent.watch import Watch
 from hosts.protocol.messages import (
     ConsoleClosed,
@@ -36,7 +39,7 @@ LEASE_ID = UUID(int=1)
 @pytest.fixture
 def box(tmp_path: Path) -> Iterator[Box]:
     """A host on which lease 1 runs on the first GPU."""
-    with a_box(tmp_path) as box:
+    with a_box(tmp_path, watch_seconds=0.05) as box:
         box.carry_out(box.provision(box.intake()), subject=LEASE)
         assert box.last(MachineRunning).lease_id == LEASE_ID
         yield box
@@ -275,3 +278,84 @@ def test_no_console_outlives_the_worker(box: Box) -> None:
 def test_a_release_closes_consoles_before_it_stops_the_machine(box: Box) -> None:
     box.carry_out(box.release(), subject=LEASE)
     assert box.closed_leases == [LEASE_ID]
+
+
+def test_an_overdue_machine_is_stopped_whatever_the_journal_thinks_of_it(box: Box) -> None:
+    """A start, or a release, may have failed halfway."""
+    box.rig.machines.set_state(LEASE_ID, "off")
+    box.now += timedelta(hours=2)
+    look(box)
+    assert not is_running(box)
+
+
+def test_a_machine_whose_release_failed_stays_the_releases_alone(box: Box) -> None:
+    box.machines.refuses = {"destroy"}
+    box.carry_out(box.release(), subject=LEASE)
+    box.restart()
+    assert machine_state(box) == "releasing"
+    box.machines.refuses = set()
+    box.now += timedelta(hours=2)
+    look(box)
+    assert not is_running(box)
+    assert machine_state(box) == "releasing"
+
+
+def test_the_watch_goes_on_after_an_error_that_nobody_foresaw(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = threading.Event()
+
+    def fail() -> None:
+        failed.set()
+        raise FileNotFoundError("a card was removed while it was looked at")
+
+    monkeypatch.setattr(box.rig.bus, "cards", fail)
+    watch = Watch(box.rig)
+    watch.start()
+    assert failed.wait(5)
+    box.machines.stop_by_itself("lease-1", StopCause.CRASHED)
+    wait_for(lambda: box.events(MachineStopped))
+    watch.stop(seconds=5)
+
+
+def test_a_hypervisor_that_stays_away_ends_the_worker(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection does not come back by itself; the next start opens another."""
+    monkeypatch.setattr("hosts.agent.watch.HYPERVISOR_PATIENCE_SECONDS", 0.1)
+    died = threading.Event()
+    watch = Watch(box.rig, on_death=died.set)
+    watch.start()
+    assert not died.wait(0.3)
+    box.machines.refuses = {"machines"}
+    assert died.wait(5)
+    watch.stop(seconds=5)
+    box.machines.refuses = set()
+
+
+def test_a_card_that_cannot_be_read_does_not_hide_the_others(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, lost = box.intake(1), box.intake(2)
+    read = box.rig.bus.card
+
+    def fail_for_one(address: str) -> Card:
+        if address == bad.address:
+            raise BusError("The card takes no configuration.")
+        return read(address)
+
+    inject(box.bus_directory, Fault(operation="card", address=lost.address, kind="vanish"))
+    monkeypatch.setattr(box.rig.bus, "card", fail_for_one)
+    report_lost_gpus(box.rig)
+    assert box.gpu_state(2) == "missing"
+
+
+def test_machines_are_adopted_even_if_the_first_start_with_a_new_journal_was_cut_short(box: Box) -> None:
+    box.close()
+    for path in box.config.state_directory.glob("journal*"):
+        path.unlink()
+    box.open()
+    box.machines.refuses = {"machines"}
+    with pytest.raises(HypervisorError):
+        box.start()
+    box.machines.refuses = set()
+    box.restart()
+    assert is_running(box)
