@@ -13,7 +13,10 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
 
 pages = get_asgi_application()
 
+from leasing.checks import require_guards  # noqa: E402 - needs the settings
 from portal.console.gateway import Receive, Scope, Send, serve_console  # noqa: E402 - needs the settings
+
+require_guards()
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:

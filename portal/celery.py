@@ -10,6 +10,7 @@ import os
 
 import django
 from celery import Celery
+from celery.signals import worker_init
 from django.apps import apps
 from django.conf import settings
 
@@ -25,6 +26,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
 if not apps.models_ready:
     django.setup()
 
+from leasing.checks import require_guards
 from leasing.tasks import NOTIFY_TASK, TICK_TASK
 from leasing.wake import WAKE_TASK
 
@@ -45,3 +47,9 @@ reports = Celery("leasehold-reports", broker=settings.BROKER_URL, set_as_current
 reports.conf.update(fenced_settings(queue=REPORTS_QUEUE, unacked_prefix="reports"))
 leave_only(reports, DELIVER_REPORT)
 control.set_default()
+
+
+@worker_init.connect
+def check_database(**_: object) -> None:
+    """A worker whose database lacks a guard does not start."""
+    require_guards()
