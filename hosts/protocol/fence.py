@@ -6,14 +6,19 @@ signature is checked (links, callbacks, chains, chords, due times, replies) is r
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 from celery import Celery, Task
 from celery.worker.strategy import default
 from kombu import Queue
+from kombu.exceptions import ContentDisallowed, DecodeError
 
 from hosts.protocol.signing import MAX_ENVELOPE_BYTES
+
+log = logging.getLogger(__name__)
 
 DELIVER_COMMAND = "leasehold.deliver_command"
 DELIVER_REPORT = "leasehold.deliver_report"
@@ -75,9 +80,12 @@ def fenced_settings(*, queue: str, unacked_prefix: str) -> dict[str, Any]:
 def objection(message: Any) -> str | None:
     """Why a Celery message (task protocol 2) must not be looked at further, or None."""
     try:
-        args, kwargs, embed = message.payload
-    except (TypeError, ValueError):
+        payload = message.payload
+    except (ContentDisallowed, DecodeError):
+        return "not JSON"
+    if not _has_shape(payload) or not isinstance(message.headers, dict):
         return "not a message of Celery's task protocol 2"
+    args, kwargs, embed = payload
     if embedded := [name for name in _EMBEDDED if (embed or {}).get(name)]:
         return f"it embeds {', '.join(embedded)}"
     if headers := [name for name in _FORBIDDEN_HEADERS if message.headers.get(name)]:
@@ -89,6 +97,14 @@ def objection(message: Any) -> str | None:
     if len(args[0]) > MAX_ENVELOPE_BYTES:
         return f"its envelope is longer than {MAX_ENVELOPE_BYTES} bytes"
     return None
+
+
+def _has_shape(payload: Any) -> bool:
+    """`[args, kwargs, embed]`, each of the type that Celery takes for granted."""
+    match payload:
+        case [list(), dict(), dict() | None]:
+            return True
+    return False
 
 
 class FencedTask(Task):  # type: ignore[type-arg]
@@ -106,13 +122,24 @@ def fenced_strategy(task: Any, app: Celery, consumer: Any) -> Callable[..., Any]
     def handle(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **rest: Any) -> Any:
         reason = objection(message)
         if reason is None:
+            # Of what surrounds the envelope Celery is given nothing that the sender wrote.
+            message.headers = {"id": str(uuid4()), "task": task.name, "lang": "py"}
+            message.properties["reply_to"] = None
             return accept(message, body, ack, reject, callbacks, **rest)
         message.ack()
         if task.on_refused is not None:
-            task.on_refused(reason)
+            _tell(task.on_refused, reason)
         return None
 
     return handle
+
+
+def _tell(on_refused: Callable[[str], None], reason: str) -> None:
+    """Whatever goes wrong with that, the consumer goes on."""
+    try:
+        on_refused(reason)
+    except Exception:
+        log.exception("A refused message could not be noted: %s", reason)
 
 
 def leave_only(app: Celery, *names: str) -> None:
