@@ -66,10 +66,10 @@ class RunningDemo:
         self.url = f"http://127.0.0.1:{self.port}"
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.process.send_signal(signal.SIGINT)
         try:
-            rest, _ = self.process.communicate(timeout=90)
+            rest = self.process.communicate(timeout=90)[0]
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             raise
