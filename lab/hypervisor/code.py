@@ -32,7 +32,7 @@ sys.exit(main())
 
 
 def build_code_disk(disk: Path, *, packages: Path) -> None:
-    """Write the disk image; `packages` is a folder that keeps downloaded Debian packages."""
+    """Write the disk image, and the tenant image's manifest beside it; downloads are kept in `packages`."""
     with tempfile.TemporaryDirectory(prefix="leasehold-code-", dir=disk.parent) as scratch:
         root = Path(scratch) / "root"
         make_environment(root)
@@ -40,6 +40,7 @@ def build_code_disk(disk: Path, *, packages: Path) -> None:
         shutil.copytree(ROOT / "deploy" / "systemd", root / "systemd")
         build_tenant(root / "images" / "tenant", cache=packages)
         make_disk(root, disk, label="leasehold", size=DISK_SIZE)
+        shutil.copy(root / "images" / "tenant" / "manifest.json", disk.with_name("manifest.json"))
 
 
 def make_environment(root: Path) -> None:

@@ -70,6 +70,11 @@ class Image:
     base: Path
     code_disk: Path
 
+    @property
+    def tenant_manifest(self) -> Path:
+        """The catalogue entry of the tenant's system needs this file's digest."""
+        return self.code_disk.with_name("manifest.json")
+
 
 class VirtualHypervisor:
     """A context manager; at its end the machine is gone, its folder with the serial log remains.

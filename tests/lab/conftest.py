@@ -1,22 +1,46 @@
-"""One virtual hypervisor for all tests of a run: booting it costs more than most of what they do on it."""
+"""One lab for all tests of a run: booting it costs more than most of what they do on it."""
 
 from __future__ import annotations
 
+import logging
+import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
-from lab.hypervisor.image import prepare_image
 from lab.hypervisor.machine import VirtualHypervisor
+from lab.running import Lab
 
-BOOT_SECONDS = 300
+# The tests poll; what they ask each time would bury what they find.
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 @pytest.fixture(scope="session")
-def hypervisor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtualHypervisor]:
-    """A booted one. Its serial log stays in the run's temporary folder."""
-    folder = tmp_path_factory.mktemp("hypervisor")
-    with VirtualHypervisor(prepare_image(), folder) as machine:
-        machine.boot()
-        machine.wait_booted(seconds=BOOT_SECONDS)
-        yield machine
+def lab() -> Iterator[Lab]:
+    """Both sides are up. With LEASEHOLD_LAB_LOGS set, the logs are copied to that folder at the end.
+
+    The folder has a short name: sockets lie in it, and their paths may not exceed 107 bytes.
+    """
+    with TemporaryDirectory(prefix="lab-") as name:
+        folder = Path(name)
+        try:
+            with Lab(folder) as lab:
+                yield lab
+                (folder / "worker.log").write_text(lab.host.worker_log())
+        finally:
+            keep_logs(folder)
+
+
+@pytest.fixture(scope="session")
+def hypervisor(lab: Lab) -> VirtualHypervisor:
+    return lab.hypervisor
+
+
+def keep_logs(folder: Path) -> None:
+    if target := os.environ.get("LEASEHOLD_LAB_LOGS"):
+        Path(target).mkdir(parents=True, exist_ok=True)
+        for log in folder.rglob("*.log"):
+            shutil.copy(log, target)

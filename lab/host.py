@@ -1,0 +1,113 @@
+"""Leasehold's worker on the virtual hypervisor, installed and enrolled as an administrator would do it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from lab.hypervisor.machine import LabError, VirtualGpu, VirtualHypervisor
+from lab.portal import LabPortal
+
+NAME = "virtual"
+# Two emulated processors that run nested machines at once have been seen to hang: machines share one.
+MACHINES_CPU = 1
+SERVICE = "leasehold-host"
+STATE = "/var/lib/leasehold"
+CONFIG = "/etc/leasehold/host.toml"
+UNIT = "/opt/leasehold/systemd/leasehold-host.service"
+PROGRAM = "/root/search.py"
+IMAGES = "/opt/leasehold/images"
+NOBODY_YET = {"broker_url": "redis://127.0.0.1:1/0", "control_keys": ["0" * 64]}
+OPERATOR = ("", "operator")
+INVENTORY_SECONDS = 150.0
+INTAKE_SECONDS = 200.0
+
+# Prints where in the GPU's memory the bytes are, or -1, and how many bytes are not zero.
+SEARCH = """
+import mmap, os, sys
+device, sought = sys.argv[1], bytes.fromhex(sys.argv[2])
+with open(f"{device}/config", "r+b", buffering=0) as config:
+    command = os.pread(config.fileno(), 2, 4)
+    os.pwrite(config.fileno(), bytes([command[0] | 2, command[1]]), 4)
+with open(f"{device}/resource0", "r+b", buffering=0) as file:
+    with mmap.mmap(file.fileno(), os.fstat(file.fileno()).st_size) as memory:
+        found = memory[:]
+print(found.find(sought), len(found) - found.count(0))
+"""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a look into a GPU's memory found: the offset of what was sought, and how many bytes are set."""
+
+    offset: int | None
+    bytes_not_zero: int
+
+
+@dataclass
+class LabHost:
+    """The hypervisor as Leasehold's host. `scrubbers` is the allow-list's path inside, if there is one."""
+
+    hypervisor: VirtualHypervisor
+    portal: LabPortal
+    scrubbers: str = ""
+
+    def enrol(self) -> None:
+        """Make its keys inside, have the portal trust them, start the worker."""
+        run = self.hypervisor.run
+        run(f"install -d -m 711 {STATE} && install -m 644 -t /etc/systemd/system {UNIT}")
+        self._configure(msgspec.toml.encode({"host": NAME, **NOBODY_YET}).decode())
+        halves = run("/opt/leasehold/bin/leasehold-host init", seconds=120)
+        broker = self.portal.broker_from_inside
+        self._configure(self.portal.manage("enrol_host", "-", "--broker", broker, stdin=halves))
+        run(f"systemctl set-property machine.slice AllowedCPUs={MACHINES_CPU}")
+        run(f"systemctl daemon-reload && systemctl enable --quiet --now {SERVICE}")
+
+    def admit_gpus(self) -> None:
+        """Once the host has reported its cards: take in those that can be leased, until they are clean."""
+        self.portal.wait_until("the host reports its cards", self.cards, seconds=INVENTORY_SECONDS)
+        self.portal.seed("admit")
+        self.portal.wait_until("every GPU is clean", self._all_clean, seconds=INTAKE_SECONDS)
+
+    def cards(self) -> dict[str, dict[str, Any]]:
+        """What the host has reported, by address."""
+        return {card["address"]: card for card in self.portal.call("found-cards/", OPERATOR)["results"]}
+
+    def gpus(self) -> dict[str, dict[str, Any]]:
+        """The GPUs in service, by address."""
+        return {gpu["address"]: gpu for gpu in self.portal.call("gpus/", OPERATOR)["results"]}
+
+    def search(self, gpu: VirtualGpu, sought: bytes) -> Found:
+        """Read a whole GPU's memory from the hypervisor; no machine may have it at that time."""
+        self.hypervisor.put(PROGRAM, SEARCH.encode())
+        told = self.hypervisor.run(
+            f"python3 {PROGRAM} /sys/bus/pci/devices/{gpu.functions[0]} {sought.hex()}"
+        )
+        offset, bytes_not_zero = map(int, told.split())
+        return Found(offset=None if offset < 0 else offset, bytes_not_zero=bytes_not_zero)
+
+    def serial_log(self, lease_id: str) -> str:
+        """What the lease's machine has printed so far."""
+        return self.hypervisor.run(f"cat {STATE}/machines/{lease_id}.log || true")
+
+    def wait_printed(self, lease_id: str, words: str, *, seconds: float) -> None:
+        """Until the lease's machine prints the words."""
+        self.hypervisor.wait_for(f"grep -q '{words}' {STATE}/machines/{lease_id}.log", seconds=seconds)
+
+    def worker_log(self) -> str:
+        """What the worker has said since it was installed; or why that cannot be read."""
+        try:
+            return self.hypervisor.run(f"journalctl --no-pager -u {SERVICE}")
+        except LabError as error:
+            return str(error)
+
+    def _all_clean(self) -> bool:
+        return {gpu["state"] for gpu in self.gpus().values()} == {"clean"}
+
+    def _configure(self, lines: str) -> None:
+        own: dict[str, object] = {"state_directory": STATE, "images_directory": IMAGES}
+        if self.scrubbers:
+            own["scrubbers"] = self.scrubbers
+        self.hypervisor.put(CONFIG, (lines + msgspec.toml.encode(own).decode()).encode(), mode=0o600)
