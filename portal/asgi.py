@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from django.core.asgi import get_asgi_application
+from django.core.exceptions import ImproperlyConfigured
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
 
@@ -15,8 +16,7 @@ pages = get_asgi_application()
 
 from leasing.checks import require_guards  # noqa: E402 - needs the settings
 from portal.console.gateway import Receive, Scope, Send, serve_console  # noqa: E402 - needs the settings
-
-require_guards()
+from portal.threads import in_database_thread  # noqa: E402 - needs the settings
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -30,9 +30,15 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def _live(receive: Receive, send: Send) -> None:
-    """Nothing to set up or tear down: say so to the server."""
+    """Serve nothing on a database that lacks a guard."""
     while True:
         message = await receive()
+        if message["type"] == "lifespan.startup":
+            try:
+                await in_database_thread(require_guards)()
+            except ImproperlyConfigured as error:
+                await send({"type": "lifespan.startup.failed", "message": str(error)})
+                return
         await send({"type": f"{message['type']}.complete"})
         if message["type"] == "lifespan.shutdown":
             return

@@ -17,6 +17,7 @@ from leasing import fleet, policy
 from leasing.actors import SYSTEM, Actor
 from leasing.models import Flavor, Image, Lease, OutboxMessage, Person, Rate, Tenant
 from leasing.reports import receive_report
+from leasing.states.lease import ON_HOST
 from leasing.tick import tick
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
@@ -61,6 +62,32 @@ def evidence(address: str, *, at: datetime, **changes: object) -> m.ScrubEvidenc
     return m.ScrubEvidence(**{**facts, **changes})  # type: ignore[arg-type]
 
 
+def inventory(*addresses: str, machines: tuple[m.MachineFacts, ...] = ()) -> m.Inventory:
+    """A host with a card at each address."""
+    cards = tuple(
+        m.CardFacts(
+            address=address,
+            functions=(address,),
+            iommu_group=index,
+            name="Scripted A6000",
+            memory_bytes=MEMORY_BYTES,
+            numa_node=index % 2,
+            fingerprint=fingerprint(address),
+        )
+        for index, address in enumerate(addresses)
+    )
+    return m.Inventory(
+        cards=cards,
+        machines=machines,
+        cpu_count=16,
+        memory_mib=65536,
+        disk_gib=1000,
+        kernel="6.1",
+        worker_version="test",
+        simulated=True,
+    )
+
+
 @dataclass
 class ScriptedHost:
     """A host whose reports the test writes. It signs them with a real key and numbers them."""
@@ -75,9 +102,7 @@ class ScriptedHost:
         event: m.Event,
         *,
         at: datetime,
-        command: OutboxMessage | None = None,
-        subject: str = "",
-        generation: int = 0,
+        command: OutboxMessage | m.Command | None = None,
     ) -> str:
         self.sequence += 1
         report = m.Report(
@@ -85,9 +110,9 @@ class ScriptedHost:
             host=self.row.name,
             journal_id=self.journal_id,
             sequence=self.sequence,
-            command_id=command.pk if command else None,
-            subject=command.subject if command else subject or f"host:{self.row.name}",
-            generation=command.generation if command else generation,
+            command_id=command.command_id if command else None,
+            subject=command.subject if command else f"host:{self.row.name}",
+            generation=command.generation if command else 0,
             occurred_at=at,
             event=event,
         )
@@ -109,29 +134,15 @@ class ScriptedHost:
         return stored.verdict
 
     def inventory(self, *addresses: str, at: datetime) -> None:
-        cards = tuple(
-            m.CardFacts(
-                address=address,
-                functions=(address,),
-                iommu_group=index,
-                name="Scripted A6000",
-                memory_bytes=MEMORY_BYTES,
-                numa_node=index % 2,
-                fingerprint=fingerprint(address),
-            )
-            for index, address in enumerate(addresses)
+        """Cards at these addresses, and every machine that it should have."""
+        self.say(inventory(*addresses, machines=self.machines()), at=at)
+
+    def machines(self) -> tuple[m.MachineFacts, ...]:
+        """Those that it should have."""
+        leases = Lease.objects.filter(host=self.row, state__in=ON_HOST)
+        return tuple(
+            m.MachineFacts(name=lease.machine_name, state="running", lease_id=lease.pk) for lease in leases
         )
-        facts = m.Inventory(
-            cards=cards,
-            machines=(),
-            cpu_count=16,
-            memory_mib=65536,
-            disk_gib=1000,
-            kernel="6.1",
-            worker_version="test",
-            simulated=True,
-        )
-        self.say(facts, at=at)
 
 
 class World:
@@ -144,12 +155,7 @@ class World:
             slug="a6000", name="A6000", memory_mib=64, vendor_device=VENDOR_DEVICE
         )
         self.flavor = Flavor.objects.create(slug="studio", name="Studio A6000", model=self.model)
-        self.rate = Rate.objects.create(
-            flavor=self.flavor,
-            per_hour=Decimal("3.8"),
-            currency="EUR",
-            valid_from=start - timedelta(days=365),
-        )
+        self.price(self.flavor)
         self.image = Image.objects.create(
             slug="tenant",
             name="Tenant",
@@ -168,6 +174,12 @@ class World:
         self._grant_roles()
         self.host = self.enrol("hv1")
         self.gpus = self.admit(self.host, gpus)
+
+    def price(self, flavor: Flavor) -> Rate:
+        valid_from = self.now - timedelta(days=365)
+        return Rate.objects.create(
+            flavor=flavor, per_hour=Decimal("3.8"), currency="EUR", valid_from=valid_from
+        )
 
     def _grant_roles(self) -> None:
         roles: tuple[tuple[Person, Tenant, policy.Role], ...] = (

@@ -1,0 +1,154 @@
+"""Any history of people and hosts: nothing is ever found wrong, and everything comes to its end.
+
+Set LEASEHOLD_HISTORIES to try more of them, LEASEHOLD_FIRST_HISTORY to try others.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from django.conf import settings
+from django.db import transaction
+
+from hosts.models import Gpu
+from leasing.approval import approve_lease, reject_lease
+from leasing.booking import request_lease
+from leasing.ending import end_lease
+from leasing.errors import DomainError
+from leasing.fleet import readmit_gpu, set_accepting, withdraw_gpu
+from leasing.fsck import run_checks
+from leasing.goals import PowerAction
+from leasing.models import Flavor, Lease
+from leasing.power import switch_power
+from tests.acting_host import ActingHost
+from tests.world import World
+
+pytestmark = pytest.mark.django_db
+HISTORIES = int(os.environ.get("LEASEHOLD_HISTORIES", "15"))
+FIRST = int(os.environ.get("LEASEHOLD_FIRST_HISTORY", "0"))
+STEPS = 25
+SPANS = [timedelta(seconds=s) for s in (1, 20, 90, 400, 1000, 2000, 3700, 8000)]
+
+
+class History:
+    """A world and the dice that say what happens in it next."""
+
+    def __init__(self, seed: int) -> None:
+        self.dice = random.Random(seed)
+        self.world = World(gpus=self.dice.choice([2, 3]), concurrent_gpus=self.dice.choice([0, 2, 2, 3]))
+        self.pair = Flavor.objects.create(slug="pair", name="Pair", model=self.world.model, gpu_count=2)
+        self.world.price(self.pair)
+        self.host = ActingHost(self.world, self.dice)
+        self.told: list[str] = []
+        self.acts: list[tuple[int, Callable[[], object]]] = [
+            (5, self.book),
+            (3, self.decide),
+            (1, self.end),
+            (2, self.switch),
+            (8, self.pass_time),
+            (14, self.host.work),
+            (1, self.host.fall_silent),
+            (1, self.host.repeat),
+            (1, self.host.lose_journal),
+            (1, self.fleet),
+        ]
+
+    def live(self, steps: int) -> None:
+        weights = [weight for weight, _ in self.acts]
+        for _ in range(steps):
+            act = self.dice.choices(self.acts, weights)[0][1]
+            self.told.append(act.__name__)
+            try:
+                with transaction.atomic():
+                    act()
+            except DomainError as error:
+                self.told.append(f"  refused: {error}")
+
+    def book(self) -> None:
+        who, tenant = self.dice.choice(
+            [(self.world.ada, self.world.studio), (self.world.bob, self.world.research)]
+        )
+        starts_at = self.world.now + self.dice.choice([timedelta(0)] * 8 + SPANS)
+        request_lease(
+            actor=self.world.actor(who),
+            tenant=tenant,
+            flavor=self.dice.choice([self.world.flavor, self.pair]),
+            image=self.world.image,
+            starts_at=starts_at,
+            ends_at=starts_at + self.dice.choice(SPANS[2:]),
+            now=self.world.now,
+        )
+
+    def decide(self) -> None:
+        lease, approver = self.any_lease(), self.world.actor(self.world.approver)
+        if self.dice.random() < 0.7:
+            approve_lease(actor=approver, lease_id=lease.pk, now=self.world.now)
+        else:
+            reject_lease(actor=approver, lease_id=lease.pk, note="No.", now=self.world.now)
+
+    def end(self) -> None:
+        lease = self.any_lease()
+        end_lease(actor=self.world.actor(lease.owner), lease_id=lease.pk, now=self.world.now)
+
+    def switch(self) -> None:
+        lease = self.any_lease()
+        action: PowerAction = self.dice.choice(["on", "off", "restart"])
+        switch_power(
+            actor=self.world.actor(lease.owner),
+            lease_id=lease.pk,
+            action=action,
+            now=self.world.now,
+        )
+
+    def fleet(self) -> None:
+        operator, gpu = self.world.actor(self.world.operator), self.dice.choice(list(Gpu.objects.all()))
+        match self.dice.randrange(4):
+            case 0:
+                withdraw_gpu(actor=operator, gpu_id=gpu.pk, reason="dust", now=self.world.now)
+            case 1:
+                accepting = self.dice.random() < 0.8
+                set_accepting(actor=operator, host_id=gpu.host_id, accepting=accepting, now=self.world.now)
+            case _:
+                readmit_gpu(actor=operator, gpu_id=gpu.pk, now=self.world.now)
+
+    def pass_time(self) -> None:
+        self.world.tick(after=self.dice.choice(SPANS))
+
+    def any_lease(self) -> Lease:
+        leases = list(Lease.objects.exclude(state="ended").order_by("pk"))
+        if not leases:
+            raise DomainError("nobody has booked")
+        return self.dice.choice(leases)
+
+    def come_to_an_end(self) -> None:
+        """Everybody does their duty for a day."""
+        self.host.behave()
+        for _ in range(40):
+            self.host.work()
+            self.world.tick(after=timedelta(minutes=20))
+            if not Lease.objects.exclude(state="ended").exists():
+                break
+        for _ in range(4):
+            self.host.work()
+            self.world.tick(after=timedelta(minutes=31))
+
+
+@pytest.mark.timeout(max(120, 3 * HISTORIES))
+def test_every_history_is_in_order_and_ends() -> None:
+    for seed in range(FIRST, FIRST + HISTORIES):
+        savepoint = transaction.savepoint()
+        settings.AUDIT_ANCHOR_FILE.unlink(missing_ok=True)
+        history = History(seed)
+        history.live(STEPS)
+        assert run_checks(history.world.now) == [], (seed, history.told)
+        history.come_to_an_end()
+        assert run_checks(history.world.now) == [], (seed, history.told)
+        left = Lease.objects.exclude(state="ended").values_list("pk", "state", "ends_at")
+        assert list(left) == [], (seed, history.told)
+        stuck = Gpu.objects.filter(state__in=["leased", "dirty", "scrubbing"])
+        assert list(stuck.values_list("pk", "state", "scrub_expected_by")) == [], (seed, history.told)
+        transaction.savepoint_rollback(savepoint)
