@@ -97,6 +97,9 @@ class PciBus(Protocol):
     @property
     def simulated(self) -> bool: ...
 
+    def recover(self) -> None:
+        """Undo what a killed worker left half done. Called once, before anything else."""
+
     def cards(self) -> tuple[Card, ...]:
         """Display-class cards by address, those that cannot be leased included, with the reason."""
 

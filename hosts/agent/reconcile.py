@@ -10,6 +10,7 @@ import logging
 from pathlib import Path
 
 from hosts.agent import building
+from hosts.agent.bus import BusError
 from hosts.agent.inventory import take_inventory
 from hosts.agent.machines import HypervisorError, MachineFacts, MachineState
 from hosts.agent.plans import gpu_lock
@@ -30,6 +31,7 @@ def read_boot_id() -> str:
 
 def reconcile(rig: Rig, *, boot_id: str) -> None:
     """Make the journal and the host agree, then report what there is."""
+    _recover_bus(rig)
     with rig.journal.transaction():
         known_boot = rig.journal.recall("boot_id")
     rebooted = known_boot not in (None, boot_id)
@@ -46,6 +48,13 @@ def reconcile(rig: Rig, *, boot_id: str) -> None:
     with rig.journal.transaction():
         rig.journal.remember("boot_id", boot_id)
         rig.spool.add(take_inventory(rig, restarted=True), rig.spool.host_origin)
+
+
+def _recover_bus(rig: Rig) -> None:
+    try:
+        rig.bus.recover()
+    except BusError:
+        log.exception("The bus is not as it was before the worker was killed")
 
 
 def _ours(rig: Rig) -> list[MachineFacts]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import subprocess
 import threading
@@ -31,6 +32,8 @@ from hosts.agent.memory import mapped
 from hosts.agent.pci import PciFunction, PciTree, read_text
 from hosts.agent.refusals import refusal
 from hosts.protocol.messages import Fingerprint
+
+log = logging.getLogger(__name__)
 
 VFIO_DRIVER = "vfio-pci"
 BIND_SECONDS = 30.0
@@ -86,9 +89,22 @@ class SysfsBus:
         self._accepted_risks = accepted_risks
         self._roms: dict[tuple[str, str], str] = {}
         self._rescan = threading.Lock()
+        self._pci = root / "sys/bus/pci"
+        # In /run, which a reboot empties as it resets the kernel's switch.
+        self._autoprobe_before = root / "run/leasehold-drivers-autoprobe"
+
+    def recover(self) -> None:
+        """A worker killed in the last rung left a card off the bus, and drivers that are not probed."""
+        if self._autoprobe_before.exists():
+            log.warning("A card was being removed when the worker was killed: the bus is scanned again")
+            with self._rescan, _explained("The bus", BusError):
+                try:
+                    self._kernel.write([(str(self._pci / "rescan"), "1")], seconds=RESET_SECONDS)
+                finally:
+                    self._restore_autoprobe()
 
     def cards(self) -> tuple[Card, ...]:
-        return tuple(self._card(display) for display in self._tree.displays())
+        return tuple(card for display in self._tree.displays() if (card := self._card_if_there(display)))
 
     def card(self, address: str) -> Card:
         display = self._tree.function(address)
@@ -182,17 +198,27 @@ class SysfsBus:
 
     def _remove_and_rescan(self, card: Card, bridge: Path) -> None:
         """Take the card off the bus and look for it again; no host driver may catch it in between."""
-        autoprobe = self._tree.root / "sys/bus/pci/drivers_autoprobe"
         with self._rescan:
-            before = read_text(autoprobe) or "1"
             removals = [(function.path / "remove", "1") for function in reversed(self._functions(card))]
-            self._write_reset(card, [(autoprobe, "0")])
+            self._suspend_autoprobe(card)
             try:
                 self._write_reset(card, [*removals, (bridge / "rescan", "1")])
                 self._await_return(card)
                 self.bind(card)
             finally:
-                self._write_reset(card, [(autoprobe, before)])
+                with _explained(card.address, ResetFailed):
+                    self._restore_autoprobe()
+
+    def _suspend_autoprobe(self, card: Card) -> None:
+        """What it was is written down, for the next start if there is no way back from here."""
+        self._autoprobe_before.parent.mkdir(exist_ok=True)
+        self._autoprobe_before.write_text(read_text(self._pci / "drivers_autoprobe") or "1")
+        self._write_reset(card, [(self._pci / "drivers_autoprobe", "0")])
+
+    def _restore_autoprobe(self) -> None:
+        before = self._autoprobe_before.read_text()
+        self._kernel.write([(str(self._pci / "drivers_autoprobe"), before)], seconds=BIND_SECONDS)
+        self._autoprobe_before.unlink()
 
     def _await_return(self, card: Card) -> None:
         deadline = time.monotonic() + RETURN_SECONDS
@@ -200,6 +226,16 @@ class SysfsBus:
             if time.monotonic() > deadline:
                 raise ResetFailed(f"{card.address} did not come back after a rescan.")
             time.sleep(0.05)
+
+    def _card_if_there(self, display: PciFunction) -> Card | None:
+        """None for one that is taken off the bus while it is read."""
+        try:
+            card = self._card(display)
+        except (BusError, OSError):
+            if display.path.exists():
+                raise
+            return None
+        return card if display.path.exists() else None
 
     def _card(self, display: PciFunction) -> Card:
         functions = self._tree.card_functions(display)
@@ -225,10 +261,17 @@ class SysfsBus:
         )
 
     def _known_rom(self, function: PciFunction) -> str:
-        """The ROM's digest as last read; a ROM is not touched while a machine may be using the card."""
+        """The ROM's digest as last read; a ROM is not touched while a machine may be using the card.
+
+        One that cannot be read is not asked again: the kernel may hang at each attempt.
+        """
         key = (function.address, function.ids)
         if key not in self._roms and not holders(self._tree.root, [function]):
-            return self._read_rom(function)
+            try:
+                self._roms[key] = self._read_rom(function)
+            except BusError as error:
+                log.warning("The ROM of %s cannot be read: %s", function.address, error)
+                self._roms[key] = ""
         return self._roms.get(key, "")
 
     def _read_rom(self, function: PciFunction) -> str:

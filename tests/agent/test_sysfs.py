@@ -11,6 +11,7 @@ from lxml import etree
 
 from hosts.agent.bus import BusError, CardBusy, CardMissing, ResetFailed, Wedged
 from hosts.agent.child import ChildStuckError
+from hosts.agent.pci import PciTree
 from hosts.agent.reset import climb
 from hosts.agent.sysfs import SysfsBus
 from tests.agent.fake_sysfs import (
@@ -318,6 +319,60 @@ def test_autoprobing_is_restored_when_the_rescan_fails(plain: Plain) -> None:
     with pytest.raises(ResetFailed, match="Input/output error"):
         bus.reset_rungs(card)[-1].run()
     assert (host.root / "sys/bus/pci/drivers_autoprobe").read_text() == "1\n"
+
+
+def test_a_remove_that_was_cut_short_is_undone_at_the_next_start(
+    plain: Plain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker was killed while no driver was to be probed and the card was off the bus."""
+    host, kernel, bus = plain
+    bus.bind(card := bus.card(GPU))
+    autoprobe = host.root / "sys/bus/pci/drivers_autoprobe"
+
+    def die(path: Path, text: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr(kernel, "_on_rescan", die)
+        killed.setattr(bus, "_restore_autoprobe", lambda: None)
+        with pytest.raises(KeyboardInterrupt):
+            bus.reset_rungs(card)[-1].run()
+    assert autoprobe.read_text() == "0\n"
+    after = SysfsBus(host.root, kernel=kernel)
+    after.recover()
+    assert autoprobe.read_text() == "1\n"
+    assert after.card(GPU).functions == (GPU, AUDIO)
+    assert (host.path(GPU) / "driver").exists() is False
+
+
+def test_autoprobing_that_an_administrator_switched_off_stays_off(plain: Plain) -> None:
+    host, _, bus = plain
+    host.write("sys/bus/pci/drivers_autoprobe", "0")
+    bus.recover()
+    bus.bind(card := bus.card(GPU))
+    bus.reset_rungs(card)[-1].run()
+    bus.recover()
+    assert (host.root / "sys/bus/pci/drivers_autoprobe").read_text() == "0\n"
+
+
+def test_a_card_whose_rom_cannot_be_read_is_listed_and_not_asked_again(plain: Plain) -> None:
+    host, kernel, bus = plain
+    host.function("0000:02:00.0", group=8, bridge=PORT)
+    kernel.failures["rom"] = [ChildStuckError("process 9 cannot be killed")]
+    assert [card.fingerprint.rom_sha256 for card in bus.cards()] == ["", ""]
+    assert [card.fingerprint.rom_sha256 for card in bus.cards()] == ["", ""]
+    assert len([path for path, _ in kernel.writes if path.endswith("/rom")]) == 1
+
+
+def test_a_card_that_disappears_while_the_bus_is_listed_is_left_out(
+    plain: Plain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, _, bus = plain
+    host.function("0000:02:00.0", group=8, bridge=PORT)
+    displays = bus._tree.displays()
+    gone(host, GPU)
+    monkeypatch.setattr(PciTree, "displays", lambda _: displays)
+    assert [card.address for card in bus.cards()] == ["0000:02:00.0"]
 
 
 def test_a_card_that_does_not_come_back_is_reported(plain: Plain, monkeypatch: pytest.MonkeyPatch) -> None:
