@@ -34,7 +34,8 @@ def has_disk(rig: Rig, goal: Provision) -> bool:
 def destroy_disk(rig: Rig, lease_id: UUID) -> None:
     """Destroy the key, then the disk; and what the machine wrote on its serial port."""
     disks.destroy_scratch(disk_path(rig, lease_id))
-    _serial_log(rig, lease_id).unlink(missing_ok=True)
+    for log in rig.config.machines_directory.glob(f"{lease_id}.log*"):  # the hypervisor rotates them
+        log.unlink()
 
 
 def leases_with_disks(rig: Rig) -> set[UUID]:

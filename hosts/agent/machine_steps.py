@@ -61,9 +61,9 @@ def _identify(job: Job) -> None:
     for order in goal.gpus:
         with _blaming(order):
             _check_card(job.rig.bus.card(order.address), order)
-        _check_clean(job, order)
     with job.rig.journal.transaction():
         for order in goal.gpus:
+            _check_clean(job, order)
             job.rig.gpus.put(order, "leased", lease_id=job.lease_id)
 
 

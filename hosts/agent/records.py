@@ -82,7 +82,7 @@ class Gpus:
         lease_id: UUID | None,
         fingerprint: Fingerprint | None = None,
     ) -> None:
-        """Write the state of the GPU that a command names, at that command's tenure.
+        """Write the state of the GPU that a command names, at that command's tenure or the higher one it has.
 
         A fingerprint once known stays until another is given.
         """
@@ -90,7 +90,8 @@ class Gpus:
             self._journal.execute(
                 "INSERT INTO gpu (id, address, tenure, state, lease_id, fingerprint)"
                 " VALUES (?, ?, ?, ?, ?, ?)"
-                " ON CONFLICT (id) DO UPDATE SET address = excluded.address, tenure = excluded.tenure,"
+                " ON CONFLICT (id) DO UPDATE SET address = excluded.address,"
+                " tenure = max(gpu.tenure, excluded.tenure),"
                 " state = excluded.state, lease_id = excluded.lease_id,"
                 " fingerprint = coalesce(excluded.fingerprint, gpu.fingerprint)",
                 str(order.gpu_id),

@@ -128,7 +128,14 @@ def _known_fingerprint(job: Job) -> Fingerprint | None:
 
 
 def _reset(job: Job) -> None:
+    """Reset the card. One that was cut short by a restart counts as an attempt."""
     record = reset.climb(job.rig.bus, _card(job), clock=time.monotonic)
+    if cut_short := job.plan.attempt - 1:
+        record = msgspec.structs.replace(
+            record,
+            attempts=record.attempts + cut_short,
+            failures=(*record.failures, f"The step was cut short {cut_short} times."),
+        )
     _save(job, now=scrub.add_reset(_scrub(job), record))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ from hosts.protocol.messages import (
     Accepted,
     Fingerprint,
     GpuFailed,
+    Intake,
     MachineGone,
     MachineRunning,
     ProvisionFailed,
@@ -23,7 +25,7 @@ from hosts.protocol.messages import (
     ScrubStarted,
     StepReport,
 )
-from tests.agent.host_in_a_box import Box, a_box, gpu_order
+from tests.agent.host_in_a_box import Box, a_box, gpu_order, wait_for
 
 LEASE = "lease:1"
 
@@ -214,6 +216,45 @@ def test_a_release_overtakes_a_provision_between_its_steps(tmp_path: Path) -> No
         assert host.machines.creations == {}
         assert host.last(MachineGone).lease_id.int == 1
         assert host.gpu_state() == "clean"
+
+
+def test_a_tenure_never_goes_down(box: Box) -> None:
+    """An intake is accepted, at the next tenure, while the scrub of the last one ends."""
+    box.rig.gpus.put(gpu_order(tenure=5), "dirty", lease_id=None)
+    box.rig.gpus.put(gpu_order(tenure=4), "quarantined", lease_id=None)
+    gpu = box.rig.gpus.get(gpu_order().gpu_id)
+    assert gpu is not None
+    assert (gpu.state, gpu.tenure) == ("quarantined", 5)
+
+
+def test_a_reset_that_was_cut_short_is_counted(tmp_path: Path) -> None:
+    died: list[str] = []
+
+    def die_once(boundary: str) -> None:
+        if boundary == "intake:reset:after" and not died:
+            died.append(boundary)
+            host.executor._stopping = True
+            raise InterruptedError
+
+    with a_box(tmp_path, on_boundary=die_once) as host:
+        host.executor._fail = lambda *_: None  # type: ignore[method-assign]  # as a killed worker
+        host.deliver(Intake(gpu=gpu_order(), scrub=ScrubPolicy()), subject="gpu:1")
+        wait_for(lambda: died)
+        host.restart()
+        host.settle()
+        first, second = host.last(Scrubbed).evidence.resets[-2:]
+        assert first.attempts == second.attempts + 1
+        assert "cut short" in first.failures[-1]
+
+
+def test_what_the_guest_wrote_on_its_serial_port_goes_with_it(box: Box) -> None:
+    """Logs that the hypervisor has rotated, too."""
+    logs = [box.config.machines_directory / f"{UUID(int=1)}.log{suffix}" for suffix in ("", ".0", ".1")]
+    box.carry_out(box.provision(box.intake()), subject=LEASE)
+    for log in logs:
+        log.write_text("a tenant's words")
+    box.carry_out(box.release(), subject=LEASE)
+    assert not any(log.exists() for log in logs)
 
 
 def test_every_accepted_command_is_answered_once(box: Box) -> None:
