@@ -43,6 +43,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if self.bus == "simulated" and self.bus_directory is None:
             raise ValueError("`bus_directory` must be set when `bus` is `simulated`")
 
+    def __repr__(self) -> str:
+        return f"Config({self.host})"
+
     @property
     def journal_path(self) -> Path:
         return self.state_directory / "journal.sqlite3"

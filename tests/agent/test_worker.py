@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,13 +21,14 @@ from hosts.agent.config import ConfigError, load_config
 from hosts.agent.control_socket import ask
 from hosts.agent.hardware import Hardware
 from hosts.agent.identity import Identity, IdentityError, create_identity, load_identity
-from hosts.agent.machines import MachineState
+from hosts.agent.journal import Journal
+from hosts.agent.machines import HypervisorError, MachineState
 from hosts.agent.scrubbers import load_scrubbers
 from hosts.agent.simulated import SimulatedBus, demo_topology
 from hosts.agent.worker import Worker
 from hosts.protocol.broker import broker_acl, broker_user
 from hosts.protocol.fence import DELIVER_COMMAND, REPORTS_QUEUE, fenced_settings, host_queue
-from hosts.protocol.messages import Intake, ScrubPolicy
+from hosts.protocol.messages import Accepted, Intake, ScrubPolicy
 from tests.agent.host_in_a_box import HOST, MIB, Box, gpu_order, wait_for
 from tools.servers import RedisServer
 
@@ -107,6 +109,32 @@ def test_a_lease_from_the_queue_to_the_reports(box: Box, broker: Any, redis_serv
 
 
 WORKER_THREADS = {"executor", "delivery", "watch", "receiver", "loop"}
+
+
+def test_a_hypervisor_that_fails_does_not_keep_the_worker_from_going_down(box: Box) -> None:
+    worker = a_worker(box, stop_machines_on_exit=True)
+    worker.start()
+    box.machines.refuses = {"machines"}
+    with pytest.raises(HypervisorError):
+        worker.stop()
+    assert not box.config.socket_path.exists()
+    assert [thread.name for thread in threading.enumerate() if thread.name in WORKER_THREADS] == []
+    Journal(box.config.journal_path).close()
+
+
+def test_the_brokers_password_is_in_no_log(box: Box, broker: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Not when the broker is there, not when it denies access, not when something is printed whole."""
+    caplog.set_level(logging.DEBUG)
+    worker = a_worker(box)
+    worker.start()
+    wait_for(lambda: broker.llen(REPORTS_QUEUE))
+    broker.execute_command("ACL", "SETUSER", broker_user(HOST), "resetpass", ">another")
+    broker.execute_command("CLIENT", "KILL", "USER", broker_user(HOST))
+    worker.rig.spool.add(Accepted(), worker.rig.spool.host_origin)
+    wait_for(lambda: "does not take reports" in caplog.text)
+    worker.stop()
+    logging.getLogger().warning("%r", box.config)
+    assert PASSWORD not in caplog.text
 
 
 def test_the_control_socket_is_private_and_answers_nonsense_with_an_error(box: Box) -> None:
