@@ -13,6 +13,7 @@ from celery import Celery
 from celery.signals import worker_init
 from django.apps import apps
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 
 from hosts.protocol.fence import (
     CONTROL_QUEUE,
@@ -51,5 +52,8 @@ control.set_default()
 
 @worker_init.connect
 def check_database(**_: object) -> None:
-    """A worker whose database lacks a guard does not start."""
-    require_guards()
+    """A worker whose database lacks a guard does not start. Celery would log any other error and go on."""
+    try:
+        require_guards()
+    except ImproperlyConfigured as error:
+        raise SystemExit(str(error)) from error
