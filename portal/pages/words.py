@@ -61,6 +61,7 @@ ACTS: dict[str, str | Promise] = {
     "command.refuse": _("The host refused a command"),
     "report.refuse": _("A report was refused"),
     "host.enrol": _("Host enrolled"),
+    "host.access": _("Host given its way to the broker"),
     "host.accept": _("Host takes new leases again"),
     "host.drain": _("Host takes no new leases"),
     "host.journal": _("Host came back with a new journal"),
