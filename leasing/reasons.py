@@ -28,7 +28,7 @@ TEXTS: dict[str, str | Promise] = {
     "machine-lost": _("The host no longer has the machine."),
     "never-ready": _("Its machine was not ready before its end. Nothing is billed."),
     "never-started": _("No clean GPU could be had before its end. Nothing is billed."),
-    "over-limit": _("%(peak)d GPUs at the same time; %(limit)d need no approval."),
+    "over-limit": _("GPUs at the same time: %(peak)d. Without approval: at most %(limit)d."),
     "waits-for-gpu": _("Its GPU is out of service and no equal one is free. It starts as soon as one is."),
     "waits-for-return": _(
         "The GPU is not back from its previous lease. Your end stays; the time lost is not billed."

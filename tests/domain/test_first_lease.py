@@ -76,7 +76,7 @@ def test_outside_its_limits_a_team_asks_an_approver_who_is_not_the_requester() -
     world = World(concurrent_gpus=0)
     lease = book(world)
     assert lease.state == "requested"
-    assert "1 GPUs" in str(lease.needs_approval_because)
+    assert "same time: 1." in str(lease.needs_approval_because)
     assert Notification.objects.filter(recipient=world.approver, lease=lease).exists()
     with pytest.raises(NotAllowed):
         approve_lease(actor=world.actor(world.ada), lease_id=lease.pk, now=world.now)
