@@ -38,6 +38,9 @@ def test_of_two_people_who_book_the_last_gpu_at_once_exactly_one_wins() -> None:
             assert refusals[0].hint
             assert Hold.objects.count() == 1
             end_lease(actor=world.actor(leases[0].owner), lease_id=leases[0].pk, now=world.now)
+        both = threading.Barrier(2)
+        for closing in [pool.submit(close_after, both) for _ in sides]:
+            closing.result()
     assert Lease.objects.filter(outcome="cancelled").count() == RACES
     world.tick()
     assert run_checks(world.now) == []
@@ -64,5 +67,9 @@ def outcome(book: Callable[[], Lease]) -> Lease | DomainError:
         return book()
     except DomainError as error:
         return error
-    finally:
-        connection.close()
+
+
+def close_after(barrier: threading.Barrier) -> None:
+    """Each thread has kept its connection, as servers do."""
+    barrier.wait()
+    connection.close()

@@ -28,7 +28,7 @@ from tests.acting_host import ActingHost
 from tests.world import World
 
 pytestmark = pytest.mark.django_db
-HISTORIES = int(os.environ.get("LEASEHOLD_HISTORIES", "15"))
+HISTORIES = int(os.environ.get("LEASEHOLD_HISTORIES", "8"))
 FIRST = int(os.environ.get("LEASEHOLD_FIRST_HISTORY", "0"))
 STEPS = 25
 SPANS = [timedelta(seconds=s) for s in (1, 20, 90, 400, 1000, 2000, 3700, 8000)]
