@@ -10,8 +10,16 @@ import pytest
 
 from hosts.agent.hypervisor import Hypervisor
 from lab.tenant.build import DEFAULT_CACHE, build_tenant
+from tests.quick_files import quick_directory
 
 TENANT = DEFAULT_CACHE.parent / "tenant"
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """In memory, and removed after the test."""
+    with tempfile.TemporaryDirectory(prefix="lh-", dir=quick_directory()) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

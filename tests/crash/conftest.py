@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tests.crash.real_host import RealHost
+from tests.quick_files import quick_directory
 from tools.servers import RedisServer
 
 
@@ -18,7 +19,7 @@ def host(redis_server: RedisServer) -> Iterator[RealHost]:
 
     Its folder has a short name: libvirt makes sockets far below it, and their paths may not exceed 107 bytes.
     """
-    with TemporaryDirectory(prefix="lh-") as folder:
+    with TemporaryDirectory(prefix="lh-", dir=quick_directory()) as folder:
         host = RealHost(Path(folder), redis_server)
         host.start()
         try:
