@@ -137,7 +137,7 @@ def test_a_card_that_vanishes_during_a_scrub_is_missing(tmp_path: Path, step: st
 def test_a_hanging_card_leaves_the_others_working(tmp_path: Path) -> None:
     with a_box(tmp_path) as host:
         host.intake(1)
-        hang = Fault(operation="reset", address=host.intake().address, kind="hang", seconds=3)
+        hang = Fault(operation="reset", address=host.intake().address, kind="hang", seconds=2)
         inject(host.bus_directory, hang)
         host.deliver(host.release(), subject=LEASE)
         wait_for(lambda: host.gpu_state() == "scrubbing")

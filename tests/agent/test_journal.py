@@ -63,7 +63,8 @@ def test_a_schema_of_another_version_is_refused(tmp_path: Path) -> None:
         Journal(tmp_path / "journal")
 
 
-def test_two_workers_cannot_share_it(tmp_path: Path) -> None:
+def test_two_workers_cannot_share_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hosts.agent.journal.LOCK_SECONDS", 0.1)
     journal = Journal(tmp_path / "journal")
     with pytest.raises(JournalError, match="another worker"):
         Journal(tmp_path / "journal")
