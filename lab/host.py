@@ -92,9 +92,10 @@ class LabHost:
         """What the lease's machine has printed so far."""
         return self.hypervisor.run(f"cat {STATE}/machines/{lease_id}.log || true")
 
-    def wait_printed(self, lease_id: str, words: str, *, seconds: float) -> None:
-        """Until the lease's machine prints the words."""
-        self.hypervisor.wait_for(f"grep -q '{words}' {STATE}/machines/{lease_id}.log", seconds=seconds)
+    def wait_printed(self, lease_id: str, words: str, *, times: int = 1, seconds: float) -> None:
+        """Until the lease's machine has printed the words so many times."""
+        log = f"{STATE}/machines/{lease_id}.log"
+        self.hypervisor.wait_for(f'[ "$(grep -c "{words}" {log})" -ge {times} ]', seconds=seconds)
 
     def worker_log(self) -> str:
         """What the worker has said since it was installed; or why that cannot be read."""

@@ -25,6 +25,7 @@ from tools.servers import free_port, postgres_server, redis_server
 ROOT = Path(__file__).resolve().parents[1]
 START_SECONDS = 120.0
 MANAGE_SECONDS = 120.0
+POLL_SECONDS = 1.0
 CELERY_OPTIONS = ("--pool", "threads", "--concurrency", "1", "--loglevel", "INFO",
                   "--without-gossip", "--without-mingle", "--without-heartbeat")  # fmt: skip
 
@@ -106,7 +107,7 @@ class LabPortal:
             self.household.check()
             if time.monotonic() > deadline:
                 raise LabError(f"Not within {seconds:.0f} s: {what}")
-            time.sleep(0.5)
+            time.sleep(POLL_SECONDS)
 
     def _environment(self, stack: ExitStack) -> dict[str, str]:
         key = self.folder / "secret.key"
@@ -118,6 +119,7 @@ class LabPortal:
             "LEASEHOLD_DATABASE": stack.enter_context(postgres_server()),
             "LEASEHOLD_BROKER": self._start_broker(stack),
             "LEASEHOLD_SECRET_KEY_FILE": str(key),
+            "LEASEHOLD_TICK_SECONDS": "2",
             "LEASEHOLD_SITE_URL": self.url,
             "LEASEHOLD_GATEWAY_URL": f"ws://{LOOPBACK}:{self.port}/ws/host-console/",
             "LEASEHOLD_ALLOWED_HOSTS": f"127.0.0.1,localhost,{LOOPBACK}",

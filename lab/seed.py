@@ -22,13 +22,13 @@ from portal.demo import seed
 
 VENDOR_DEVICE = "1234:1111"
 MODELS = {PLAIN.functions[0]: "plain", WITH_AUDIO.functions[0]: "audio"}
-# Where in the GPU's memory the writing tenant leaves its secret, and the secret in words of 32 bits.
+# A tenant reads this place in its GPU's memory, says what it found, and leaves its secret there.
 SECRET_OFFSET = 0x1000
 SECRET_WORDS = (0x5EC2E700, 0xC0FFEE42, 0xDEC0DE99, 0x0DDBA115)
-IMAGES = {
-    "writer": f"leasehold.write=auto:{SECRET_OFFSET:x}:{','.join(f'{word:08x}' for word in SECRET_WORDS)}",
-    "reader": f"leasehold.read={SECRET_OFFSET:x}:{len(SECRET_WORDS)}",
-}
+READS_THEN_WRITES = (
+    f"leasehold.read={SECRET_OFFSET:x}:{len(SECRET_WORDS)} "
+    f"leasehold.write=auto:{SECRET_OFFSET:x}:{','.join(f'{word:08x}' for word in SECRET_WORDS)}"
+)
 # Emulated twice, a tenant has no use for more; pinning memory takes seconds per GiB.
 SHARE = {"share_vcpus": 1, "share_memory_mib": 192, "share_disk_gib": 1}
 
@@ -47,17 +47,15 @@ def prepare(url: str, accounts: str, manifest: str) -> None:
         flavor = Flavor.objects.create(slug=slug, name=f"One {slug} GPU", model=model)
         yesterday = now - timedelta(days=1)
         Rate.objects.create(flavor=flavor, per_hour=Decimal("3.60"), currency="EUR", valid_from=yesterday)
-    digest = hashlib.sha256(Path(manifest).read_bytes()).hexdigest()
-    for slug, cmdline in IMAGES.items():
-        Image.objects.create(
-            slug=slug,
-            name=f"Tiny Linux, {slug}",
-            os_family="linux",
-            format=Image.Format.DIRECT_KERNEL,
-            digest=digest,
-            file_name="tenant",
-            cmdline=cmdline,
-        )
+    Image.objects.create(
+        slug="tiny",
+        name="Tiny Linux",
+        os_family="linux",
+        format=Image.Format.DIRECT_KERNEL,
+        digest=hashlib.sha256(Path(manifest).read_bytes()).hexdigest(),
+        file_name="tenant",
+        cmdline=READS_THEN_WRITES,
+    )
     seed.write_accounts(Path(accounts), url=url, accounts=seed.seed_people(now=now))
 
 

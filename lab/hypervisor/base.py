@@ -41,12 +41,9 @@ FILES = {
     ),
 }
 UNITS_OFF = (
-    "apt-daily.timer",
-    "apt-daily-upgrade.timer",
-    "e2scrub_all.timer",
-    "fstrim.timer",
-    "man-db.timer",
-)
+    "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer",
+    "e2scrub_reap.service", "fstrim.timer", "logrotate.timer", "man-db.timer", "systemd-binfmt.service",
+)  # fmt: skip
 # Fills the caches of AppArmor's and libvirt's, as the first hours of any hypervisor do.
 WARM_UP = "systemctl is-system-running --wait; virsh domcapabilities --virttype kvm >/dev/null"
 

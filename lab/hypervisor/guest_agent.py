@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.2
 CHUNK = 1 << 18
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import hashlib
+import os
 import shutil
 import tempfile
 import time
@@ -19,7 +20,8 @@ from lab.hypervisor import base, code
 from lab.hypervisor.machine import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-CACHE = ROOT / "var" / "lab"
+# Beside the checkouts: a new clone finds what another one has built.
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "leasehold" / "lab"
 CODE_INPUTS = (
     "hosts/__init__.py", "hosts/protocol", "hosts/agent", "packaging/leasehold-host", "uv.lock",
     "deploy/systemd", "lab/tenant", "lab/hypervisor/code.py",

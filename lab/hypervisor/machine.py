@@ -22,7 +22,7 @@ KERNEL_OPTIONS = (
     "quiet mitigations=off cryptomgr.notests"
 )
 ANSWER_SECONDS = 30.0
-POLL_SECONDS = 0.5
+POLL_SECONDS = 1.0
 LOOPBACK = "10.0.2.2"  # the loopback of the machine outside, seen from inside
 
 

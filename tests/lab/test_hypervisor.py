@@ -50,11 +50,6 @@ def test_machines_are_confined_and_virtualised_as_in_production(hypervisor: Virt
     assert "<domain type='kvm'/>" in capabilities
 
 
-def test_the_host_program_is_there_and_needs_no_network(hypervisor: VirtualHypervisor) -> None:
-    told = hypervisor.run("cd / && /opt/leasehold/bin/leasehold-host --help")
-    assert "usage: leasehold-host" in told
-
-
 def test_a_file_is_carried_in_and_out_with_its_mode(hypervisor: VirtualHypervisor) -> None:
     data = bytes(range(256)) * 3000
     hypervisor.put("/root/carried", data, mode=0o600)

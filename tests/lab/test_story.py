@@ -1,0 +1,286 @@
+"""The main job on real VFIO, over HTTP: two teams, one GPU after the other, a liar, kills and a power cut.
+
+The acts are fixtures, each built on the one before: every machine here takes most of a minute to start.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import struct
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from lab.host import Found, LabHost
+from lab.hypervisor.machine import GPU_MEMORY_BYTES, PLAIN, SHARED, WITH_AUDIO, LabError, VirtualGpu
+from lab.portal import Who
+from lab.running import Lab
+from lab.seed import SECRET_OFFSET, SECRET_WORDS
+from tests.lab import fault_injection as faults
+
+pytestmark = pytest.mark.timeout(500)  # an act is charged to the first test that needs it
+
+SECRET = struct.pack(f"<{len(SECRET_WORDS)}I", *SECRET_WORDS)
+DANA, WEI, LIN = ("studio", "member"), ("research", "member"), ("research", "approver")
+STUDIO_FINANCE, AUDITOR = ("studio", "finance"), ("", "auditor")
+PLAIN_ADDRESS, AUDIO_ADDRESS = PLAIN.functions[0], WITH_AUDIO.functions[0]
+FLAVOR = "audio"
+READY = "leasehold tenant ready"
+START_SECONDS = 200.0
+GUEST_SECONDS = 150.0
+RELEASE_SECONDS = 200.0
+BOOT_SECONDS = 200.0
+
+
+@dataclass
+class Stage:
+    """The lab with its host in service, and the words of the play."""
+
+    lab: Lab
+    host: LabHost
+
+    def book(self, who: Who) -> str:
+        """Ask for the workstation with the two-function GPU now, for two hours; its lease's id."""
+        asked = {"flavor": FLAVOR, "image": "tiny", "duration_seconds": 7200}
+        return str(self.lab.portal.call("leases/", who, asked)["id"])
+
+    def lease(self, lease_id: str, who: Who) -> dict[str, Any]:
+        lease: dict[str, Any] = self.lab.portal.call(f"leases/{lease_id}/", who)
+        return lease
+
+    def wait_state(self, lease_id: str, who: Who, state: str, *, seconds: float) -> dict[str, Any]:
+        self.lab.portal.wait_until(
+            f"the lease is {state}",
+            lambda: self.lease(lease_id, who)["state"] in (state, "ended"),
+            seconds=seconds,
+        )
+        lease = self.lease(lease_id, who)
+        assert lease["state"] == state, lease["outcome_reason"]
+        return lease
+
+    def end(self, lease_id: str, who: Who) -> None:
+        self.lab.portal.call(f"leases/{lease_id}/end/", who, {})
+
+    def wait_gpu(self, gpu: VirtualGpu, state: str, *, seconds: float = RELEASE_SECONDS) -> dict[str, Any]:
+        final = (state, "quarantined", "missing")
+        self.lab.portal.wait_until(
+            f"the GPU is {state}", lambda: self.gpu(gpu)["state"] in final, seconds=seconds
+        )
+        assert self.gpu(gpu)["state"] == state, self.gpu(gpu)["state_reason"]
+        return self.gpu(gpu)
+
+    def gpu(self, gpu: VirtualGpu) -> dict[str, Any]:
+        return self.host.gpus()[gpu.functions[0]]
+
+    def scrub_of(self, lease_id: str, who: Who) -> dict[str, Any]:
+        (record,) = self.lab.portal.call(f"scrub-records/?lease={lease_id}", who)["results"]
+        found: dict[str, Any] = record
+        return found
+
+    def starts_of(self, lease: dict[str, Any]) -> int:
+        """How often libvirt has ever started the lease's machine."""
+        log = f"/var/log/libvirt/qemu/{lease['machine_name']}.log"
+        return int(self.host.hypervisor.run(f"grep -c 'starting up libvirt' {log}"))
+
+
+@pytest.fixture(scope="module")
+def stage(lab: Lab) -> Stage:
+    """The host is enrolled, its two leasable GPUs are proven clean."""
+    lab.host.scrubbers = faults.install_lying_scrubber(lab.hypervisor)
+    faults.install_killable_worker(lab.hypervisor)
+    lab.host.enrol()
+    lab.host.admit_gpus()
+    return Stage(lab, lab.host)
+
+
+def test_the_gpu_in_a_shared_group_is_refused_with_the_reason(stage: Stage) -> None:
+    cards = stage.host.cards()
+    (card,) = SHARED.functions
+    assert (
+        f"Shares IOMMU group {cards[card]['iommu_group']} with {SHARED.others[0]}" in cards[card]["refusal"]
+    )
+    assert set(stage.host.gpus()) == {PLAIN_ADDRESS, AUDIO_ADDRESS} == set(cards) - {card}
+
+
+def test_both_functions_of_a_card_with_audio_are_bound(stage: Stage) -> None:
+    assert stage.gpu(WITH_AUDIO)["functions"] == list(WITH_AUDIO.functions)
+    for function in WITH_AUDIO.functions:
+        driver = stage.host.hypervisor.run(f"basename $(readlink /sys/bus/pci/devices/{function}/driver)")
+        assert driver.strip() == "vfio-pci"
+
+
+@dataclass
+class FirstLease:
+    """A's lease, after three accidents, and what its guest then printed."""
+
+    lease: dict[str, Any]
+    restarts: int
+    starts_before_power_cut: int
+    starts: int
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def first(stage: Stage) -> FirstLease:
+    """The worker is killed at bind and at start; once the lease is active, the hypervisor loses its power."""
+    faults.kill_worker_at(stage.host, "provision:bind:after")
+    lease_id = stage.book(DANA)
+    faults.wait_killed(stage.host, seconds=START_SECONDS)
+    faults.kill_worker_at(stage.host, "provision:start:after")
+    faults.wait_killed(stage.host, seconds=START_SECONDS)
+    lease = stage.wait_state(lease_id, DANA, "active", seconds=START_SECONDS)
+    restarts, starts = faults.restarts(stage.host), stage.starts_of(lease)
+    stage.host.hypervisor.power_off_hard()
+    stage.host.hypervisor.boot()
+    stage.host.hypervisor.wait_booted(seconds=BOOT_SECONDS)
+    earlier = stage.host.serial_log(lease_id).count(READY)
+    stage.host.wait_printed(lease_id, READY, times=earlier + 1, seconds=START_SECONDS + GUEST_SECONDS)
+    return FirstLease(
+        lease=lease,
+        restarts=restarts,
+        starts_before_power_cut=starts,
+        starts=stage.starts_of(lease),
+        printed=stage.host.serial_log(lease_id),
+    )
+
+
+def test_a_worker_killed_at_bind_and_at_start_goes_on_and_starts_the_machine_once(first: FirstLease) -> None:
+    assert first.restarts == 2
+    assert first.starts_before_power_cut == 1
+
+
+def test_after_a_power_cut_of_the_hypervisor_the_same_lease_and_machine_come_back(
+    stage: Stage, first: FirstLease
+) -> None:
+    assert first.starts == 2
+    lease = stage.lease(first.lease["id"], DANA)
+    assert (lease["state"], lease["machine"]) == ("active", "running")
+    assert lease["active_at"] == first.lease["active_at"]
+
+
+def test_the_guest_sees_its_gpu_on_its_own_bus_and_writes_to_it(first: FirstLease) -> None:
+    assert "class 0x038000 id 0x1234:0x1111" in first.printed
+    assert f"leasehold wrote {SECRET_OFFSET:x} on 0000:01:00.0" in first.printed
+
+
+@dataclass
+class Cleaned:
+    """What a look into the GPU's memory finds after A's lease."""
+
+    found: Found
+    restarts: int
+
+
+@pytest.fixture(scope="module")
+def cleaned(stage: Stage, first: FirstLease) -> Cleaned:
+    """A's lease ends; the worker is killed in the middle of the scrub."""
+    faults.kill_worker_at(stage.host, "scrub:fill:after")
+    stage.end(first.lease["id"], DANA)
+    faults.wait_killed(stage.host, seconds=RELEASE_SECONDS)
+    stage.wait_gpu(WITH_AUDIO, "clean")
+    return Cleaned(found=stage.host.search(WITH_AUDIO, SECRET), restarts=faults.restarts(stage.host))
+
+
+def test_the_secret_is_gone_and_the_record_says_how_that_was_proven(
+    stage: Stage, first: FirstLease, cleaned: Cleaned
+) -> None:
+    assert cleaned.found == Found(offset=None, bytes_not_zero=0)
+    record = stage.scrub_of(first.lease["id"], DANA)
+    assert record["passed"]
+    evidence = record["evidence"]
+    assert evidence["coverage"] == "full"
+    assert evidence["reached_bytes"] == evidence["read_back_bytes"] == GPU_MEMORY_BYTES
+    assert (evidence["mismatches"], evidence["canaries_found"]) == (0, 0)
+    assert evidence["canaries_planted"] > 0
+    assert not evidence["simulated"]
+    assert {reset["method"] for reset in evidence["resets"]} == {"vfio-hot-reset"}
+
+
+def test_a_worker_killed_in_mid_scrub_scrubs_again_and_says_so(
+    stage: Stage, first: FirstLease, cleaned: Cleaned
+) -> None:
+    assert cleaned.restarts == 1  # since the power cut
+    assert stage.scrub_of(first.lease["id"], DANA)["evidence"]["fills"] == 2
+
+
+@dataclass
+class SecondLease:
+    """B's lease on the same GPU, what its guest printed, and what the liar left behind."""
+
+    lease: dict[str, Any]
+    printed: str
+    found: Found
+
+
+@pytest.fixture(scope="module")
+def second(stage: Stage, cleaned: Cleaned) -> SecondLease:
+    """B asks, is approved, reads and writes; then a scrubber that lies is to clean up."""
+    lease_id = stage.book(WEI)
+    assert stage.lease(lease_id, WEI)["state"] == "requested"
+    stage.lab.portal.call(f"leases/{lease_id}/approve/", LIN, {"note": "for the test"})
+    stage.wait_state(lease_id, WEI, "active", seconds=START_SECONDS)
+    stage.host.wait_printed(lease_id, READY, seconds=GUEST_SECONDS)
+    printed = stage.host.serial_log(lease_id)
+    faults.trust_lying_scrubber(stage.lab.portal, model=FLAVOR)
+    stage.end(lease_id, WEI)
+    lease = stage.wait_state(lease_id, WEI, "ended", seconds=RELEASE_SECONDS)
+    stage.wait_gpu(WITH_AUDIO, "quarantined")
+    return SecondLease(lease=lease, printed=printed, found=stage.host.search(WITH_AUDIO, SECRET))
+
+
+def test_the_next_team_reads_zeroes_on_the_same_gpu(first: FirstLease, second: SecondLease) -> None:
+    zeroes = " ".join(["0x00000000"] * len(SECRET_WORDS))
+    assert f"leasehold read {SECRET_OFFSET:x} {zeroes}" in second.printed
+    assert second.lease["tenant"] != first.lease["tenant"]
+
+
+def test_a_lying_scrubber_leaves_the_secret_and_is_caught_by_the_canaries(
+    stage: Stage, second: SecondLease
+) -> None:
+    assert second.found.offset == SECRET_OFFSET
+    record = stage.scrub_of(second.lease["id"], WEI)
+    assert not record["passed"]
+    assert record["evidence"]["scrubber"] == "lying"
+    assert record["evidence"]["canaries_found"] == record["evidence"]["canaries_planted"] > 0
+    assert any("canaries survived" in reason for reason in record["reasons"])
+
+
+def test_a_gpu_that_a_liar_scrubbed_is_not_offered(stage: Stage, second: SecondLease) -> None:
+    assert stage.gpu(WITH_AUDIO)["state"] == "quarantined"
+    with pytest.raises(LabError, match=r": 4\d\d .*free"):
+        stage.book(DANA)
+
+
+def test_nothing_of_a_lease_is_left_on_the_hypervisor(stage: Stage, second: SecondLease) -> None:
+    run = stage.host.hypervisor.run
+    assert run("virsh list --all --name").split() == []
+    assert "qemu-system" not in run("ls -l /proc/[0-9]*/exe 2>/dev/null || true")
+    assert run("find /var/lib/leasehold/disks /var/lib/leasehold/machines -type f").split() == []
+    assert run("virsh secret-list | grep -c leasehold || true").strip() == "0"
+
+
+def test_usage_to_the_second_is_in_the_csv(stage: Stage, first: FirstLease, second: SecondLease) -> None:
+    lease = stage.lease(first.lease["id"], DANA)
+    rows = list(csv.DictReader(io.StringIO(stage.lab.portal.call("usage/csv/", STUDIO_FINANCE))))
+    (row,) = [row for row in rows if row["lease"] == lease["id"]]
+    lasted = datetime.fromisoformat(lease["stopped_at"]) - datetime.fromisoformat(lease["active_at"])
+    assert abs(int(row["seconds"]) - lasted.total_seconds()) < 1
+    assert row["tenant"] == "studio"
+    assert second.lease["id"] not in {other["lease"] for other in rows}
+
+
+def test_the_audit_log_tells_of_both_leases_and_verifies(
+    stage: Stage, first: FirstLease, second: SecondLease
+) -> None:
+    for lease in (first.lease, second.lease):
+        told = stage.lab.portal.call(f"audit/?subject=lease:{lease['id']}", AUDITOR)["results"]
+        states = [entry["entry"]["detail"].get("to") for entry in reversed(told)]
+        assert [state for state in states if state][-4:] == ["provisioning", "active", "releasing", "ended"]
+    stage.lab.portal.manage("audit", "verify")
+
+
+def test_every_invariant_holds(stage: Stage, second: SecondLease) -> None:
+    stage.lab.portal.manage("fsck")
