@@ -20,10 +20,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
+from lab.tenant.build import DEFAULT_CACHE, build_tenant
 from tools.servers import free_port
 
 ROOT = Path(__file__).parents[2]
-START_SECONDS = 180
+TENANT = DEFAULT_CACHE.parent / "tenant"
 CHROMIUM = (
     "--no-sandbox",
     "--disable-gpu",
@@ -120,6 +121,7 @@ def eventually(holds: Callable[[], bool], what: str, *, seconds: float) -> None:
 def var() -> Iterator[Path]:
     # Unix sockets lie below it, and their paths must be short.
     folder = Path(tempfile.mkdtemp(prefix="demo-", dir="/tmp"))
+    shutil.copytree(build_tenant(TENANT).parent, folder / "images" / "tiny")
     yield folder
     if not os.environ.get("LEASEHOLD_KEEP"):
         shutil.rmtree(folder)
