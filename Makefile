@@ -23,8 +23,8 @@ setup: debian-build .venv/ready $(MESSAGES)  ## Install what the other commands 
 demo: debian-demo setup  ## Run everything on this machine, with real machines and simulated GPUs (PORT=8000)
 	@exec $(BIN)/python manage.py demo --port $(PORT)
 
-lab: debian-test setup  ## Run the virtual hypervisor's tests alone
-	@$(BIN)/python -m tools.suites lab
+lab: debian-test setup  ## Run the virtual hypervisor and its control plane, with real VFIO, until Ctrl-C
+	@exec $(BIN)/python -m lab up
 
 test: debian-test setup  ## Check, then run every suite (SUITE=name for one)
 	@$(BIN)/python -m tools.suites $(SUITE)
