@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
 import sys
 import tempfile
@@ -9,11 +11,18 @@ import threading
 from contextlib import ExitStack
 from pathlib import Path
 
-from lab.running import Lab
+import django
+
+# What follows imports the domain's models.
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
+django.setup()
+
+from lab.running import Lab  # noqa: E402
 
 
 def up() -> int:
     """Bring everything up, say how to get in, and wait."""
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
