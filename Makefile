@@ -12,7 +12,7 @@ MESSAGES = $(patsubst %.po,%.mo,$(wildcard locale/*/LC_MESSAGES/*.po))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo lab test check fresh docs messages lock format clean debian-build debian-demo debian-test debian-account
+.PHONY: help setup demo lab test check fresh docs messages lock format clean debian-build debian-demo debian-test debian-account lab-image
 .NOTPARALLEL:
 
 help:  ## This list
@@ -23,10 +23,10 @@ setup: debian-build .venv/ready $(MESSAGES)  ## Install what the other commands 
 demo: debian-demo setup  ## Run everything on this machine, with real machines and simulated GPUs (PORT=8000)
 	@exec $(BIN)/python manage.py demo --port $(PORT)
 
-lab: debian-test setup  ## Run the virtual hypervisor and its control plane, with real VFIO, until Ctrl-C
+lab: debian-test setup lab-image  ## Run the virtual hypervisor and its control plane, with real VFIO, until Ctrl-C
 	@exec $(BIN)/python -m lab up
 
-test: debian-test setup  ## Check, then run every suite (SUITE=name for one)
+test: debian-test setup $(if $(filter-out lab,$(SUITE)),,lab-image)  ## Check, then run every suite (SUITE=name for one)
 	@$(BIN)/python -m tools.suites $(SUITE)
 
 check: setup  ## Check style, types, imports, migrations, templates, translations, API description
@@ -60,6 +60,8 @@ clean:  ## Remove everything that was made, the demo's data included
 	rm -rf .venv var dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find locale -name '*.mo' -delete 2>/dev/null || true
 
+lab-image:
+	@$(BIN)/python -m lab.hypervisor.image
 debian-build:
 	@tools/debian-packages build
 debian-demo: debian-account
