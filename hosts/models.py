@@ -41,7 +41,6 @@ class Host(models.Model):
     signing_key = models.CharField(max_length=64, unique=True, validators=[PUBLIC_KEY])
     key_id = models.CharField(max_length=16, unique=True, editable=False, help_text="Of signing_key")
     sealing_key = models.CharField(max_length=64, validators=[PUBLIC_KEY])
-    accepting = models.BooleanField(default=True, help_text=_("New leases may be placed here"))
     simulated = models.BooleanField(default=False)
     cpu_count = models.PositiveIntegerField(default=0)
     memory_mib = models.PositiveIntegerField(default=0)

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils.translation import gettext as _
 
 from hosts.models import FoundCard, Gpu, GpuModel, Host
@@ -18,7 +19,8 @@ from leasing.actors import Actor
 from leasing.audit.log import record
 from leasing.errors import DomainError, InvalidRequest, NotVisible, WrongState
 from leasing.locking import locked
-from leasing.models import Lease
+from leasing.models import Closure, Lease
+from leasing.openings.upkeep import rebuild, refresh_host
 from leasing.outbox import queue_command
 from leasing.states.gpu import GpuEvent, GpuState
 from leasing.transitions import apply_gpu_event
@@ -70,8 +72,13 @@ def set_accepting(*, actor: Actor, host_id: UUID, accepting: bool, now: datetime
     authorise(actor)
     with transaction.atomic():
         host = _get_host(host_id)
-        host.accepting = accepting
-        host.save(update_fields=["accepting"])
+        closed = _closed(now).filter(host=host)
+        if accepting:
+            closed.filter(starts_at__lt=now).update(ends_at=now)
+            closed.filter(starts_at__gte=now).delete()
+        elif not closed.exists():
+            Closure.objects.create(host=host, starts_at=now, created_by=actor.person, created_at=now)
+        refresh_host(host.pk, now, None)
         record(
             action="host.accept" if accepting else "host.drain",
             actor=actor,
@@ -79,7 +86,18 @@ def set_accepting(*, actor: Actor, host_id: UUID, accepting: bool, now: datetime
             now=now,
             name=host.name,
         )
-    return host
+        return accepting_hosts(Host.objects.filter(pk=host.pk), now=now).get()
+
+
+def accepting_hosts(hosts: QuerySet[Host], *, now: datetime) -> QuerySet[Host]:
+    """The hosts, each with whether it takes new leases now as `accepting`."""
+    return hosts.annotate(accepting=~Exists(_closed(now).filter(host=OuterRef("pk"))))
+
+
+def _closed(now: datetime) -> QuerySet[Closure]:
+    """Closures of whole hosts that are in force."""
+    in_force = Q(ends_at=None) | Q(ends_at__gt=now)
+    return Closure.objects.filter(in_force, gpu=None, kind=Closure.Kind.MAINTENANCE, starts_at__lte=now)
 
 
 def admit_gpu(*, actor: Actor, card_id: int, model_id: int, now: datetime) -> Gpu:
@@ -102,6 +120,7 @@ def admit_gpu(*, actor: Actor, card_id: int, model_id: int, now: datetime) -> Gp
         if Gpu.objects.filter(host=card.host, address=card.address).exists():
             raise WrongState(_("This card is in service already."))
         gpu = _create_gpu(card, model, now=now)
+        rebuild(gpu.host_id)
         facts: dict[str, Any] = {"from": None, "to": gpu.state, "host": gpu.host.name, "address": gpu.address}
         record(action="gpu.admit", actor=actor, subject=f"gpu:{gpu.pk}", now=now, **facts)
         transaction.on_commit(wake_control)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -13,14 +15,16 @@ from django.utils.translation import gettext as _
 from hosts.models import Gpu
 from leasing.errors import NothingFree
 from leasing.locking import locked
-from leasing.models import Flavor, Hold, Lease
+from leasing.models import Block, Flavor, Hold, Lease
+from leasing.openings.search import Pool, tightest_block
+from leasing.openings.spans import Span, micros
+from leasing.openings.upkeep import GpuTime, lock_block, read, refresh, span_of, write
 from leasing.placement import FreeGpu, choose_gpus
-from leasing.states.gpu import BOOKABLE, GpuState
+from leasing.states.gpu import GpuState
 from leasing.states.lease import LeaseState
 from leasing.timing import HOST_SILENT_AFTER, OVERRUN_STEP
 
 OVERLAP = "leasing_hold_no_overlap"
-_RETRIES = 5
 _INSTANT = timedelta(seconds=1)
 
 
@@ -36,50 +40,41 @@ def window(
 def place(
     lease: Lease, *, now: datetime, only_ready: bool = False, avoid: frozenset[UUID] = frozenset()
 ) -> None:
-    """Hold GPUs for the lease, in GPU order. Raises NothingFree; loses a race only after several tries."""
+    """Hold GPUs for the lease, on the block whose opening has the fewest GPUs. Raises NothingFree.
+
+    The block is locked before it is looked at: what somebody else took meanwhile is seen, and the next one
+    is tried.
+    """
     starts_at, ends_at = window(lease.flavor, lease.starts_at, lease.ends_at, now=now)
-    for _attempt in range(_RETRIES):
-        free = [
-            gpu
-            for gpu in free_gpus(lease.flavor, starts_at, ends_at, now=now)
-            if gpu.gpu_id not in avoid and (gpu.ready or not only_ready)
-        ]
-        chosen = choose_gpus(
-            free,
-            count=lease.flavor.gpu_count,
-            one_node=lease.flavor.numa == Flavor.Numa.REQUIRED,
-            want_ready=starts_at <= now,
-        )
-        if chosen is None:
-            break
-        if _insert(lease, chosen, starts_at, ends_at):
+    span = span_of(starts_at, ends_at)
+    seen: set[int] = set()
+    fallback: _Choice | None = None
+    while (found := tightest_block(pool_of(lease.flavor), *span, without=frozenset(seen))) is not None:
+        seen.add(found)
+        choice = _choose(lease.flavor, lock_block(found), span, avoid=avoid, only_ready=only_ready, now=now)
+        if choice is None:
+            continue
+        if starts_at > now or choice.unready == 0:
+            _hold(lease, choice, starts_at, ends_at)
             return
-    raise NothingFree(
-        _("No %(flavor)s is free from then until then.") % {"flavor": lease.flavor.name},
-        hint=_("Somebody else has it. Choose another time, a shorter one, or another workstation."),
-    )
-
-
-def free_gpus(flavor: Flavor, starts_at: datetime, ends_at: datetime, *, now: datetime) -> list[FreeGpu]:
-    """GPUs of the flavor's model that may be booked and have no hold in the window."""
-    gpus = _bookable(starts_at, ends_at).filter(model=flavor.model)
-    return [
-        FreeGpu(
-            gpu_id=gpu.pk,
-            host_id=gpu.host_id,
-            numa_node=gpu.numa_node,
-            ready=is_ready(gpu, now=now),
+        fallback = min(fallback or choice, choice, key=lambda one: one.unready)
+    if fallback is None:
+        raise NothingFree(
+            _("No %(flavor)s is free from then until then.") % {"flavor": lease.flavor.name},
+            hint=_("Somebody else has it. Choose another time, a shorter one, or another workstation."),
         )
-        for gpu in gpus.select_related("host")
-    ]
+    _hold(lease, fallback, starts_at, ends_at)
+
+
+def pool_of(flavor: Flavor) -> Pool:
+    return Pool(flavor.model_id, flavor.gpu_count, one_node=flavor.numa == Flavor.Numa.REQUIRED)
 
 
 def models_with_spare(*, now: datetime) -> frozenset[int]:
     """The GPU models of which one could be handed over at this moment."""
-    spare = _bookable(now, now + _INSTANT).filter(
-        state=GpuState.CLEAN, host__last_seen_at__gt=now - HOST_SILENT_AFTER
-    )
-    return frozenset(spare.values_list("model_id", flat=True))
+    busy = Hold.objects.filter(gpu=OuterRef("pk"), starts_at__lt=now + _INSTANT, ends_at__gt=now)
+    clean = Gpu.objects.filter(state=GpuState.CLEAN, host__last_seen_at__gt=now - HOST_SILENT_AFTER)
+    return frozenset(clean.exclude(Exists(busy)).values_list("model_id", flat=True))
 
 
 def is_ready(gpu: Gpu, *, now: datetime) -> bool:
@@ -96,7 +91,7 @@ def move(lease: Lease, *, now: datetime, only_ready: bool) -> bool:
     try:
         with transaction.atomic():
             avoid = frozenset(lease.holds.values_list("gpu_id", flat=True))
-            lease.holds.all().delete()
+            drop(lease)
             place(lease, now=now, only_ready=only_ready, avoid=_unfit(avoid, now=now))
     except NothingFree:
         return False
@@ -104,8 +99,11 @@ def move(lease: Lease, *, now: datetime, only_ready: bool) -> bool:
 
 
 def drop(lease: Lease) -> None:
-    """The lease ended without ever having had its GPUs."""
+    """The lease needs its GPUs no more, and never had them."""
+    held = list(lease.holds.all())
     lease.holds.all().delete()
+    for hold in held:
+        refresh([hold.gpu_id], hold.starts_at, hold.ends_at)
 
 
 def shrink(lease: Lease, *, now: datetime) -> None:
@@ -118,6 +116,14 @@ def settle(gpu: Gpu, *, now: datetime) -> None:
     """The GPU is clean, or out of service: its last tenure's hold ends now."""
     for hold in Hold.objects.filter(gpu=gpu, tenure=gpu.tenure, ends_at__gt=now):
         _end_by(hold, now)
+
+
+def lengthen(lease: Lease, ends_at: datetime) -> None:
+    """Hold the lease's GPUs, and their turnaround, until a later end. Raises NothingFree."""
+    for hold in lease.holds.select_related("gpu__model").order_by("gpu_id"):
+        until = ends_at + timedelta(seconds=hold.gpu.model.turnaround_seconds)
+        if until > hold.ends_at:
+            _hold_until(hold, until)
 
 
 def overrunning(*, now: datetime) -> QuerySet[Hold]:
@@ -151,40 +157,94 @@ def grow(overrun: Hold, *, now: datetime) -> Iterator[tuple[Lease, bool]]:
         if not moved:
             _delay(lease, overrun.gpu, until)
         yield lease, moved
-    Hold.objects.filter(pk=overrun.pk).update(ends_at=until)
-
-
-def _bookable(starts_at: datetime, ends_at: datetime) -> QuerySet[Gpu]:
-    taken = Hold.objects.filter(gpu=OuterRef("pk"), starts_at__lt=ends_at, ends_at__gt=starts_at)
-    return Gpu.objects.filter(state__in=BOOKABLE, host__accepting=True).exclude(Exists(taken))
+    _hold_until(overrun, until)
 
 
 def _delay(lease: Lease, gpu: Gpu, until: datetime) -> None:
     hold = lease.holds.get(gpu=gpu)
+    began = hold.starts_at
     if until < hold.ends_at:
         hold.starts_at = until
         hold.save(update_fields=["starts_at"])
     else:
         hold.delete()
+    refresh([gpu.pk], began, hold.ends_at)
 
 
 def _end_by(hold: Hold, ends_at: datetime) -> None:
     ends_at = max(ends_at, hold.starts_at + _INSTANT)
     if ends_at < hold.ends_at:
-        hold.ends_at = ends_at
+        freed_until, hold.ends_at = hold.ends_at, ends_at
         hold.save(update_fields=["ends_at"])
+        refresh([hold.gpu_id], ends_at, freed_until)
 
 
-def _insert(lease: Lease, chosen: list[FreeGpu], starts_at: datetime, ends_at: datetime) -> bool:
+def _hold_until(hold: Hold, until: datetime) -> None:
+    free_from, hold.ends_at = hold.ends_at, until
+    with _overlap_is_nothing_free():
+        hold.save(update_fields=["ends_at"])
+    refresh([hold.gpu_id], free_from, until)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """GPUs of a locked block; `unready` counts those that could not be handed over now."""
+
+    block: Block
+    times: list[GpuTime]
+    chosen: list[FreeGpu]
+    unready: int
+
+
+def _choose(
+    flavor: Flavor, block: Block, span: Span, *, avoid: frozenset[UUID], only_ready: bool, now: datetime
+) -> _Choice | None:
+    times = read(block, span)
+    free = [
+        FreeGpu(
+            gpu_id=time.gpu.pk,
+            numa_node=time.gpu.numa_node,
+            ready=is_ready(time.gpu, now=now),
+            gap=time.gap_around(span),
+        )
+        for time in times
+        if time.is_free(span) and time.gpu.pk not in avoid
+    ]
+    chosen = choose_gpus(
+        [gpu for gpu in free if gpu.ready or not only_ready],
+        count=flavor.gpu_count,
+        one_node=flavor.numa == Flavor.Numa.REQUIRED,
+        want_ready=span.starts <= micros(now),
+    )
+    if chosen is None:
+        return None
+    return _Choice(block, times, chosen, sum(not gpu.ready for gpu in chosen))
+
+
+def _hold(lease: Lease, choice: _Choice, starts_at: datetime, ends_at: datetime) -> None:
+    """In GPU order, so that two bookings never wait for each other."""
+    span = span_of(starts_at, ends_at)
+    chosen = sorted(gpu.gpu_id for gpu in choice.chosen)
+    with _overlap_is_nothing_free():
+        Hold.objects.bulk_create(
+            Hold(lease=lease, gpu_id=gpu_id, starts_at=starts_at, ends_at=ends_at) for gpu_id in chosen
+        )
+    for time in choice.times:
+        if time.gpu.pk in chosen:
+            time.busy.append(span)
+    write(choice.block, choice.times, span)
+
+
+@contextmanager
+def _overlap_is_nothing_free() -> Iterator[None]:
+    """The database refuses what a stale opening would let through; fsck says when one is."""
     try:
         with transaction.atomic():
-            for gpu in sorted(chosen):
-                Hold.objects.create(lease=lease, gpu_id=gpu.gpu_id, starts_at=starts_at, ends_at=ends_at)
+            yield
     except IntegrityError as error:
         if OVERLAP not in str(error):
             raise
-        return False
-    return True
+        raise NothingFree(_("Somebody else has just taken it."), hint=_("Try again.")) from error
 
 
 def _unfit(gpu_ids: frozenset[UUID], *, now: datetime) -> frozenset[UUID]:

@@ -1,4 +1,4 @@
-"""Which GPUs serve a booking: pure choice over what is free."""
+"""Which GPUs of one host serve a lease: pure choice over those that are free throughout."""
 
 from __future__ import annotations
 
@@ -7,50 +7,50 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
+from leasing.openings.spans import Span
 
-@dataclass(frozen=True, order=True)
+
+@dataclass(frozen=True)
 class FreeGpu:
-    """A GPU that has no other hold in the window. `ready` means that it is clean now."""
+    """A GPU that is free in `gap`, which the lease lies in. `ready` means that it is clean now."""
 
     gpu_id: UUID
-    host_id: UUID
     numa_node: int
     ready: bool
+    gap: Span
 
 
 def choose_gpus(
     free: Iterable[FreeGpu], *, count: int, one_node: bool, want_ready: bool
 ) -> list[FreeGpu] | None:
-    """`count` GPUs of one host, or None.
+    """`count` GPUs, or None.
 
-    Best fit: among the groups that suffice, the one that leaves the fewest free keeps large blocks whole.
-    A single NUMA node is preferred, or required with `one_node`. With `want_ready`, GPUs that are clean now
-    come before everything else: the lease begins at once.
+    Those of one NUMA node are preferred, or required with `one_node`, and of several nodes the one with the
+    fewest free. In it those whose gap is the shortest: long ones are left to those who need them. With
+    `want_ready`, GPUs that are clean now come before everything else: the lease begins at once.
     """
-    nodes: dict[tuple[UUID, int], list[FreeGpu]] = defaultdict(list)
-    hosts: dict[UUID, list[FreeGpu]] = defaultdict(list)
+    nodes: dict[int, list[FreeGpu]] = defaultdict(list)
     for gpu in free:
-        nodes[gpu.host_id, gpu.numa_node].append(gpu)
-        hosts[gpu.host_id].append(gpu)
-    groups = [(0, len(hosts[host]), members) for (host, _), members in nodes.items()]
+        nodes[gpu.numa_node].append(gpu)
+    groups = list(nodes.values())
     if not one_node:
-        groups += [(1, len(members), members) for members in hosts.values()]
-    choices = [
-        (_unready(chosen) if want_ready else 0, spread, left, len(members), _ids(chosen), chosen)
-        for spread, left, members in groups
-        if len(chosen := _pick(members, count, want_ready)) == count
+        groups.append([gpu for members in groups for gpu in members])
+    choices = [_pick(members, count, want_ready) for members in groups if len(members) >= count]
+    sizes = [len(members) for members in groups if len(members) >= count]
+    ranked = [
+        (
+            want_ready and sum(not gpu.ready for gpu in chosen),
+            size,
+            sorted(gpu.gpu_id for gpu in chosen),
+            chosen,
+        )
+        for chosen, size in zip(choices, sizes, strict=True)
     ]
-    return min(choices)[-1] if choices else None
+    return min(ranked, key=lambda one: one[:3])[-1] if ranked else None
 
 
 def _pick(members: list[FreeGpu], count: int, want_ready: bool) -> list[FreeGpu]:
-    ordered = sorted(members, key=lambda gpu: (want_ready and not gpu.ready, gpu.gpu_id))
-    return ordered[:count]
+    def order(gpu: FreeGpu) -> tuple[bool, int, UUID]:
+        return want_ready and not gpu.ready, gpu.gap.ends - gpu.gap.starts, gpu.gpu_id
 
-
-def _unready(chosen: list[FreeGpu]) -> int:
-    return sum(not gpu.ready for gpu in chosen)
-
-
-def _ids(chosen: list[FreeGpu]) -> list[UUID]:
-    return [gpu.gpu_id for gpu in chosen]
+    return sorted(members, key=order)[:count]

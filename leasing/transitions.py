@@ -20,6 +20,7 @@ from leasing.audit.log import record
 from leasing.errors import WrongState
 from leasing.locking import locked
 from leasing.models import Lease
+from leasing.openings.upkeep import refresh
 from leasing.reasons import NONE, Reason
 from leasing.states import gpu as gpu_table
 from leasing.states import lease as lease_table
@@ -96,6 +97,8 @@ def apply_gpu_event(
             gpu.tenure += 1
         gpu.scrub_expected_by = now + patience if (patience := _PATIENCE.get(event)) else None
         gpu.save(update_fields=["state", "state_since", "state_reason", "scrub_expected_by", "tenure"])
+        if (before in gpu_table.BOOKABLE) != (after in gpu_table.BOOKABLE):
+            refresh([gpu.pk], now, None)
         record(
             action=f"gpu.{event}",
             actor=actor,

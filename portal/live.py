@@ -27,6 +27,7 @@ from hosts.models import Gpu
 from leasing import policy
 from leasing.errors import NotVisible
 from leasing.models import (
+    Closure,
     Lease,
     LeaseStep,
     Person,
@@ -195,7 +196,10 @@ def take_snapshot(session_keys: frozenset[str]) -> Snapshot:
     return Snapshot(
         leases=leases,
         owners={row[0]: (row[1], row[2]) for row in rows},
-        fleet=tuple(Gpu.objects.values_list("pk", "state", "state_since", "host__accepting")),
+        fleet=(
+            tuple(Gpu.objects.values_list("pk", "state", "state_since")),
+            tuple(Closure.objects.values_list("pk", "starts_at", "ends_at")),
+        ),
         roles=_roles(),
         sessions=frozenset(alive.values_list("session_key", flat=True)),
     )

@@ -77,7 +77,16 @@ def enter(script: Path, *words: str) -> list[str]:
     """
     mounts = 'cd "$0" && mount --rbind /dev dev && mount -t proc proc proc && mount -t sysfs sys sys'
     alone = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
-    return [*alone, "sh", "-c", f'{mounts} && chroot . "$@"; exit $?', str(ROOT), "python3", str(script), *words]
+    return [
+        *alone,
+        "sh",
+        "-c",
+        f'{mounts} && chroot . "$@"; exit $?',
+        str(ROOT),
+        "python3",
+        str(script),
+        *words,
+    ]
 
 
 def variables() -> dict[str, str]:

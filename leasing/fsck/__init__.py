@@ -27,6 +27,7 @@ def the_log_verifies(now: datetime) -> Iterator[Finding]:
 CHECKS: dict[str, Check] = {
     "guards": bookings.guards_are_installed,
     "holds": bookings.holds_do_not_overlap,
+    "openings": bookings.openings_match_holds,
     "placement": bookings.leases_have_their_holds,
     "limits": bookings.bookings_were_allowed,
     "clean": lifecycles.gpus_were_clean_when_handed_over,

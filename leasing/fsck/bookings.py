@@ -15,7 +15,9 @@ from django.db.models.functions import Lag
 from leasing.fsck.finding import Finding
 from leasing.fsck.history import first, histories
 from leasing.guards import missing_guards
-from leasing.models import Hold, Lease
+from leasing.models import Block, Hold, Lease
+from leasing.openings.spans import EVER, Open, clipped, micros
+from leasing.openings.upkeep import openings_of, read
 from leasing.states.lease import LeaseState
 
 
@@ -43,6 +45,25 @@ def holds_do_not_overlap(now: datetime) -> Iterator[Finding]:
         yield Finding(
             f"gpu:{hold.gpu_id}", f"the hold of lease {hold.lease_id} begins before the last one ends"
         )
+
+
+def openings_match_holds(now: datetime) -> Iterator[Finding]:
+    """What searches are answered from is what the holds, closures and GPUs say"""
+    from_now = micros(now)
+    for block in Block.objects.select_related("model", "host"):
+        kept: dict[int, list[Open]] = defaultdict(list)
+        for scope, *opening in block.openings.values_list("scope", "starts", "ends", "gpus"):
+            kept[scope].append(Open(*opening))
+        due: dict[int, list[Open]] = defaultdict(list)
+        for scope, found in openings_of(read(block, EVER), EVER):
+            due[scope].append(found)
+        for scope in set(kept) | set(due):
+            wrong = clipped(due[scope], from_now) ^ clipped(kept[scope], from_now)
+            if wrong:
+                yield Finding(
+                    f"block:{block.pk}",
+                    f"{len(wrong)} openings are missing or wrong; `manage.py openings` makes them anew",
+                )
 
 
 def leases_have_their_holds(now: datetime) -> Iterator[Finding]:

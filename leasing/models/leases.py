@@ -15,6 +15,27 @@ from leasing.reasons import ReasonField
 from leasing.states.lease import LeaseState, Outcome
 
 
+class LeaseSeries(models.Model):
+    """Leases booked together: at the same local time on some weekdays (0 is Monday) until a date."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    tenant = models.ForeignKey(Tenant, models.PROTECT, related_name="series")
+    owner = models.ForeignKey(Person, models.PROTECT, related_name="series")
+    weekdays = models.JSONField()
+    starts = models.TimeField()
+    ends = models.TimeField(help_text="On the next day, if not after the start")
+    timezone = models.CharField(max_length=64)
+    first_day = models.DateField()
+    last_day = models.DateField()
+    created_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"{self.starts:%H:%M}–{self.ends:%H:%M} until {self.last_day}"
+
+
 class Lease(models.Model):
     """A tenant's right to one machine of a flavor in `[starts_at, ends_at)`, UTC.
 
@@ -55,6 +76,11 @@ class Lease(models.Model):
     active_at = models.DateTimeField(null=True)
     stopped_at = models.DateTimeField(null=True)
     waiting_because = ReasonField()
+    series = models.ForeignKey(LeaseSeries, models.PROTECT, null=True, related_name="leases")
+    # The rung of the ladder of warnings that its owner was told last, in seconds before the end.
+    warned_at_seconds = models.PositiveIntegerField(null=True)
+    used_at = models.DateTimeField(null=True)
+    unused_warned_at = models.DateTimeField(null=True)
 
     class Meta:
         ordering = ["-starts_at", "id"]
@@ -63,6 +89,11 @@ class Lease(models.Model):
             models.Index(fields=["state", "ends_at"], name="leasing_lease_due_to_end"),
             models.Index(fields=["tenant", "-starts_at"], name="leasing_lease_of_tenant"),
             models.Index(fields=["owner", "-starts_at"], name="leasing_lease_of_owner"),
+            models.Index(
+                fields=["tenant", "ends_at"],
+                name="leasing_lease_open_of_tenant",
+                condition=~Q(state=LeaseState.ENDED),
+            ),
         ]
         constraints = [
             models.CheckConstraint(condition=Q(starts_at__lt=F("ends_at")), name="leasing_lease_not_empty"),
@@ -79,6 +110,43 @@ class Lease(models.Model):
     def machine_name(self) -> str:
         """Name of the machine and its hostname."""
         return f"ws-{self.id.hex[:8]}"
+
+
+class Extension(models.Model):
+    """More time for a lease, `[old_ends_at, new_ends_at)`, at the rate in force when it was asked for.
+
+    On a host it takes effect when the host has acknowledged the new end; until then its holds are placed.
+    """
+
+    class State(models.TextChoices):
+        PENDING = "pending", _("waits for the host")
+        CONFIRMED = "confirmed", _("confirmed")
+        FAILED = "failed", _("failed")
+
+    lease = models.ForeignKey(Lease, models.PROTECT, related_name="extensions")
+    old_ends_at = models.DateTimeField()
+    new_ends_at = models.DateTimeField()
+    rate_per_hour = models.DecimalField(max_digits=12, decimal_places=4)
+    currency = models.CharField(max_length=3)
+    quoted_total = models.DecimalField(max_digits=14, decimal_places=2)
+    asked_by = models.ForeignKey(Person, models.PROTECT, related_name="+")
+    asked_at = models.DateTimeField()
+    state = models.CharField(max_length=9, choices=State)
+    state_since = models.DateTimeField()
+
+    class Meta:
+        ordering = ["lease", "old_ends_at", "id"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(new_ends_at__gt=F("old_ends_at")), name="leasing_extension_not_empty"
+            ),
+            models.UniqueConstraint(
+                fields=["lease"], condition=Q(state="pending"), name="leasing_extension_one_pending"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.lease_id} until {self.new_ends_at:%F %T}"
 
 
 class Hold(models.Model):

@@ -43,7 +43,7 @@ class HostList(ListView[Host]):
 
     def get_queryset(self) -> QuerySet[Host]:
         policy.require_fleet_reader(person_of(self.request))
-        return Host.objects.order_by("name")
+        return service.accepting_hosts(Host.objects.order_by("name"), now=timezone.now())
 
 
 class HostDetail(ActionView):
@@ -51,7 +51,7 @@ class HostDetail(ActionView):
     def get(self, request: Request, host_id: UUID) -> Response:
         """One hypervisor."""
         policy.require_fleet_reader(person_of(request))
-        host = Host.objects.filter(pk=host_id).first()
+        host = service.accepting_hosts(Host.objects.filter(pk=host_id), now=timezone.now()).first()
         if host is None:
             raise NotVisible(_("There is no such host."))
         return Response(HostSerializer(host).data)

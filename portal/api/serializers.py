@@ -124,6 +124,7 @@ class LeaseDetailSerializer(LeaseSerializer):
 
 
 class HostSerializer(serializers.ModelSerializer[Host]):
+    accepting = serializers.BooleanField(read_only=True, help_text="Whether new leases may start on it now")
     last_seen_at = moment(allow_null=True)
 
     class Meta:

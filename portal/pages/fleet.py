@@ -121,9 +121,9 @@ def _fleet(person: Person) -> dict[str, Any]:
     now = timezone.now()
     upcoming = Hold.objects.filter(ends_at__gt=now).select_related("lease").order_by("starts_at")
     gpus = Gpu.objects.select_related("model").prefetch_related(Prefetch("holds", upcoming, "upcoming"))
-    hosts = Host.objects.prefetch_related(Prefetch("gpus", gpus), "found_cards")
+    hosts = service.accepting_hosts(Host.objects.all(), now=now)
     return {
-        "hosts": [_row(host) for host in hosts],
+        "hosts": [_row(host) for host in hosts.prefetch_related(Prefetch("gpus", gpus), "found_cards")],
         "models": GpuModel.objects.all(),
         "may_operate": policy.is_operator(person),
         "now": now,

@@ -9,6 +9,7 @@ from typing import Any
 
 from hosts.models import Gpu, GpuModel, Host
 from leasing.models import Flavor, Image, Lease, Person, Tenant
+from leasing.openings.upkeep import rebuild
 
 NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 
@@ -37,6 +38,7 @@ class Ground:
             name="hv1", signing_key="00" * 32, key_id="00" * 8, sealing_key="00" * 32
         )
         self.gpu, self.other_gpu = self._gpu(), self._gpu()
+        rebuild(self.host.pk)
 
     def _gpu(self) -> Gpu:
         return Gpu.objects.create(

@@ -25,7 +25,7 @@ from leasing.actors import SYSTEM
 from leasing.console import admit_browser, open_console
 from leasing.fsck import CHECKS, run_checks, words_of
 from leasing.guards import guards_of
-from leasing.models import AuditEntry, ConsoleSession, Hold, OutboxMessage, ScrubRecord, UsageSegment
+from leasing.models import AuditEntry, ConsoleSession, Hold, Opening, OutboxMessage, ScrubRecord, UsageSegment
 from tests.domain.story import HOUR, Story
 from tests.world import World
 
@@ -79,6 +79,10 @@ def lose_a_guard(s: Story) -> None:
 def overlap_two_holds(s: Story) -> None:
     s.unguard()
     Hold.objects.filter(lease=s.approved).update(gpu=s.gpu)
+
+
+def lose_an_opening(s: Story) -> None:
+    Opening.objects.filter(block__host=s.gpu.host).order_by("-ends").first().delete()  # type: ignore[union-attr]
 
 
 def lose_a_hold(s: Story) -> None:
@@ -262,6 +266,7 @@ def revoke_under_an_open_console(s: Story) -> None:
     [
         (lose_a_guard, "guards", "is missing, disabled or altered"),
         (overlap_two_holds, "holds", "begins before the last one ends"),
+        (lose_an_opening, "openings", "openings are missing or wrong"),
         (lose_a_hold, "placement", "0 holds do not match"),
         (exceed_the_limit, "limits", "GPUs at once; 2 need no decision"),
         (approve_oneself, "limits", "was approved by ada, who may not"),

@@ -1,0 +1,94 @@
+"""When GPUs are free: closures of hosts and GPUs, and the openings that every search is answered from."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import F, Q
+from django.utils.translation import gettext_lazy as _
+
+from hosts.models import Gpu, GpuModel, Host
+from leasing.models.people import Person
+
+
+class Block(models.Model):
+    """The GPUs of one model on one host. Its row is locked by whoever changes what is free on it."""
+
+    host = models.ForeignKey(Host, models.CASCADE, related_name="blocks")
+    model = models.ForeignKey(GpuModel, models.CASCADE, related_name="blocks")
+    gpus = models.PositiveSmallIntegerField(default=0)
+
+    class Meta:
+        ordering = ["id"]
+        indexes = [models.Index(fields=["model", "gpus"], name="leasing_block_of_model")]
+        constraints = [models.UniqueConstraint(fields=["host", "model"], name="leasing_block_one_per_model")]
+
+    def __str__(self) -> str:
+        return f"{self.model} on {self.host}"
+
+
+class Closure(models.Model):
+    """No lease may be placed on the host, or on one GPU of it, in `[starts_at, ends_at)`; no end is until
+    further notice. What is placed there already stays unless it is moved.
+    """
+
+    class Kind(models.TextChoices):
+        MAINTENANCE = "maintenance", _("maintenance")
+        COLLECTING = "collecting", _("set aside for the first in line")
+
+    host = models.ForeignKey(Host, models.CASCADE, related_name="closures")
+    gpu = models.ForeignKey(Gpu, models.CASCADE, null=True, related_name="closures")
+    kind = models.CharField(max_length=11, choices=Kind, default=Kind.MAINTENANCE)
+    starts_at = models.DateTimeField()
+    ends_at = models.DateTimeField(null=True)
+    reason = models.CharField(max_length=200, blank=True)
+    created_by = models.ForeignKey(Person, models.PROTECT, null=True, related_name="+")
+    created_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["starts_at", "id"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(ends_at__isnull=True) | Q(ends_at__gt=F("starts_at")),
+                name="leasing_closure_not_empty",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.gpu or self.host} from {self.starts_at:%F %T}"
+
+
+class Opening(models.Model):
+    """`gpus` GPUs of a block are free together in `[starts, ends)`, and as many in no longer span around it.
+
+    Times are microseconds since 1970; leasing.openings.spans says what stands for always and for ever, how
+    the lengths are classed, and what the scopes are. Derived from holds, closures and GPU states.
+    """
+
+    block = models.ForeignKey(Block, models.CASCADE, related_name="openings")
+    model = models.ForeignKey(GpuModel, models.CASCADE, related_name="+", db_index=False)
+    scope = models.PositiveSmallIntegerField()
+    gpus = models.PositiveSmallIntegerField()
+    starts = models.BigIntegerField()
+    ends = models.BigIntegerField()
+    fine = models.PositiveSmallIntegerField()
+    middle = models.PositiveSmallIntegerField(null=True)
+    coarse = models.PositiveSmallIntegerField(null=True)
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["model", "scope", "gpus", name, "starts"], name=f"leasing_opening_by_{name}")
+            for name in ("fine", "middle", "coarse")
+        ] + [
+            models.Index(
+                fields=["model", "scope", "gpus", "ends"],
+                name="leasing_opening_since_always",
+                condition=Q(starts=0),
+            ),
+            models.Index(fields=["block", "starts"], name="leasing_opening_of_block"),
+        ]
+        constraints = [
+            models.CheckConstraint(condition=Q(starts__lt=F("ends")), name="leasing_opening_not_empty")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.gpus} of block {self.block_id}"

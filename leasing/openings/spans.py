@@ -1,0 +1,141 @@
+"""From what is busy to what is open: pure arithmetic on spans of microseconds since 1970.
+
+An opening is `gpus` GPUs that are all free in `[starts, ends)`, where no longer span around it has as many.
+"At each moment two are free" is not enough for a lease: it needs the same two throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from operator import itemgetter
+from typing import NamedTuple
+
+ALWAYS = 0
+FOREVER = 1 << 62
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+
+# Lengths are classed by quarter hours, then by 16 and by 256 of them. What is longer shares the last class.
+QUARTER = 15 * 60 * 1_000_000
+LAST_BOUNDED = 4095
+UNENDING = 4096
+UNBEGUN = 4097
+
+
+class Span(NamedTuple):
+    """`[starts, ends)`."""
+
+    starts: int
+    ends: int
+
+
+class Open(NamedTuple):
+    """`gpus` GPUs are free together in `[starts, ends)`."""
+
+    starts: int
+    ends: int
+    gpus: int
+
+
+EVER = Span(ALWAYS, FOREVER)
+
+
+def micros(moment: datetime) -> int:
+    return (moment - EPOCH) // MICROSECOND
+
+
+def moment(value: int) -> datetime:
+    return EPOCH + timedelta(microseconds=value)
+
+
+def gaps(busy: Iterable[Span]) -> list[Span]:
+    """What is free around busy spans, which may touch or overlap."""
+    free, since = [], ALWAYS
+    for span in sorted(busy):
+        if span.starts > since:
+            free.append(Span(since, span.starts))
+        since = max(since, span.ends)
+    if since < FOREVER:
+        free.append(Span(since, FOREVER))
+    return free
+
+
+def openings(free: Sequence[Sequence[Span]]) -> Iterator[Open]:
+    """Every opening of GPUs with these gaps, one list a GPU, by start.
+
+    From each start on, the n-th latest end among the gaps that are open then is how long n GPUs last. It is
+    an opening if nothing that began earlier lasts as long; equal spans are given once, with the most GPUs.
+    """
+    lasting = [ALWAYS] * (len(free) + 1)
+    open_until = [ALWAYS] * len(free)
+    begins = sorted((gap.starts, number, gap.ends) for number, one in enumerate(free) for gap in one)
+    for start, beginning in groupby(begins, itemgetter(0)):
+        for _, number, end in beginning:
+            open_until[number] = end
+        ends = sorted((end for end in open_until if end > start), reverse=True)
+        given = ALWAYS
+        for gpus in range(len(ends), 0, -1):
+            end = ends[gpus - 1]
+            if end > lasting[gpus]:
+                lasting[gpus] = end
+                if end != given:
+                    yield Open(start, end, gpus)
+                    given = end
+
+
+def touching(spans: Iterable[Span], region: Span) -> list[Span]:
+    """Those that overlap the region or meet its edge."""
+    return [span for span in spans if span.starts <= region.ends and span.ends >= region.starts]
+
+
+def clipped(found: Iterable[Open], now: int) -> set[Open]:
+    """The openings from `now` on: the past counts as free, and what lies within another is left out."""
+    ahead = [Open(max(one.starts, now), one.ends, one.gpus) for one in found if one.ends > now]
+    return {one for one in ahead if not any(_within(one, other) for other in ahead)}
+
+
+def _within(one: Open, other: Open) -> bool:
+    return other != one and other.starts <= one.starts and other.ends >= one.ends and other.gpus >= one.gpus
+
+
+def length_classes(starts: int, ends: int) -> tuple[int, int | None, int | None]:
+    """The fine, middle and coarse class of an opening's length; one without an end or start has its own."""
+    if ends == FOREVER:
+        return UNENDING, None, None
+    if starts == ALWAYS:
+        return UNBEGUN, None, None
+    fine = min((ends - starts) // QUARTER, LAST_BOUNDED)
+    return fine, fine >> 4, fine >> 8
+
+
+class Probe(NamedTuple):
+    """One class of lengths to look into: `shift` says by what it is classed, `number` which it is."""
+
+    shift: int
+    number: int
+
+    @property
+    def longest(self) -> int:
+        """No opening of the class is as long as this."""
+        last = ((self.number + 1) << self.shift) - 1
+        return FOREVER if last >= LAST_BOUNDED else (last + 1) * QUARTER
+
+
+def probes(length: int) -> list[Probe]:
+    """The classes that hold every bounded opening of at least this length: at most 46.
+
+    Only the first may also hold shorter ones.
+    """
+    fine = min(length // QUARTER, LAST_BOUNDED)
+    found = [Probe(0, number) for number in _up_to_next(fine)]
+    middle = (fine >> 4) + 1
+    if middle <= LAST_BOUNDED >> 4 and middle % 16:
+        found += [Probe(4, number) for number in _up_to_next(middle)]
+    coarse = (fine >> 8) + 1
+    return found + [Probe(8, number) for number in range(coarse, (LAST_BOUNDED >> 8) + 1)]
+
+
+def _up_to_next(number: int) -> range:
+    return range(number, (number | 15) + 1)

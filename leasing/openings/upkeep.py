@@ -1,0 +1,170 @@
+"""Keeps the openings true: whoever changes what is free refreshes them in the same transaction.
+
+The block's row is locked before its holds are read; otherwise two refreshes of one block would each miss what
+the other has not committed yet.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+from django.db import connection
+from django.db.models import F, OuterRef, QuerySet, Subquery
+
+from hosts.models import Gpu
+from leasing.locking import locked
+from leasing.models import Block, Closure, Hold, Opening
+from leasing.openings.search import TABLE, Scope
+from leasing.openings.spans import (
+    ALWAYS,
+    EVER,
+    FOREVER,
+    Open,
+    Span,
+    gaps,
+    length_classes,
+    micros,
+    moment,
+    openings,
+    touching,
+)
+from leasing.states.gpu import BOOKABLE
+
+_COLUMNS = "block_id, model_id, scope, gpus, starts, ends, fine, middle, coarse"
+
+
+@dataclass
+class GpuTime:
+    """A GPU and when it is not free, as far as a region's neighbours."""
+
+    gpu: Gpu
+    busy: list[Span] = field(default_factory=list)
+
+    def is_free(self, span: Span) -> bool:
+        return not any(one.starts < span.ends and one.ends > span.starts for one in self.busy)
+
+    def gap_around(self, span: Span) -> Span:
+        """The gap that the span lies in."""
+        return Span(
+            max((one.ends for one in self.busy if one.ends <= span.starts), default=ALWAYS),
+            min((one.starts for one in self.busy if one.starts >= span.ends), default=FOREVER),
+        )
+
+
+def span_of(starts_at: datetime, ends_at: datetime | None) -> Span:
+    return Span(micros(starts_at), FOREVER if ends_at is None else micros(ends_at))
+
+
+def lock_block(block_id: int) -> Block:
+    return locked(Block.objects.all()).get(pk=block_id)
+
+
+def refresh(gpu_ids: Iterable[UUID], starts_at: datetime, ends_at: datetime | None) -> None:
+    """What is free of these GPUs has changed in `[starts_at, ends_at)`."""
+    blocks = Block.objects.filter(host__gpus__in=list(gpu_ids), model=F("host__gpus__model"))
+    refresh_blocks(blocks, span_of(starts_at, ends_at))
+
+
+def refresh_host(host_id: UUID, starts_at: datetime, ends_at: datetime | None) -> None:
+    """What is free of all GPUs of a host has changed in `[starts_at, ends_at)`."""
+    refresh_blocks(Block.objects.filter(host_id=host_id), span_of(starts_at, ends_at))
+
+
+def refresh_blocks(blocks: QuerySet[Block], region: Span) -> None:
+    ids = set(blocks.values_list("pk", flat=True))
+    for block in list(locked(Block.objects.filter(pk__in=ids)).order_by("id")):
+        write(block, read(block, region), region)
+
+
+def rebuild(host_id: UUID) -> None:
+    """Make a host's blocks and openings anew from its GPUs."""
+    for model_id in Gpu.objects.filter(host_id=host_id).values_list("model_id", flat=True).distinct():
+        Block.objects.get_or_create(host_id=host_id, model_id=model_id)
+    for block in list(locked(Block.objects.filter(host_id=host_id)).order_by("id")):
+        times = read(block, EVER)
+        block.gpus = len(times)
+        block.save(update_fields=["gpus"])
+        write(block, times, EVER)
+
+
+def read(block: Block, region: Span) -> list[GpuTime]:
+    """The GPUs of a block that the caller has locked, and what keeps each busy around the region."""
+    gpus = Gpu.objects.filter(host_id=block.host_id, model_id=block.model_id).select_related("host")
+    holds = Hold.objects.filter(gpu__in=gpus)
+    if region.starts > ALWAYS:
+        begin = moment(region.starts)
+        before = Hold.objects.filter(gpu=OuterRef("pk"), starts_at__lt=begin).order_by("-starts_at")
+        gpus = gpus.annotate(busy_until=Subquery(before.values("ends_at")[:1]))
+        holds = holds.filter(ends_at__gte=begin)
+    if region.ends < FOREVER:
+        end = moment(region.ends)
+        after = Hold.objects.filter(gpu=OuterRef("pk"), starts_at__gt=end).order_by("starts_at")
+        gpus = gpus.annotate(busy_from=Subquery(after.values("starts_at")[:1]))
+        holds = holds.filter(starts_at__lte=end)
+    times = {gpu.pk: GpuTime(gpu, list(_edges(gpu))) for gpu in gpus}
+    for gpu_id, starts_at, ends_at in holds.values_list("gpu_id", "starts_at", "ends_at"):
+        times[gpu_id].busy.append(span_of(starts_at, ends_at))
+    _close(block, times)
+    return list(times.values())
+
+
+def write(block: Block, times: list[GpuTime], region: Span) -> None:
+    """Replace the openings that touch the region."""
+    rows = [
+        (block.pk, block.model_id, scope, gpus, starts, ends, *length_classes(starts, ends))
+        for scope, (starts, ends, gpus) in openings_of(times, region)
+    ]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"DELETE FROM {TABLE} WHERE block_id = %s AND starts <= %s AND ends >= %s",
+            [block.pk, region.ends, region.starts],
+        )
+        if rows:
+            marks = ", ".join(["(%s, %s, %s, %s, %s, %s, %s, %s, %s)"] * len(rows))
+            values = [value for row in rows for value in row]
+            cursor.execute(f"INSERT INTO {TABLE} ({_COLUMNS}) VALUES {marks}", values)
+
+
+def openings_of(times: list[GpuTime], region: Span) -> Iterator[tuple[Scope, Open]]:
+    """The openings of a block that touch the region, of all its GPUs together and of each node's."""
+    nodes: dict[int, list[list[Span]]] = defaultdict(list)
+    for time in times:
+        nodes[time.gpu.numa_node].append(touching(gaps(time.busy), region))
+    everything = [free for members in nodes.values() for free in members]
+    yield from _scoped(Scope.SEVERAL_NODES if len(nodes) > 1 else Scope.ONLY_NODE, everything, region)
+    if len(nodes) > 1:
+        for members in nodes.values():
+            yield from _scoped(Scope.ONE_OF_SEVERAL, members, region)
+
+
+def forget_past(now: datetime) -> int:
+    """Openings that are over serve nobody."""
+    return Opening.objects.filter(ends__lte=micros(now)).delete()[0]
+
+
+def _scoped(scope: Scope, free: list[list[Span]], region: Span) -> Iterator[tuple[Scope, Open]]:
+    for found in openings(free):
+        if found.starts <= region.ends and found.ends >= region.starts:
+            yield scope, found
+
+
+def _close(block: Block, times: dict[UUID, GpuTime]) -> None:
+    for closure in Closure.objects.filter(host_id=block.host_id):
+        closed = span_of(closure.starts_at, closure.ends_at)
+        for gpu_id, time in times.items():
+            if closure.gpu_id in (None, gpu_id):
+                time.busy.append(closed)
+
+
+def _edges(gpu: Gpu) -> Iterator[Span]:
+    """Beyond the region's neighbours everything counts as busy: it has no part in what touches the region."""
+    if gpu.state not in BOOKABLE:
+        yield EVER
+    if (busy_until := getattr(gpu, "busy_until", None)) is not None:
+        yield Span(ALWAYS, micros(busy_until))
+    if (busy_from := getattr(gpu, "busy_from", None)) is not None:
+        yield Span(micros(busy_from), FOREVER)
