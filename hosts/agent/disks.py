@@ -11,6 +11,9 @@ from hosts.agent.domain import Backing
 
 # Holds the LUKS header of a fresh encrypted qcow2 file, which is what a copied key would need.
 HEADER_BYTES = 4 * 1024 * 1024
+# QEMU times how fast it stretches keys, and gives up if on a busy machine its CPU clock did not move meanwhile.
+CLOCK_STOOD_STILL = "Unable to get accurate CPU usage"
+CLOCK_TRIES = 5
 
 
 class DiskError(Exception):
@@ -105,6 +108,9 @@ def _sync(path: Path) -> None:
 
 
 def _qemu_img(*arguments: str) -> None:
-    result = subprocess.run(["qemu-img", *arguments], check=False, capture_output=True, text=True)
-    if result.returncode:
-        raise DiskError(f"qemu-img {arguments[0]} failed: {result.stderr.strip()}")
+    for left in reversed(range(CLOCK_TRIES)):
+        result = subprocess.run(["qemu-img", *arguments], check=False, capture_output=True, text=True)
+        if result.returncode == 0:
+            return
+        if left == 0 or CLOCK_STOOD_STILL not in result.stderr:
+            raise DiskError(f"qemu-img {arguments[0]} failed: {result.stderr.strip()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -127,3 +128,24 @@ def test_what_qemu_refuses_is_said(disk: Path, tmp_path: Path) -> None:
     with pytest.raises(DiskError, match=r"qemu-img create failed: .*missing\.raw"):
         create_scratch(disk, size_gib=1, backing=Backing(tmp_path / "missing.raw", "raw"), encrypted=False)
     assert not disk.exists()
+
+
+def test_a_clock_that_stood_still_is_tried_again_and_other_failures_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = tmp_path / "tried"
+    program = tmp_path / "qemu-img"
+    program.write_text(
+        f"#!/bin/sh\necho x >> {tried}\n"
+        f'[ "$(wc -l < {tried})" -ge 3 ] && exec touch "$5"\necho "$WHY" >&2\nexit 1\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("WHY", "qemu-img: lease.qcow2: Unable to get accurate CPU usage")
+    create_scratch(tmp_path / "lease-one.qcow2", size_gib=1, encrypted=False)
+    assert tried.read_text().count("x") == 3
+    tried.unlink()
+    monkeypatch.setenv("WHY", "qemu-img: No space left on device")
+    with pytest.raises(DiskError, match="No space left"):
+        create_scratch(tmp_path / "lease-two.qcow2", size_gib=1, encrypted=False)
+    assert tried.read_text().count("x") == 1
