@@ -11,7 +11,7 @@ from hosts.agent.domain import Backing
 
 # Holds the LUKS header of a fresh encrypted qcow2 file, which is what a copied key would need.
 HEADER_BYTES = 4 * 1024 * 1024
-# QEMU times how fast it stretches keys, and gives up if on a busy machine its CPU clock did not move meanwhile.
+# QEMU times how fast it stretches keys, and gives up if its CPU clock did not move while others were busy.
 CLOCK_STOOD_STILL = "Unable to get accurate CPU usage"
 CLOCK_TRIES = 5
 

@@ -1,0 +1,159 @@
+"""When can I have it, and for how long: answered from the openings, exactly, with the price.
+
+A lease needs GPUs for its hold, which begins a lead before it (but never before now) and lasts a turnaround
+beyond it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from leasing.holds import pool_of, window
+from leasing.models import Flavor
+from leasing.openings.search import is_open, latest_end, next_start
+from leasing.openings.spans import FOREVER, MICROSECOND, moment
+from leasing.openings.upkeep import span_of
+from leasing.pricing import Quote, quote_lease, rate_of
+from leasing.timing import SHORTEST_LEASE
+
+# Alternatives are at least so far apart, or as far as the lease is long.
+CLOSEST = timedelta(hours=1)
+FARTHEST = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A window that is free, and what it costs."""
+
+    starts_at: datetime
+    ends_at: datetime
+    quote: Quote
+
+
+@dataclass(frozen=True)
+class NearMisses:
+    """What nearly fits when nothing does; each is a slot, or None where that does not help either.
+
+    `shorter` begins as asked, `later` ignores the deadline, `others` are other flavors, smaller ones of the
+    same model first.
+    """
+
+    shorter: Slot | None
+    later: Slot | None
+    others: list[tuple[Flavor, Slot]]
+
+
+def find_start(
+    flavor: Flavor,
+    duration: timedelta,
+    *,
+    earliest: datetime | None = None,
+    deadline: datetime | None = None,
+    now: datetime,
+) -> datetime | None:
+    """The first start, not before `earliest` (now if None), of a lease that ends by the deadline."""
+    pool = pool_of(flavor)
+    asked = max(earliest or now, now)
+    held = span_of(*window(flavor, asked, asked + duration, now=now))
+    start: datetime | None = asked
+    if not is_open(pool, held.starts, held.ends):
+        lead, turnaround = _lead(flavor), _turnaround(flavor)
+        begins = next_start(pool, held.starts, (lead + duration + turnaround) // MICROSECOND)
+        start = None if begins is None else moment(begins) + lead
+    if start is None or (deadline is not None and start + duration > deadline):
+        return None
+    return start
+
+
+def find_slots(
+    flavor: Flavor,
+    duration: timedelta,
+    *,
+    earliest: datetime | None = None,
+    deadline: datetime | None = None,
+    count: int = 1,
+    now: datetime,
+) -> list[Slot]:
+    """The first slot and the next alternatives, each a good while after the one before."""
+    return list(_slots(flavor, duration, earliest=earliest, deadline=deadline, count=count, now=now))
+
+
+def longest_end(flavor: Flavor, starts_at: datetime, *, until: datetime, now: datetime) -> datetime | None:
+    """The latest end, at most `until`, of a lease that starts then; None if it cannot start then at all."""
+    pool = pool_of(flavor)
+    held = span_of(*window(flavor, starts_at, until, now=now))
+    if is_open(pool, held.starts, held.ends):
+        return until
+    free_until = latest_end(pool, held.starts)
+    if free_until is None:
+        return None
+    ends_at = until if free_until == FOREVER else min(until, moment(free_until) - _turnaround(flavor))
+    return ends_at if ends_at - starts_at >= SHORTEST_LEASE else None
+
+
+def near_misses(
+    flavor: Flavor,
+    duration: timedelta,
+    *,
+    earliest: datetime | None = None,
+    deadline: datetime | None = None,
+    now: datetime,
+) -> NearMisses:
+    """What to offer to somebody whom nothing fits."""
+    asked = max(earliest or now, now)
+    until = longest_end(flavor, asked, until=min(asked + duration, deadline or asked + duration), now=now)
+    later = find_slots(flavor, duration, earliest=asked, now=now)
+    return NearMisses(
+        shorter=None if until is None else _slot(flavor, asked, until),
+        later=later[0] if later else None,
+        others=list(_others(flavor, duration, earliest=asked, deadline=deadline, now=now)),
+    )
+
+
+def _slots(
+    flavor: Flavor,
+    duration: timedelta,
+    *,
+    earliest: datetime | None,
+    deadline: datetime | None,
+    count: int,
+    now: datetime,
+) -> Iterator[Slot]:
+    apart = min(max(duration, CLOSEST), FARTHEST)
+    for _ in range(count):
+        start = find_start(flavor, duration, earliest=earliest, deadline=deadline, now=now)
+        if start is None:
+            return
+        yield _slot(flavor, start, start + duration)
+        earliest = start + apart
+
+
+def _others(
+    flavor: Flavor, duration: timedelta, *, earliest: datetime, deadline: datetime | None, now: datetime
+) -> Iterator[tuple[Flavor, Slot]]:
+    offered = Flavor.objects.filter(offered=True).exclude(pk=flavor.pk).select_related("model")
+    smaller_first = sorted(
+        offered, key=lambda other: (other.model_id != flavor.model_id, -other.gpu_count, other.name)
+    )
+    for other in smaller_first:
+        if other.model_id == flavor.model_id and other.gpu_count >= flavor.gpu_count:
+            continue
+        start = find_start(other, duration, earliest=earliest, deadline=deadline, now=now)
+        # Without a deadline anything fits some day: what is offered instead should fit when it was wanted.
+        wanted = start is not None and (deadline is not None or start == earliest)
+        if start is not None and wanted and rate_of(other, at=start) is not None:
+            yield other, _slot(other, start, start + duration)
+
+
+def _slot(flavor: Flavor, starts_at: datetime, ends_at: datetime) -> Slot:
+    return Slot(starts_at, ends_at, quote_lease(flavor=flavor, starts_at=starts_at, ends_at=ends_at))
+
+
+def _lead(flavor: Flavor) -> timedelta:
+    return timedelta(seconds=flavor.model.lead_seconds)
+
+
+def _turnaround(flavor: Flavor) -> timedelta:
+    return timedelta(seconds=flavor.model.turnaround_seconds)
