@@ -1,0 +1,267 @@
+"""Every answer about what is free equals the slow truth, whatever was booked, moved or closed before.
+
+Set LEASEHOLD_FLEETS to try more of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from datetime import timedelta
+
+import pytest
+from django.db import transaction
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from hosts.models import Gpu, Host
+from leasing import holds
+from leasing.actors import SYSTEM
+from leasing.errors import NothingFree
+from leasing.fsck.bookings import openings_match_holds
+from leasing.models import Closure, Flavor, Lease
+from leasing.openings.spans import (
+    EVER,
+    FOREVER,
+    LAST_BOUNDED,
+    QUARTER,
+    Open,
+    Span,
+    gaps,
+    length_classes,
+    openings,
+    probes,
+    touching,
+)
+from leasing.openings.upkeep import forget_past, rebuild, refresh_host
+from leasing.slots import find_start, longest_end
+from leasing.states.gpu import GpuEvent
+from leasing.transitions import TransitionRefused, apply_gpu_event
+from tests.domain.ground import NOW, Ground
+from tests.domain.oracle import MINUTE, Oracle
+
+FLEETS = int(os.environ.get("LEASEHOLD_FLEETS", "12"))
+LENGTH = 60
+HORIZON = NOW + timedelta(minutes=6 * LENGTH)
+
+minutes = st.integers(0, LENGTH)
+busy_spans = st.lists(st.tuples(minutes, minutes).map(sorted).map(tuple), max_size=5)
+
+
+def every_opening(free: list[list[Span]]) -> set[Open]:
+    """By trying every pair of a start and an end."""
+    starts = {gap.starts for one in free for gap in one}
+    ends = {gap.ends for one in free for gap in one}
+    count = {
+        (s, e): sum(any(gap.starts <= s and gap.ends >= e for gap in one) for one in free)
+        for s, e in itertools.product(starts, ends)
+        if s < e
+    }
+    found = {Open(s, e, n) for (s, e), n in count.items() if n}
+    return {
+        one
+        for one in found
+        if not any(
+            other != one and other.starts <= one.starts and other.ends >= one.ends and other.gpus >= one.gpus
+            for other in found
+        )
+    }
+
+
+@given(st.lists(busy_spans, min_size=1, max_size=4))
+def test_openings_are_all_that_are_free_together_and_no_longer_ones_exist(
+    busy: list[list[tuple[int, int]]],
+) -> None:
+    free = [gaps(Span(a + 1, b + 2) for a, b in spans) for spans in busy]
+    found = list(openings(free))
+    assert len(found) == len(set(found))
+    assert set(found) == every_opening(free)
+
+
+@given(st.lists(busy_spans, min_size=1, max_size=4), minutes, minutes)
+def test_what_lies_near_a_change_is_all_that_it_can_change(
+    busy: list[list[tuple[int, int]]], a: int, b: int
+) -> None:
+    """Openings that touch a region follow from the gaps that touch it."""
+    region = Span(min(a, b), max(a, b) + 1)
+    free = [gaps(Span(s + 1, e + 2) for s, e in spans) for spans in busy]
+    nearby = [touching(one, region) for one in free]
+    meets = lambda one: one.starts <= region.ends and one.ends >= region.starts  # noqa: E731
+    assert set(filter(meets, openings(nearby))) == set(filter(meets, openings(free)))
+
+
+@given(st.integers(0, 6000 * QUARTER), st.integers(1, 6000 * QUARTER))
+def test_probes_look_into_every_class_that_may_be_long_enough(asked: int, length: int) -> None:
+    looked_into = probes(asked)
+    assert len(looked_into) <= 46
+    classes = dict(zip((0, 4, 8), length_classes(1, 1 + length), strict=True))
+    hits = [probe for probe in looked_into if classes[probe.shift] == probe.number]
+    assert len(hits) <= 1
+    if length >= asked:
+        (hit,) = hits
+        assert length < hit.longest
+    elif hits:
+        assert hits[0] == looked_into[0], "only the first class holds shorter ones"
+    assert all(probe.number <= LAST_BOUNDED for probe in looked_into)
+
+
+def test_what_never_ends_and_what_never_began_have_classes_of_their_own() -> None:
+    assert length_classes(5, FOREVER)[0] != length_classes(0, 5)[0]
+    assert length_classes(*EVER) == length_classes(5, FOREVER)
+    assert {*length_classes(5, FOREVER)[1:], *length_classes(0, 5)[1:]} == {None}
+
+
+class Fleet(RuleBasedStateMachine):
+    """A few hosts, any history of what takes and frees their GPUs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.atomic = transaction.atomic()
+        self.atomic.__enter__()
+        self.now = NOW
+        self.leases: list[Lease] = []
+
+    def teardown(self) -> None:
+        transaction.set_rollback(True)
+        self.atomic.__exit__(None, None, None)
+
+    @initialize(
+        shape=st.lists(st.lists(st.sampled_from([0, 0, 1]), min_size=1, max_size=4), min_size=1, max_size=3),
+        lead=st.sampled_from([0, 3]),
+        turnaround=st.sampled_from([0, 5]),
+    )
+    def build(self, shape: list[list[int]], lead: int, turnaround: int) -> None:
+        self.ground = Ground()
+        model = self.ground.model
+        model.lead_seconds, model.turnaround_seconds = 60 * lead, 60 * turnaround
+        model.save()
+        Gpu.objects.all().delete()
+        rebuild(self.ground.host.pk)
+        for number, nodes in enumerate(shape, 2):
+            key = f"{number:02d}"
+            host = Host.objects.create(
+                name=f"hv{number}", signing_key=key * 32, key_id=key * 8, sealing_key=key * 32
+            )
+            for index, node in enumerate(nodes):
+                Gpu.objects.create(
+                    host=host, model=model, address=f"0000:{index:02x}:00.0", numa_node=node, state="clean",
+                    state_since=NOW, share_vcpus=1, share_memory_mib=1, share_disk_gib=1,
+                )  # fmt: skip
+            rebuild(host.pk)
+        self.flavors = [
+            Flavor.objects.create(slug=f"{count}-{numa}", name="x", model=model, gpu_count=count, numa=numa)
+            for count in (1, 2, 3)
+            for numa in Flavor.Numa
+        ]
+
+    @rule(which=st.integers(0, 5), start=minutes, length=st.integers(1, LENGTH))
+    def book(self, which: int, start: int, length: int) -> None:
+        flavor, starts_at = self.flavors[which], self.now + start * MINUTE
+        ends_at = starts_at + length * MINUTE
+        oracle = self.oracle(flavor)
+        lease = self.ground.lease(flavor=flavor, starts_at=starts_at, ends_at=ends_at)
+        room = oracle.room_left(starts_at, ends_at)
+        try:
+            holds.place(lease, now=self.now)
+        except NothingFree:
+            assert not oracle.fits(starts_at, ends_at)
+            return
+        assert oracle.fits(starts_at, ends_at)
+        held = list(lease.holds.select_related("gpu"))
+        (host_id,) = {hold.gpu.host_id for hold in held}
+        assert len(held) == flavor.gpu_count
+        assert {(hold.starts_at, hold.ends_at) for hold in held} == {oracle.window(starts_at, ends_at)}
+        if flavor.numa == Flavor.Numa.REQUIRED:
+            assert len({hold.gpu.numa_node for hold in held}) == 1
+        if starts_at > self.now + timedelta(seconds=flavor.model.lead_seconds):
+            assert room[host_id] == min(room.values()), "it goes where the fewest are free together"
+        self.leases.append(lease)
+
+    @rule(data=st.data())
+    def change(self, data: st.DataObject) -> None:
+        if not self.leases:
+            return
+        lease = data.draw(st.sampled_from(self.leases))
+        match data.draw(st.sampled_from(["drop", "shrink", "lengthen", "move"])):
+            case "drop":
+                holds.drop(lease)
+                self.leases.remove(lease)
+            case "shrink":
+                holds.shrink(lease, now=self.now)
+                self.leases.remove(lease)
+            case "move":
+                holds.move(lease, now=self.now, only_ready=False)
+            case "lengthen":
+                self.lengthen(lease, data.draw(st.integers(1, LENGTH)))
+
+    def lengthen(self, lease: Lease, by: int) -> None:
+        try:
+            with transaction.atomic():
+                holds.lengthen(lease, lease.ends_at + by * MINUTE)
+        except NothingFree:
+            return
+        lease.ends_at += by * MINUTE
+        lease.save()
+
+    @rule(data=st.data(), start=minutes, length=st.none() | st.integers(1, LENGTH), whole=st.booleans())
+    def close(self, data: st.DataObject, start: int, length: int | None, whole: bool) -> None:
+        gpu = data.draw(st.sampled_from(list(Gpu.objects.order_by("host__name", "address"))))
+        starts_at = self.now + start * MINUTE
+        ends_at = None if length is None else starts_at + length * MINUTE
+        Closure.objects.create(
+            host=gpu.host, gpu=None if whole else gpu, starts_at=starts_at, ends_at=ends_at, created_at=NOW
+        )
+        refresh_host(gpu.host_id, starts_at, ends_at)
+
+    @rule()
+    def reopen(self) -> None:
+        for closure in Closure.objects.order_by("id")[:1]:
+            closure.delete()
+            refresh_host(closure.host_id, self.now, None)
+
+    @rule(data=st.data(), event=st.sampled_from([GpuEvent.WITHDRAW, GpuEvent.READMIT]))
+    def break_or_repair(self, data: st.DataObject, event: GpuEvent) -> None:
+        gpu = data.draw(st.sampled_from(list(Gpu.objects.order_by("host__name", "address"))))
+        try:
+            apply_gpu_event(gpu_id=gpu.pk, event=event, actor=SYSTEM, effective_at=self.now, now=self.now)
+        except TransitionRefused:
+            return
+
+    @rule(by=st.integers(1, LENGTH // 2))
+    def pass_time(self, by: int) -> None:
+        self.now += by * MINUTE
+        forget_past(self.now)
+
+    @invariant()
+    def the_table_is_what_the_rows_say(self) -> None:
+        assert list(openings_match_holds(self.now)) == []
+
+    @rule(which=st.integers(0, 5), ahead=minutes, length=st.integers(1, 2 * LENGTH))
+    def ask(self, which: int, ahead: int, length: int) -> None:
+        flavor, earliest, duration = self.flavors[which], self.now + ahead * MINUTE, length * MINUTE
+        oracle = self.oracle(flavor)
+        start = find_start(flavor, duration, earliest=earliest, now=self.now)
+        assert start == oracle.first_start(duration, earliest)
+        deadline = earliest + duration + LENGTH // 2 * MINUTE
+        in_time = start if start is not None and start + duration <= deadline else None
+        assert find_start(flavor, duration, earliest=earliest, deadline=deadline, now=self.now) == in_time
+        until = earliest + duration
+        longest = longest_end(flavor, earliest, until=until, now=self.now)
+        assert longest == oracle.longest_end(earliest, until)
+
+    def oracle(self, flavor: Flavor) -> Oracle:
+        return Oracle(flavor, now=self.now, horizon=self.now + (HORIZON - NOW))
+
+
+@pytest.mark.django_db
+def test_every_answer_is_the_slow_truth() -> None:
+    run_state_machine_as_test(
+        Fleet,
+        settings=settings(
+            max_examples=FLEETS,
+            stateful_step_count=20,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
