@@ -16,6 +16,7 @@ from hosts.models import Gpu
 from leasing.errors import NothingFree
 from leasing.locking import locked
 from leasing.models import Block, Flavor, Hold, Lease
+from leasing.openings import search
 from leasing.openings.search import Pool, tightest_block
 from leasing.openings.spans import Span, micros
 from leasing.openings.upkeep import GpuTime, lock_block, read, refresh, span_of, write
@@ -46,10 +47,10 @@ def place(
     is tried.
     """
     starts_at, ends_at = window(lease.flavor, lease.starts_at, lease.ends_at, now=now)
-    span = span_of(starts_at, ends_at)
+    span, pool = span_of(starts_at, ends_at), pool_of(lease.flavor)
     seen: set[int] = set()
     fallback: _Choice | None = None
-    while (found := tightest_block(pool_of(lease.flavor), *span, without=frozenset(seen))) is not None:
+    while (found := tightest_block(pool, *span, without=frozenset(seen))) is not None:
         seen.add(found)
         choice = _choose(lease.flavor, lock_block(found), span, avoid=avoid, only_ready=only_ready, now=now)
         if choice is None:
@@ -67,7 +68,8 @@ def place(
 
 
 def pool_of(flavor: Flavor) -> Pool:
-    return Pool(flavor.model_id, flavor.gpu_count, one_node=flavor.numa == Flavor.Numa.REQUIRED)
+    """Where a flavor's leases may go."""
+    return search.pool(flavor.model_id, flavor.gpu_count, one_node=flavor.numa == Flavor.Numa.REQUIRED)
 
 
 def models_with_spare(*, now: datetime) -> frozenset[int]:

@@ -39,13 +39,16 @@ class RedisServer:
 
 
 @contextmanager
-def postgres_server() -> Iterator[str]:
-    """Start a cluster that listens on a unix socket only; yield the DSN of its empty database."""
+def postgres_server(**settings: str) -> Iterator[str]:
+    """Start a cluster that listens on a unix socket only; yield the DSN of its empty database.
+
+    `settings` go before those that tests run with, such as `fsync="on"`.
+    """
     with private_folder("postgres") as folder:
         data = folder / "data"
         run_as_owner(postgres_program("initdb"), "-D", data, "-U", "leasehold", "-E", "UTF8", "-A", "trust",
                      "--locale=C.UTF-8", "--no-sync")  # fmt: skip
-        command = [postgres_program("postgres"), "-D", data, "-k", folder, *settings_of_postgres()]
+        command = [postgres_program("postgres"), "-D", data, "-k", folder, *settings_of_postgres(settings)]
         dsn = f"postgresql://leasehold@/postgres?host={folder}"
         with running(command, log=folder / "log", stop=signal.SIGINT) as process:
             ready = [postgres_program("pg_isready"), "-q", "-h", str(folder), "-d", "postgres"]
@@ -65,8 +68,8 @@ def redis_server() -> Iterator[RedisServer]:
             yield server
 
 
-def settings_of_postgres() -> list[str]:
-    """Speed before durability: the data is thrown away in any case."""
+def settings_of_postgres(wanted: dict[str, str]) -> list[str]:
+    """Speed before durability, unless otherwise wanted: the data is thrown away in any case."""
     settings = {
         "listen_addresses": "",
         "fsync": "off",
@@ -75,6 +78,7 @@ def settings_of_postgres() -> list[str]:
         "shared_buffers": "128MB",
         "max_connections": "100",
         "timezone": "UTC",
+        **wanted,
     }
     return [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
 

@@ -11,15 +11,22 @@ from leasing.models.people import Person
 
 
 class Block(models.Model):
-    """The GPUs of one model on one host. Its row is locked by whoever changes what is free on it."""
+    """The GPUs of one model on one host, and over how many NUMA nodes they are spread.
+
+    Its row is locked by whoever changes what is free on it.
+    """
 
     host = models.ForeignKey(Host, models.CASCADE, related_name="blocks")
     model = models.ForeignKey(GpuModel, models.CASCADE, related_name="blocks")
     gpus = models.PositiveSmallIntegerField(default=0)
+    nodes = models.PositiveSmallIntegerField(default=0)
 
     class Meta:
         ordering = ["id"]
-        indexes = [models.Index(fields=["model", "gpus"], name="leasing_block_of_model")]
+        indexes = [
+            models.Index(fields=["model", "gpus"], name="leasing_block_by_gpus"),
+            models.Index(fields=["model", "nodes"], name="leasing_block_by_nodes"),
+        ]
         constraints = [models.UniqueConstraint(fields=["host", "model"], name="leasing_block_one_per_model")]
 
     def __str__(self) -> str:

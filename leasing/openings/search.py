@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from django.db import connection
-from django.db.models import Max
+from django.db.models import Max, Min
 
 from leasing.models import Block, Opening
 from leasing.openings.spans import ALWAYS, UNENDING, Probe, probes
 
 TABLE = Opening._meta.db_table
+# Asks those that never began.
+SINCE_ALWAYS = Probe(-1, 0)
 
 
 class Scope(IntEnum):
@@ -31,25 +33,34 @@ class Scope(IntEnum):
 
 @dataclass(frozen=True)
 class Pool:
-    """Where to look: the GPUs of one model, `count` at a time on one host, or on one node of it."""
+    """Where to look: openings of these scopes with at least `count` GPUs of a model, at most `largest`."""
 
     model_id: int
     count: int
-    one_node: bool = False
+    largest: int
+    scopes: tuple[Scope, ...]
 
     @property
-    def scopes(self) -> tuple[Scope, Scope]:
-        return (Scope.ONE_OF_SEVERAL if self.one_node else Scope.SEVERAL_NODES, Scope.ONLY_NODE)
-
     def widths(self) -> range:
-        """The numbers of GPUs that an opening may have and still serve."""
-        largest = Block.objects.filter(model_id=self.model_id).aggregate(largest=Max("gpus"))["largest"] or 0
-        return range(self.count, largest + 1)
+        return range(self.count, self.largest + 1)
+
+
+def pool(model_id: int, count: int, *, one_node: bool = False) -> Pool:
+    """The GPUs of a model, `count` at a time on one host, or on one NUMA node of it."""
+    facts = Block.objects.filter(model_id=model_id, gpus__gt=0).aggregate(
+        largest=Max("gpus"), fewest_nodes=Min("nodes"), most_nodes=Max("nodes")
+    )
+    scopes = []
+    if facts["largest"] and facts["most_nodes"] > 1:
+        scopes.append(Scope.ONE_OF_SEVERAL if one_node else Scope.SEVERAL_NODES)
+    if facts["largest"] and facts["fewest_nodes"] == 1:
+        scopes.append(Scope.ONLY_NODE)
+    return Pool(model_id, count, facts["largest"] or 0, tuple(scopes))
 
 
 def is_open(pool: Pool, starts: int, ends: int) -> bool:
     """Whether GPUs of the pool are free throughout `[starts, ends)`."""
-    return _covering(pool, pool.widths(), starts, ends, frozenset()) is not None
+    return _covering(pool, pool.widths, starts, ends, frozenset()) is not None
 
 
 def tightest_block(
@@ -59,7 +70,7 @@ def tightest_block(
 
     So a host on which something is booked around that time serves before one that is wholly free.
     """
-    for width in pool.widths():
+    for width in pool.widths:
         found = _covering(pool, [width], starts, ends, without)
         if found is not None:
             return found
@@ -73,7 +84,8 @@ def next_start(pool: Pool, after: int, length: int) -> int | None:
     coarse = f"SELECT starts FROM {_OPENING} AND coarse = p.number AND starts > {after:d}"
     tail = f"AND ends - starts >= {length:d} ORDER BY starts LIMIT 1"
     asked = [*probes(length), Probe(0, UNENDING)]
-    return _ask("min", (f"{fine} {tail}", f"{middle} {tail}", f"{coarse} {tail}"), pool, pool.widths(), asked)
+    by_class = (f"{fine} {tail}", f"{middle} {tail}", f"{coarse} {tail}", "NULL")
+    return _ask("min", by_class, pool, pool.widths, asked)
 
 
 def latest_end(pool: Pool, starts: int) -> int | None:
@@ -83,13 +95,9 @@ def latest_end(pool: Pool, starts: int) -> int | None:
         f"SELECT max(ends) FROM {_OPENING} AND {column} = p.number {held}"
         for column in ("fine", "middle", "coarse")
     )
-    widths = pool.widths()
-    asked = [*probes(0), Probe(0, UNENDING)]
-    bounded = _ask("max", (fine, middle, coarse), pool, widths, asked)
-    unbegun = _ask_each(
-        "max", f"SELECT ends FROM {_OPENING} AND {_UNBEGUN} ORDER BY ends DESC LIMIT 1", pool, widths
-    )
-    return max((end for end in (bounded, unbegun) if end is not None and end > starts), default=None)
+    unbegun = f"SELECT ends FROM {_OPENING} AND {_UNBEGUN} AND ends > {starts:d} ORDER BY ends DESC LIMIT 1"
+    asked = [*probes(0), Probe(0, UNENDING), SINCE_ALWAYS]
+    return _ask("max", (fine, middle, coarse, unbegun), pool, pool.widths, asked)
 
 
 # Numbers only, so that the text is the statement: an index on `starts = 0` serves only who says so.
@@ -110,52 +118,32 @@ def _covering(
         f"SELECT block_id FROM {_OPENING} AND {_UNBEGUN} AND ends >= {ends:d} {others}"
         " ORDER BY ends DESC LIMIT 1"
     )
-    found = _ask_each("any", since_always, pool, widths)
-    if found is None:
-        asked = [Probe(0, UNENDING), *probes(ends - starts)]
-        found = _ask("any", (fine, middle, coarse), pool, widths, asked)
-    return found
+    asked = [SINCE_ALWAYS, Probe(0, UNENDING), *probes(ends - starts)]
+    return _ask("any", (fine, middle, coarse, since_always), pool, widths, asked)
 
 
 def _ask(
-    how: str, by_class: tuple[str, str, str], pool: Pool, widths: Sequence[int], asked: Iterable[Probe]
+    how: str, by_class: tuple[str, str, str, str], pool: Pool, widths: Sequence[int], asked: Iterable[Probe]
 ) -> int | None:
     """One probe per width, scope and class. `how` says which of the answers is wanted."""
-    fine, middle, coarse = by_class
-    classes = ", ".join(f"({probe.shift}, {probe.number}, {probe.longest})" for probe in asked)
-    probed = f"CASE p.shift WHEN 0 THEN ({fine}) WHEN 4 THEN ({middle}) ELSE ({coarse}) END"
-    return _run(
-        how,
-        f"WITH w(model_id, scope, gpus) AS (VALUES {_widths(pool, widths)}),"
-        f" p(shift, number, longest) AS (VALUES {classes})"
-        f" SELECT {probed} AS answer FROM w CROSS JOIN p",
-        widths,
-    )
-
-
-def _ask_each(how: str, probe: str, pool: Pool, widths: Sequence[int]) -> int | None:
-    """One probe per width and scope."""
-    table = f"WITH w(model_id, scope, gpus) AS (VALUES {_widths(pool, widths)})"
-    return _run(how, f"{table} SELECT ({probe}) AS answer FROM w", widths)
-
-
-def _run(how: str, answers: str, widths: Sequence[int]) -> int | None:
-    if not widths:
+    rows = [f"({pool.model_id:d}, {scope:d}, {gpus:d})" for gpus in widths for scope in pool.scopes]
+    if not rows:
         return None
-    with_table, _, select = answers.partition(" SELECT ")
-    wanted = (
-        "answer FROM answers WHERE answer IS NOT NULL LIMIT 1"
-        if how == "any"
-        else f"{how}(answer) FROM answers"
+    fine, middle, coarse, unbegun = by_class
+    classes = ", ".join(f"({probe.shift}, {probe.number}, {probe.longest})" for probe in asked)
+    first = "answer FROM answers WHERE answer IS NOT NULL LIMIT 1"
+    wanted = first if how == "any" else f"{how}(answer) FROM answers"
+    statement = (
+        f"WITH w(model_id, scope, gpus) AS (VALUES {', '.join(rows)}),"
+        f" p(shift, number, longest) AS (VALUES {classes}),"
+        f" answers(answer) AS (SELECT CASE p.shift WHEN 0 THEN ({fine}) WHEN 4 THEN ({middle})"
+        f" WHEN 8 THEN ({coarse}) ELSE ({unbegun}) END FROM w CROSS JOIN p)"
+        f" SELECT {wanted}"
     )
     with connection.cursor() as cursor:
-        cursor.execute(f"{with_table}, answers(answer) AS (SELECT {select}) SELECT {wanted}")
+        cursor.execute(statement)
         row = cursor.fetchone()
     return None if row is None else row[0]
-
-
-def _widths(pool: Pool, widths: Sequence[int]) -> str:
-    return ", ".join(f"({pool.model_id:d}, {scope:d}, {gpus:d})" for gpus in widths for scope in pool.scopes)
 
 
 def _listed(numbers: Iterable[int]) -> str:

@@ -119,6 +119,8 @@ class Probe(NamedTuple):
     @property
     def longest(self) -> int:
         """No opening of the class is as long as this."""
+        if self.shift < 0:
+            return FOREVER
         last = ((self.number + 1) << self.shift) - 1
         return FOREVER if last >= LAST_BOUNDED else (last + 1) * QUARTER
 

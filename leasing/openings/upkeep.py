@@ -86,8 +86,8 @@ def rebuild(host_id: UUID) -> None:
         Block.objects.get_or_create(host_id=host_id, model_id=model_id)
     for block in list(locked(Block.objects.filter(host_id=host_id)).order_by("id")):
         times = read(block, EVER)
-        block.gpus = len(times)
-        block.save(update_fields=["gpus"])
+        block.gpus, block.nodes = len(times), len({time.gpu.numa_node for time in times})
+        block.save(update_fields=["gpus", "nodes"])
         write(block, times, EVER)
 
 
