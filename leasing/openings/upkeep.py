@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models import F, OuterRef, QuerySet, Subquery
 
 from hosts.models import Gpu
@@ -80,6 +80,7 @@ def refresh_blocks(blocks: QuerySet[Block], region: Span) -> None:
         write(block, read(block, region), region)
 
 
+@transaction.atomic
 def rebuild(host_id: UUID) -> None:
     """Make a host's blocks and openings anew from its GPUs."""
     for model_id in Gpu.objects.filter(host_id=host_id).values_list("model_id", flat=True).distinct():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from django.core.management.base import BaseCommand
-from django.db import transaction
 
 from hosts.models import Host
 from leasing.openings.upkeep import rebuild
@@ -17,6 +16,5 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         hosts = list(Host.objects.order_by("name"))
         for host in hosts:
-            with transaction.atomic():
-                rebuild(host.pk)
+            rebuild(host.pk)
         self.stdout.write(f"The openings of {len(hosts)} hosts are made anew.")
