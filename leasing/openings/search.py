@@ -47,13 +47,14 @@ class Pool:
 
 def pool(model_id: int, count: int, *, one_node: bool = False) -> Pool:
     """The GPUs of a model, `count` at a time on one host, or on one NUMA node of it."""
-    facts = Block.objects.filter(model_id=model_id, gpus__gt=0).aggregate(
+    # Each of these is one index probe; an empty block, of no nodes, does no harm.
+    facts = Block.objects.filter(model_id=model_id).aggregate(
         largest=Max("gpus"), fewest_nodes=Min("nodes"), most_nodes=Max("nodes")
     )
     scopes = []
-    if facts["largest"] and facts["most_nodes"] > 1:
+    if (facts["most_nodes"] or 0) > 1:
         scopes.append(Scope.ONE_OF_SEVERAL if one_node else Scope.SEVERAL_NODES)
-    if facts["largest"] and facts["fewest_nodes"] == 1:
+    if (facts["fewest_nodes"] or 0) <= 1:
         scopes.append(Scope.ONLY_NODE)
     return Pool(model_id, count, facts["largest"] or 0, tuple(scopes))
 
