@@ -29,7 +29,7 @@ from leasing.models import (
     TenantPersonPermission,
 )
 from leasing.openings.search import Scope
-from leasing.openings.spans import ALWAYS, FOREVER, Span, gaps, length_classes, micros, openings
+from leasing.openings.spans import Span, gaps, length_classes, micros, openings
 
 NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 GPUS_PER_HOST = 8
@@ -152,28 +152,25 @@ def _book(
     busy: float,
     dice: random.Random,
 ) -> None:
-    leases: list[Lease] = []
-    holds: list[tuple[UUID, UUID, Span]] = []
-    kept: list[Opening] = []
+    leases, holds, kept = _Rows(_lease(fleet)), _Rows(Hold(starts_at=NOW, ends_at=NOW)), _Rows(_opening())
     for _host, block, gpus in hosts:
         taken: dict[UUID, list[Span]] = {gpu.pk: [] for gpu in gpus}
         for part in _parts(gpus, dice):
+            flavor = fleet.flavors.get(len(part)) or fleet.flavors[1]
             for span in _row(per_gpu, busy, dice):
-                lease = _lease(fleet, len(part), span, dice)
-                leases.append(lease)
+                lease, number = uuid4(), dice.randrange(TENANTS)
+                window = {"starts_at": _moment(span.starts), "ends_at": _moment(span.ends)}
+                owner = {"tenant_id": fleet.tenants[number].pk, "owner_id": fleet.people[number].pk}
+                leases.add(id=lease, flavor_id=flavor.pk, **owner, **window)
                 for gpu in part:
                     taken[gpu.pk].append(span)
-                    holds.append((lease.pk, gpu.pk, span))
-        kept += _openings(block, [gaps(spans) for spans in taken.values()])
-    _copy(Lease, leases)
-    _copy(
-        Hold,
-        (
-            Hold(lease_id=lease, gpu_id=gpu, starts_at=_moment(span.starts), ends_at=_moment(span.ends))
-            for lease, gpu, span in holds
-        ),
-    )
-    _copy(Opening, kept)
+                    holds.add(lease_id=lease, gpu_id=gpu.pk, **window)
+        for opening in openings([gaps(spans) for spans in taken.values()]):
+            if opening.ends > micros(NOW):
+                classes = dict(zip(("fine", "middle", "coarse"), length_classes(*opening[:2]), strict=True))
+                kept.add(block_id=block.pk, model_id=block.model_id, **opening._asdict(), **classes)
+    for rows in (leases, holds, kept):
+        rows.copy()
 
 
 def _parts(gpus: list[Gpu], dice: random.Random) -> Iterator[list[Gpu]]:
@@ -195,62 +192,50 @@ def _row(count: int, busy: float, dice: random.Random) -> Iterator[Span]:
         at += length + int(dice.uniform(0.02, 1.98) * mean * (1 - busy))
 
 
-def _lease(fleet: Fleet, width: int, span: Span, dice: random.Random) -> Lease:
-    number = dice.randrange(TENANTS)
-    flavor = fleet.flavors.get(width) or fleet.flavors[1]
+def _lease(fleet: Fleet) -> Lease:
     return Lease(
-        id=uuid4(),
-        tenant=fleet.tenants[number],
-        owner=fleet.people[number],
-        flavor=flavor,
         image=fleet.image,
         state="scheduled",
         state_since=NOW,
-        starts_at=_moment(span.starts),
-        ends_at=_moment(span.ends),
         requested_at=NOW,
         rate_per_hour=Decimal(3),
         currency="EUR",
         quoted_total=Decimal(36),
+        tenant=fleet.tenants[0],
+        owner=fleet.people[0],
+        flavor=fleet.flavors[1],
+        starts_at=NOW,
+        ends_at=NOW,
     )
 
 
-def _openings(block: Block, free: list[list[Span]]) -> Iterator[Opening]:
-    for starts, ends, gpus in openings(free):
-        if starts == ALWAYS or ends == FOREVER or ends > micros(NOW):
-            fine, middle, coarse = length_classes(starts, ends)
-            yield Opening(
-                block=block,
-                model_id=block.model_id,
-                scope=Scope.ONLY_NODE,
-                gpus=gpus,
-                starts=starts,
-                ends=ends,
-                fine=fine,
-                middle=middle,
-                coarse=coarse,
-            )
+def _opening() -> Opening:
+    return Opening(scope=Scope.ONLY_NODE)
 
 
 def _moment(value: int) -> datetime:
     return datetime.fromtimestamp(value / 1e6, UTC)
 
 
-def _copy(model: Any, rows: Iterable[Any]) -> None:
-    """COPY takes a row in microseconds; every column is written as the field would."""
-    fields = [
-        field for field in model._meta.concrete_fields if not field.has_default() or not field.primary_key
-    ]
-    if model._meta.pk.get_internal_type() == "BigAutoField":
-        fields = [field for field in fields if not field.primary_key]
-    else:
-        fields = list(model._meta.concrete_fields)
-    columns = ", ".join(field.column for field in fields)
-    with (
-        connection.cursor() as cursor,
-        cursor.copy(f"COPY {model._meta.db_table} ({columns}) FROM STDIN") as out,
-    ):
-        for row in rows:
-            out.write_row(
-                [field.get_db_prep_save(getattr(row, field.attname), connection) for field in fields]
-            )
+class _Rows:
+    """Rows of one table that differ from a first one in the columns that are given; written by COPY."""
+
+    def __init__(self, first: Any) -> None:
+        self._table = first._meta.db_table
+        fields = [field for field in first._meta.concrete_fields if field.attname != "id" or first.pk]
+        self._places = {field.attname: place for place, field in enumerate(fields)}
+        self._columns = ", ".join(field.column for field in fields)
+        self._first = [field.get_db_prep_save(getattr(first, field.attname), connection) for field in fields]
+        self._rows: list[list[Any]] = []
+
+    def add(self, **changed: Any) -> None:
+        row = list(self._first)
+        for name, value in changed.items():
+            row[self._places[name]] = value
+        self._rows.append(row)
+
+    def copy(self) -> None:
+        statement = f"COPY {self._table} ({self._columns}) FROM STDIN"
+        with connection.cursor() as cursor, cursor.copy(statement) as out:
+            for row in self._rows:
+                out.write_row(row)
