@@ -43,6 +43,8 @@ ROLES: dict[str, str | Promise] = {
     "finance": pgettext_lazy("role", "finance"),
 }
 ACTS: dict[str, str | Promise] = {
+    "lease.offer": _("A slot came free and is held"),
+    "lease.claim": _("The held slot was taken"),
     "lease.request": _("Asked for"),
     "lease.approve": _("Approved"),
     "lease.reject": _("Not approved"),
