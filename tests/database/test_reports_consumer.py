@@ -85,7 +85,13 @@ def refusals() -> list[str]:
     return [entry.text for entry in AuditEntry.objects.filter(action="report.refuse").order_by("id")]
 
 
-CALL: dict[str, Any] = {"task": "anything", "args": [], "kwargs": {}, "options": {"queue": "victim"}, "subtask_type": None}
+CALL: dict[str, Any] = {
+    "task": "anything",
+    "args": [],
+    "kwargs": {},
+    "options": {"queue": "victim"},
+    "subtask_type": None,
+}
 FORGERIES: dict[str, dict[str, Any]] = {
     "callbacks": {"link": CALL},
     "errbacks": {"link_error": CALL},
