@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from django.db import transaction
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from leasing import holds, notices, policy
+from leasing import holds, notices, policy, quotas
 from leasing.actors import Actor
 from leasing.audit.log import record
 from leasing.errors import InvalidRequest, NotVisible
-from leasing.limits import Booked, Limits, check_window, peak_gpus
+from leasing.limits import check_window
 from leasing.locking import locked
 from leasing.models import Flavor, Image, Lease, Person, Tenant
 from leasing.pricing import Quote, quote_lease
-from leasing.reasons import NONE, Reason, because, filled
+from leasing.reasons import Reason, filled
 from leasing.retrying import retrying
-from leasing.states.lease import HOLDING, LeaseState
+from leasing.states.lease import LeaseState
 from leasing.timing import DECISION_WINDOW
 from leasing.wake import wake_control
 
 __all__ = ["Quote", "approval_reason", "quote_lease", "request_lease"]
-
-
-def limits_of(tenant: Tenant) -> Limits:
-    return Limits(
-        longest=timedelta(hours=tenant.longest_lease_hours),
-        ahead=timedelta(days=tenant.book_ahead_days),
-        concurrent_gpus=tenant.concurrent_gpus,
-    )
 
 
 def request_lease(
@@ -52,7 +44,7 @@ def request_lease(
     """
     person = _member(actor, tenant)
     asked = starts_at or now
-    check_window(asked, ends_at, limits=limits_of(tenant), now=now)
+    check_window(asked, ends_at, now=now)
     _check_offered(flavor, image)
     return retrying(
         lambda: _book(
@@ -75,46 +67,52 @@ def request_lease(
     )
 
 
-def approval_reason(tenant: Tenant, flavor: Flavor, starts_at: datetime, ends_at: datetime) -> str:
-    """Why a booking would need an approver, in words; empty if it is inside the tenant's limits."""
-    return str(_limit_exceeded(tenant, flavor, starts_at, ends_at))
+def check_limits(lease: Lease, *, now: datetime) -> quotas.Verdict:
+    """Whether the lease, in its window and at its price, is inside all limits."""
+    return quotas.check(
+        tenant=lease.tenant,
+        person=lease.owner,
+        flavor=lease.flavor,
+        starts_at=lease.starts_at,
+        ends_at=lease.ends_at,
+        rate_per_hour=lease.rate_per_hour,
+        currency=lease.currency,
+        without=lease.pk,
+        now=now,
+    )
 
 
-def _limit_exceeded(tenant: Tenant, flavor: Flavor, starts_at: datetime, ends_at: datetime) -> Reason:
-    others = Lease.objects.filter(
-        tenant=tenant, state__in=HOLDING, starts_at__lt=ends_at, ends_at__gt=starts_at
-    ).select_related("flavor")
-    booked = [
-        Booked(max(lease.starts_at, starts_at), min(lease.ends_at, ends_at), lease.flavor.gpu_count)
-        for lease in others
-        if lease.state != LeaseState.RELEASING
-    ]
-    peak = peak_gpus([*booked, Booked(starts_at, ends_at, flavor.gpu_count)])
-    if peak <= tenant.concurrent_gpus:
-        return NONE
-    return because("over-limit", peak=peak, limit=tenant.concurrent_gpus)
+def approval_reason(
+    *, tenant: Tenant, person: Person, flavor: Flavor, starts_at: datetime, ends_at: datetime, now: datetime
+) -> Reason:
+    """Why a booking would need an approver; none if it is inside all limits."""
+    lease = Lease(tenant=tenant, owner=person, flavor=flavor, starts_at=starts_at, ends_at=ends_at)
+    fill_quote(lease)
+    return check_limits(lease, now=now).reason
 
 
 def _book(*, actor: Actor, person: Person, tenant: Tenant, lease: Lease, now: datetime) -> Lease:
     with transaction.atomic():
         # Tenant before person, always: two bookings of one team are checked one after the other.
-        tenant = locked(Tenant.objects.all()).get(pk=tenant.pk)
+        lease.tenant = tenant = locked(Tenant.objects.all()).get(pk=tenant.pk)
         locked(Person.objects.all()).get(pk=person.pk)
-        reason = _limit_exceeded(tenant, lease.flavor, lease.starts_at, lease.ends_at)
-        _fill_quote(lease)
+        fill_quote(lease)
+        verdict = check_limits(lease, now=now)
+        reason = verdict.reason
         lease.needs_approval_because = reason
         lease.state = LeaseState.REQUESTED if reason else LeaseState.SCHEDULED
         lease.decide_by = _decide_by(lease, now) if reason else None
         lease.save(force_insert=True)
         holds.place(lease, now=now)
-        _record(lease, tenant=tenant, actor=actor, now=now)
+        _record(lease, verdict, actor=actor, now=now)
         if reason:
             _ask_approvers(lease, now=now)
         transaction.on_commit(wake_control)
     return lease
 
 
-def _fill_quote(lease: Lease) -> None:
+def fill_quote(lease: Lease) -> None:
+    """The price in force at its start, frozen into the lease."""
     quote = quote_lease(flavor=lease.flavor, starts_at=lease.starts_at, ends_at=lease.ends_at)
     lease.rate_per_hour, lease.currency, lease.quoted_total = quote.rate_per_hour, quote.currency, quote.total
 
@@ -125,7 +123,7 @@ def _decide_by(lease: Lease, now: datetime) -> datetime:
     return min(lapses, now + DECISION_WINDOW)
 
 
-def _record(lease: Lease, *, tenant: Tenant, actor: Actor, now: datetime) -> None:
+def _record(lease: Lease, verdict: quotas.Verdict, *, actor: Actor, now: datetime) -> None:
     facts: dict[str, Any] = {
         "from": None,
         "to": lease.state,
@@ -136,7 +134,7 @@ def _record(lease: Lease, *, tenant: Tenant, actor: Actor, now: datetime) -> Non
         "rate_per_hour": lease.rate_per_hour,
         "currency": lease.currency,
         "quoted_total": lease.quoted_total,
-        "limit": tenant.concurrent_gpus,
+        "limits": verdict.described(),
         "needs_approval_because": lease.needs_approval_because.in_english(),
         "gpus": [str(gpu) for gpu in lease.holds.values_list("gpu_id", flat=True)],
     }
@@ -144,7 +142,7 @@ def _record(lease: Lease, *, tenant: Tenant, actor: Actor, now: datetime) -> Non
         action="lease.request",
         actor=actor,
         subject=f"lease:{lease.pk}",
-        tenant=tenant,
+        tenant=lease.tenant,
         now=now,
         **facts,
     )

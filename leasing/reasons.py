@@ -6,6 +6,7 @@ What people wrote is kept as they wrote it, and what hosts say about their hardw
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from leasing.errors import Words
 
 Fact = str | int
 LONGEST_FACT = 1500
+_TOGETHER = "together"
 
 TEXTS: dict[str, str | Promise] = {
     "said": "%(words)s",
@@ -28,7 +30,23 @@ TEXTS: dict[str, str | Promise] = {
     "machine-lost": _("The host no longer has the machine."),
     "never-ready": _("Its machine was not ready before its end. Nothing is billed."),
     "never-started": _("No clean GPU could be had before its end. Nothing is billed."),
-    "over-limit": _("GPUs at the same time: %(peak)d. Without approval: at most %(limit)d."),
+    "over-limit": _("%(what)s at the same time: %(peak)d. Without approval: at most %(limit)s."),
+    "own-over-limit": _("Your own %(what)s at the same time: %(peak)d. Without approval: at most %(limit)s."),
+    "over-gpu-hours": _(
+        "%(what)s-hours of your team in %(month)s: %(total)s. Without approval: at most %(limit)s."
+    ),
+    "own-over-gpu-hours": _(
+        "Your own %(what)s-hours in %(month)s: %(total)s. Without approval: at most %(limit)s."
+    ),
+    "over-budget": _(
+        "Your team's budget for %(month)s: with this %(total)s of %(limit)s %(currency)s are booked or used."
+    ),
+    "own-over-budget": _(
+        "Your own budget for %(month)s: with this %(total)s of %(limit)s %(currency)s are booked or used."
+    ),
+    "other-currency": _("It is priced in %(currency)s, the budget in %(limit)s."),
+    "too-long": _("Longer than the %(limit)s hours that need no approval."),
+    "too-far-ahead": _("More than %(limit)s days ahead, which needs approval."),
     "waits-for-gpu": _("Its GPU is out of service and no equal one is free. It starts as soon as one is."),
     "waits-for-return": _(
         "The GPU is not back from its previous lease. Your end stays; the time lost is not billed."
@@ -44,6 +62,8 @@ class Reason:
     facts: tuple[tuple[str, Fact], ...] = ()
 
     def __str__(self) -> str:
+        if self.code == _TOGETHER:
+            return " ".join(str(parse(str(fact))) for _number, fact in self.facts)
         return str(TEXTS[self.code]) % dict(self.facts) if self.code in TEXTS else self.code
 
     def __bool__(self) -> bool:
@@ -62,6 +82,14 @@ def because(code: str, **facts: Fact) -> Reason:
     """A reason; long facts are cut."""
     clipped = {name: fact[:LONGEST_FACT] if isinstance(fact, str) else fact for name, fact in facts.items()}
     return Reason(code, tuple(sorted(clipped.items())))
+
+
+def together(reasons: Iterable[Reason]) -> Reason:
+    """Several reasons as one."""
+    found = list(reasons)
+    if len(found) < 2:
+        return found[0] if found else NONE
+    return because(_TOGETHER, **{f"{number:02d}": stored(one) for number, one in enumerate(found)})
 
 
 def said(words: str) -> Reason:
@@ -101,7 +129,11 @@ class ReasonField(models.TextField[Reason, Reason]):
     def get_prep_value(self, value: Any) -> Any:
         if not isinstance(value, Reason):
             return value
-        return json.dumps({"code": value.code, **dict(value.facts)}) if value else ""
+        return stored(value)
+
+
+def stored(reason: Reason) -> str:
+    return json.dumps({"code": reason.code, **dict(reason.facts)}) if reason else ""
 
 
 def parse(text: str) -> Reason:

@@ -3,6 +3,8 @@
 from datetime import datetime, timedelta
 
 SHORTEST_LEASE = timedelta(minutes=1)
+LONGEST_LEASE = timedelta(days=366)
+FARTHEST_START = timedelta(days=731)
 DECISION_WINDOW = timedelta(hours=24)
 PAST_TOLERANCE = timedelta(minutes=5)
 

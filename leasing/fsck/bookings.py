@@ -13,7 +13,7 @@ from django.db.models import F, Window
 from django.db.models.functions import Lag
 
 from leasing.fsck.finding import Finding
-from leasing.fsck.history import first, histories
+from leasing.fsck.history import Change, first, histories
 from leasing.guards import missing_guards
 from leasing.models import Block, Hold, Lease
 from leasing.openings.spans import EVER, Open, clipped, micros
@@ -85,7 +85,7 @@ def bookings_were_allowed(now: datetime) -> Iterator[Finding]:
         if lease is None or asked is None:
             continue
         if asked.after == LeaseState.SCHEDULED:
-            booking = _undecided(lease, int(asked.detail.get("limit", 0)), asked.recorded_at)
+            booking = _undecided(lease, _gpus_allowed(asked), asked.recorded_at)
             undecided[lease.tenant_id].append(booking)
         elif approved and (approved.actor.kind != "person" or approved.actor.name == lease.owner.username):
             yield Finding(f"lease:{lease_id}", f"was approved by {approved.actor.name}, who may not")
@@ -99,6 +99,11 @@ def _undecided(lease: Lease, limit: int, asked_at: datetime) -> _Booked:
     ends_at = min(lease.ends_at, lease.stopped_at or lease.ends_at)
     order = int(asked_at.timestamp() * 1_000_000)
     return _Booked(lease.starts_at, ends_at, order, lease.pk, lease.flavor.gpu_count, limit)
+
+
+def _gpus_allowed(asked: Change) -> int:
+    """How many GPUs at once its tenant could have had without a decision when it was booked."""
+    return int(float(asked.detail.get("limits", {}).get("gpus", 0)))
 
 
 def _beyond_limit(bookings: list[_Booked]) -> Iterator[Finding]:

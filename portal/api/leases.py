@@ -18,7 +18,7 @@ from rest_framework.response import Response
 
 from leasing import policy
 from leasing.approval import approve_lease, reject_lease
-from leasing.booking import approval_reason, limits_of, quote_lease, request_lease
+from leasing.booking import approval_reason, quote_lease, request_lease
 from leasing.console import open_console
 from leasing.ending import end_lease
 from leasing.errors import InvalidRequest
@@ -150,7 +150,7 @@ class QuoteView(ActionView):
         asked = checked(WindowSerializer, request.data)
         tenant, flavor = _tenant(person_of(request), asked.get("tenant")), _flavor(asked["flavor"])
         starts_at, ends_at = asked["starts_at"] or now, _end(asked, now)
-        check_window(starts_at, ends_at, limits=limits_of(tenant), now=now)
+        check_window(starts_at, ends_at, now=now)
         quote = quote_lease(flavor=flavor, starts_at=starts_at, ends_at=ends_at)
         answer = {
             "rate_per_hour": quote.rate_per_hour,
@@ -158,7 +158,14 @@ class QuoteView(ActionView):
             "total": quote.total,
             "starts_at": starts_at,
             "ends_at": ends_at,
-            "approval_because": approval_reason(tenant, flavor, starts_at, ends_at),
+            "approval_because": approval_reason(
+                tenant=tenant,
+                person=person_of(request),
+                flavor=flavor,
+                starts_at=starts_at,
+                ends_at=ends_at,
+                now=now,
+            ),
         }
         return Response(QuoteSerializer(answer).data)
 

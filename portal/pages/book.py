@@ -17,11 +17,12 @@ from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_http_methods, require_safe
 
 from leasing import policy
-from leasing.booking import approval_reason, limits_of, quote_lease, request_lease
+from leasing.booking import approval_reason, quote_lease, request_lease
 from leasing.errors import DomainError, NotVisible
 from leasing.limits import check_window
 from leasing.models import Flavor, Image, Lease, Person, Tenant
 from leasing.pricing import Quote, rate_of
+from leasing.reasons import Reason
 from portal.middleware import PersonRequest
 
 LENGTHS = {
@@ -75,6 +76,7 @@ class BookingForm(forms.Form):
 
     def __init__(self, person: Person, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.person = person
         tenants = policy.tenants_with_role(person, "member").order_by("name")
         self.fields["tenant"].queryset = tenants  # type: ignore[attr-defined]
         for name in ("tenant", "flavor", "image"):
@@ -108,7 +110,7 @@ class Offer:
     quote: Quote
     starts_at: datetime
     ends_at: datetime
-    approval_because: str
+    approval_because: Reason
 
 
 @login_required
@@ -152,12 +154,19 @@ def offer_of(form: BookingForm, now: datetime) -> Offer | None:
     chosen = form.cleaned_data
     starts_at, ends_at = form.starts() or now, form.ends(now)
     try:
-        check_window(starts_at, ends_at, limits=limits_of(chosen["tenant"]), now=now)
+        check_window(starts_at, ends_at, now=now)
         quote = quote_lease(flavor=chosen["flavor"], starts_at=starts_at, ends_at=ends_at)
     except DomainError as error:
         add_domain_error(form, error)
         return None
-    because = approval_reason(chosen["tenant"], chosen["flavor"], starts_at, ends_at)
+    because = approval_reason(
+        tenant=chosen["tenant"],
+        person=form.person,
+        flavor=chosen["flavor"],
+        starts_at=starts_at,
+        ends_at=ends_at,
+        now=now,
+    )
     return Offer(quote, starts_at, ends_at, because)
 
 

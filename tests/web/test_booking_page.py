@@ -78,8 +78,8 @@ BAD = {
     ),
     "ends before it starts": ({"length": "until", "ends_at": "YESTERDAY"}, "Choose a later end"),
     "starts in the past": ({"when": "at", "starts_at": "YESTERDAY"}, "Choose now or a later time"),
-    "longer than policy": ({"length": "until", "ends_at": "FAR"}, "Choose an earlier end"),
-    "further ahead than policy": ({"when": "at", "starts_at": "FURTHER"}, "Choose an earlier start"),
+    "longer than a year": ({"length": "until", "ends_at": "FAR"}, "Choose an earlier end"),
+    "further ahead than two years": ({"when": "at", "starts_at": "FURTHER"}, "Choose an earlier start"),
     "no start": ({"when": "at"}, "Say from when"),
     "no end": ({"length": "until"}, "Say until when"),
     "not a time": ({"when": "at", "starts_at": "tomorrow"}, "This is not a date and time"),
@@ -102,8 +102,8 @@ def test_bad_input_is_answered_in_the_form_with_what_to_do(ada: Client, case: st
     moments = {
         "START": local(hours=70),
         "YESTERDAY": local(days=-1),
-        "FAR": local(days=9),
-        "FURTHER": local(days=61),
+        "FAR": local(days=368),
+        "FURTHER": local(days=733),
     }
     before = Lease.objects.count()
     answer = ada.post("/book/", GOOD | {name: moments.get(value, value) for name, value in changes.items()})
