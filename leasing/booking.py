@@ -101,7 +101,7 @@ def _book(*, actor: Actor, person: Person, tenant: Tenant, lease: Lease, now: da
         reason = verdict.reason
         lease.needs_approval_because = reason
         lease.state = LeaseState.REQUESTED if reason else LeaseState.SCHEDULED
-        lease.decide_by = _decide_by(lease, now) if reason else None
+        lease.decide_by = decide_by(lease, now) if reason else None
         lease.save(force_insert=True)
         holds.place(lease, now=now)
         _record(lease, verdict, actor=actor, now=now)
@@ -117,7 +117,7 @@ def fill_quote(lease: Lease) -> None:
     lease.rate_per_hour, lease.currency, lease.quoted_total = quote.rate_per_hour, quote.currency, quote.total
 
 
-def _decide_by(lease: Lease, now: datetime) -> datetime:
+def decide_by(lease: Lease, now: datetime) -> datetime:
     """A request for later lapses at its start, one for now when nothing would be left of it."""
     lapses = lease.starts_at if lease.starts_at > now else lease.ends_at
     return min(lapses, now + DECISION_WINDOW)

@@ -10,12 +10,12 @@ from django.utils.translation import gettext_lazy as _
 
 from leasing import goals, holds, notices
 from leasing.actors import Actor
-from leasing.models import ConsoleSession, Lease
-from leasing.outbox import close_commands, queue_command
+from leasing.models import ConsoleSession, Extension, Lease
+from leasing.outbox import close_commands, queue_command, supersede_updates
 from leasing.reasons import filled
 from leasing.states.gpu import GpuEvent
 from leasing.states.lease import LeaseEvent, LeaseState
-from leasing.timing import PROVISION_DEADLINE, RELEASE_DEADLINE
+from leasing.timing import PROVISION_DEADLINE, RELEASE_DEADLINE, UPDATE_DEADLINE
 
 
 def after_lease_event(lease: Lease, *, event: LeaseEvent, at: datetime, actor: Actor, now: datetime) -> None:
@@ -25,6 +25,7 @@ def after_lease_event(lease: Lease, *, event: LeaseEvent, at: datetime, actor: A
         _tell_host(lease, goal=goals.provision(lease), now=now, deadline=PROVISION_DEADLINE)
     elif lease.state == LeaseState.RELEASING:
         holds.shrink(lease, now=now)
+        _drop_pending_extension(lease, now=now)
         _close_consoles(lease, now=now)
         order_release(lease, now=now)
     elif event is LeaseEvent.GONE:
@@ -38,6 +39,26 @@ def after_lease_event(lease: Lease, *, event: LeaseEvent, at: datetime, actor: A
 def order_release(lease: Lease, *, now: datetime) -> None:
     """Tell the host to remove the machine; whatever it was told about the lease before is superseded."""
     _tell_host(lease, goal=goals.release(lease), now=now, deadline=RELEASE_DEADLINE)
+
+
+def _drop_pending_extension(lease: Lease, *, now: datetime) -> None:
+    pending = lease.extensions.filter(state=Extension.State.PENDING)
+    pending.update(state=Extension.State.FAILED, state_since=now)
+
+
+def tell_end(lease: Lease, *, ends_at: datetime | None = None, now: datetime) -> None:
+    """Tell the host when the lease ends; what it was told about that before is superseded."""
+    assert lease.host is not None  # noqa: S101 - a lease on a host has one since its hand-over
+    supersede_updates(lease, now=now)
+    queue_command(
+        host=lease.host,
+        lease=lease,
+        subject=goals.lease_subject(lease),
+        generation=lease.generation,
+        goal=goals.update(lease, ends_at or lease.ends_at),
+        now=now,
+        deadline=UPDATE_DEADLINE,
+    )
 
 
 def _hand_over(lease: Lease, *, at: datetime, actor: Actor, now: datetime) -> None:

@@ -97,7 +97,7 @@ def accepting_hosts(hosts: QuerySet[Host], *, now: datetime) -> QuerySet[Host]:
 def _closed(now: datetime) -> QuerySet[Closure]:
     """Closures of whole hosts that are in force."""
     in_force = Q(ends_at=None) | Q(ends_at__gt=now)
-    return Closure.objects.filter(in_force, gpu=None, kind=Closure.Kind.MAINTENANCE, starts_at__lte=now)
+    return Closure.objects.filter(in_force, gpu=None, starts_at__lte=now)
 
 
 def admit_gpu(*, actor: Actor, card_id: int, model_id: int, now: datetime) -> Gpu:

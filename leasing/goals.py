@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal
 
 import msgspec
@@ -17,6 +18,7 @@ from hosts.protocol.messages import (
     Provision,
     Release,
     ScrubPolicy,
+    Update,
 )
 from leasing.models import Lease
 from leasing.timing import SHUTDOWN_PATIENCE, STOP_GRACE
@@ -70,6 +72,10 @@ def release(lease: Lease) -> Release:
 
 def power(lease: Lease, action: PowerAction) -> Power:
     return Power(lease_id=lease.pk, action=action, shutdown_seconds=int(SHUTDOWN_PATIENCE.total_seconds()))
+
+
+def update(lease: Lease, ends_at: datetime) -> Update:
+    return Update(lease_id=lease.pk, ends_at=ends_at)
 
 
 def intake(gpu: Gpu) -> Intake:

@@ -50,7 +50,10 @@ def place(
     span, pool = span_of(starts_at, ends_at), pool_of(lease.flavor)
     seen: set[int] = set()
     fallback: _Choice | None = None
-    while (found := tightest_block(pool, *span, without=frozenset(seen))) is not None:
+    while (
+        span.starts < span.ends
+        and (found := tightest_block(pool, *span, without=frozenset(seen))) is not None
+    ):
         seen.add(found)
         choice = _choose(lease.flavor, lock_block(found), span, avoid=avoid, only_ready=only_ready, now=now)
         if choice is None:
@@ -100,6 +103,38 @@ def move(lease: Lease, *, now: datetime, only_ready: bool) -> bool:
     return True
 
 
+def make_way(lease: Lease, gpu_ids: frozenset[UUID], *, now: datetime) -> bool:
+    """Hold equal GPUs other than these for a lease that has not begun; False, unchanged, if none is free."""
+    try:
+        with transaction.atomic():
+            drop(lease)
+            place(lease, now=now, avoid=gpu_ids)
+    except NothingFree:
+        return False
+    return True
+
+
+def could_make_way(lease: Lease, gpu_ids: frozenset[UUID], *, now: datetime) -> bool:
+    """Whether `make_way` would find GPUs. Changes nothing.
+
+    On other blocks the openings say so; on its own its own holds are not in the way.
+    """
+    own = Block.objects.filter(host__gpus__holds__lease=lease, model=lease.flavor.model).first()
+    span = span_of(*window(lease.flavor, lease.starts_at, lease.ends_at, now=now))
+    seen = frozenset() if own is None else frozenset([own.pk])
+    if tightest_block(pool_of(lease.flavor), *span, without=seen) is not None:
+        return True
+    if own is None:
+        return False
+    held = set(lease.holds.values_list("gpu_id", "starts_at", "ends_at"))
+    times = read(own, span)
+    for gpu_id, starts_at, ends_at in held:
+        for time in times:
+            if time.gpu.pk == gpu_id and (mine := span_of(starts_at, ends_at)) in time.busy:
+                time.busy.remove(mine)
+    return _pick(lease.flavor, times, span, avoid=gpu_ids, only_ready=False, now=now) is not None
+
+
 def drop(lease: Lease) -> None:
     """The lease needs its GPUs no more, and never had them."""
     held = list(lease.holds.all())
@@ -118,6 +153,12 @@ def settle(gpu: Gpu, *, now: datetime) -> None:
     """The GPU is clean, or out of service: its last tenure's hold ends now."""
     for hold in Hold.objects.filter(gpu=gpu, tenure=gpu.tenure, ends_at__gt=now):
         _end_by(hold, now)
+
+
+def shorten(lease: Lease, ends_at: datetime) -> None:
+    """Hold the lease's GPUs only until an earlier end and the turnaround after it."""
+    for hold in lease.holds.select_related("gpu__model"):
+        _end_by(hold, ends_at + timedelta(seconds=hold.gpu.model.turnaround_seconds))
 
 
 def lengthen(lease: Lease, ends_at: datetime) -> None:
@@ -202,6 +243,19 @@ def _choose(
     flavor: Flavor, block: Block, span: Span, *, avoid: frozenset[UUID], only_ready: bool, now: datetime
 ) -> _Choice | None:
     times = read(block, span)
+    chosen = _pick(flavor, times, span, avoid=avoid, only_ready=only_ready, now=now)
+    return None if chosen is None else _Choice(block, times, chosen, sum(not gpu.ready for gpu in chosen))
+
+
+def _pick(
+    flavor: Flavor,
+    times: list[GpuTime],
+    span: Span,
+    *,
+    avoid: frozenset[UUID],
+    only_ready: bool,
+    now: datetime,
+) -> list[FreeGpu] | None:
     free = [
         FreeGpu(
             gpu_id=time.gpu.pk,
@@ -212,15 +266,12 @@ def _choose(
         for time in times
         if time.is_free(span) and time.gpu.pk not in avoid
     ]
-    chosen = choose_gpus(
+    return choose_gpus(
         [gpu for gpu in free if gpu.ready or not only_ready],
         count=flavor.gpu_count,
         one_node=flavor.numa == Flavor.Numa.REQUIRED,
         want_ready=span.starts <= micros(now),
     )
-    if chosen is None:
-        return None
-    return _Choice(block, times, chosen, sum(not gpu.ready for gpu in chosen))
 
 
 def _hold(lease: Lease, choice: _Choice, starts_at: datetime, ends_at: datetime) -> None:

@@ -12,7 +12,9 @@ from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import NamedTuple
 
-from leasing.models import Lease, UsageSegment
+from django.db.models import Q
+
+from leasing.models import Extension, Lease, UsageSegment
 from leasing.states.lease import LeaseEvent
 
 SECOND = timedelta(seconds=1)
@@ -53,9 +55,66 @@ def line_amount(*, seconds: int, rate_per_hour: Decimal, currency: str) -> Decim
     return (seconds * rate_per_hour / 3600).quantize(unit, ROUND_HALF_EVEN)
 
 
+class Term(NamedTuple):
+    """A span of a lease that was quoted at one rate."""
+
+    starts_at: datetime
+    ends_at: datetime
+    rate_per_hour: Decimal
+
+
+def terms(lease: Lease) -> list[Term]:
+    """What a lease was quoted, span by span: each confirmed extension at the rate in force when it was asked.
+
+    Neighbours of one rate are one term. What was cut off, before more was added, is not in it.
+    """
+    confirmed = lease.extensions.filter(state=Extension.State.CONFIRMED).order_by("asked_at", "id")
+    last = datetime.max.replace(tzinfo=UTC)
+    found = [Term(lease.starts_at, last, lease.rate_per_hour)]
+    for extension in confirmed:
+        cut = extension.old_ends_at
+        found = [one._replace(ends_at=min(one.ends_at, cut)) for one in found if one.starts_at < cut]
+        found.append(Term(cut, extension.new_ends_at, extension.rate_per_hour))
+    return _merged([one._replace(ends_at=min(one.ends_at, lease.ends_at)) for one in found])
+
+
+def quoted_total(lease: Lease) -> Decimal:
+    """The price of all terms, should they be used in full."""
+    amounts = (
+        line_amount(
+            seconds=whole_seconds(one.starts_at, one.ends_at),
+            rate_per_hour=one.rate_per_hour,
+            currency=lease.currency,
+        )
+        for one in terms(lease)
+    )
+    return sum(amounts, Decimal(0))
+
+
+def used_terms(lease: Lease, span: Span) -> list[Term]:
+    """The terms that a span of use falls into, cut to it."""
+    cut = [
+        Term(max(one.starts_at, span.starts_at), min(one.ends_at, span.ends_at), one.rate_per_hour)
+        for one in terms(lease)
+    ]
+    return [one for one in cut if one.starts_at < one.ends_at]
+
+
+def _merged(found: list[Term]) -> list[Term]:
+    merged: list[Term] = []
+    for one in found:
+        if one.starts_at >= one.ends_at:
+            continue
+        if merged and merged[-1].rate_per_hour == one.rate_per_hour:
+            merged[-1] = merged[-1]._replace(ends_at=one.ends_at)
+        else:
+            merged.append(one)
+    return merged
+
+
 def billed_until(segment: UsageSegment, now: datetime) -> datetime:
-    """The end of a segment; an open one counts up to `now` or the end of its lease."""
-    return segment.ends_at or max(segment.starts_at, min(now, segment.lease.ends_at))
+    """Up to where a segment counts: `now`, its end, or that of its lease while it is open."""
+    return max(segment.starts_at, min(now, segment.ends_at or segment.lease.ends_at))
 
 
 def billed_seconds(segment: UsageSegment, now: datetime) -> int:
@@ -86,21 +145,35 @@ def follow_lease(lease: Lease, *, event: LeaseEvent, effective_at: datetime) -> 
         _add_overrun(lease, lease.active_at, effective_at)
 
 
+def follow_end(lease: Lease) -> None:
+    """The end of a lease that is billed has changed: its segments follow its terms anew."""
+    if lease.active_at is not None and lease.stopped_at is None:
+        lease.segments.all().delete()
+        _open_use(lease, lease.active_at)
+
+
 def _open_use(lease: Lease, active_at: datetime) -> None:
-    """A machine that is ready early gets its segment at once, but dated at the start of the lease."""
-    starts_at = max(active_at, lease.starts_at)
-    if starts_at < lease.ends_at:
+    """A machine that is ready early gets its segment at once, but dated at the start of the lease.
+
+    Each term has its segment, and the last one is open.
+    """
+    span = _span(max(active_at, lease.starts_at), lease.ends_at)
+    due = used_terms(lease, span) if span else []
+    for number, one in enumerate(due, 1):
         UsageSegment.objects.create(
-            lease=lease, starts_at=starts_at, rate_per_hour=lease.rate_per_hour, currency=lease.currency
+            lease=lease,
+            starts_at=one.starts_at,
+            ends_at=one.ends_at if number < len(due) else None,
+            rate_per_hour=one.rate_per_hour,
+            currency=lease.currency,
         )
 
 
 def _close_use(lease: Lease, stopped_at: datetime) -> None:
     """A segment whose time had not come when the lease stopped covers nothing, and is withdrawn."""
-    still_open = lease.segments.filter(ends_at=None)
     ends_at = min(stopped_at, lease.ends_at)
-    still_open.filter(starts_at__gte=ends_at).delete()
-    still_open.update(ends_at=ends_at)
+    lease.segments.filter(starts_at__gte=ends_at).delete()
+    lease.segments.filter(Q(ends_at=None) | Q(ends_at__gt=ends_at)).update(ends_at=ends_at)
 
 
 def _add_overrun(lease: Lease, active_at: datetime, gone_at: datetime) -> None:

@@ -58,6 +58,12 @@ def queue_command(
     return message
 
 
+def supersede_updates(lease: Lease, *, now: datetime) -> None:
+    """Send no earlier end any more: the queue keeps what was sent in its order."""
+    waiting = OutboxMessage.objects.filter(lease=lease, kind="update", answered_at__isnull=True)
+    waiting.update(next_send_at=None, answered_at=now, answer="superseded")
+
+
 def send_due(*, send: Send, now: datetime) -> int:
     """Send every message whose time has come. Returns how many were handed to the broker."""
     sent = 0

@@ -31,9 +31,11 @@ def rate_of(flavor: Flavor, *, at: datetime) -> Rate | None:
     )
 
 
-def quote_lease(*, flavor: Flavor, starts_at: datetime, ends_at: datetime) -> Quote:
-    """The price of a flavor in `[starts_at, ends_at)` at the rate in force at its start."""
-    rate = rate_of(flavor, at=starts_at)
+def quote_lease(
+    *, flavor: Flavor, starts_at: datetime, ends_at: datetime, at: datetime | None = None
+) -> Quote:
+    """The price of a flavor in `[starts_at, ends_at)` at the rate in force `at` a time, else at its start."""
+    rate = rate_of(flavor, at=at or starts_at)
     if rate is None:
         raise InvalidRequest(
             _("“%(flavor)s” has no price at that time.") % {"flavor": flavor.name},

@@ -14,7 +14,7 @@ from django.db import transaction
 from django.db.models import Exists, Model, OuterRef, Q, QuerySet
 
 from hosts.models import Gpu, Host
-from leasing import effects, goals, holds, outbox, tidings
+from leasing import changing, effects, goals, holds, outbox, tidings
 from leasing.actors import SYSTEM
 from leasing.audit.sealer import seal
 from leasing.errors import DomainError
@@ -182,7 +182,8 @@ def _overdue(now: datetime) -> QuerySet[OutboxMessage]:
 
 def _fail_overdue(message: OutboxMessage, *, now: datetime) -> None:
     """The lease is locked before its command, as everywhere."""
-    lease = locked(Lease.objects.filter(commands=message)).first()
+    leases = Lease.objects.select_related("flavor__model", "owner", "tenant", "host")
+    lease = locked(leases.filter(commands=message)).first()
     due = locked(_overdue(now).select_related("host")).filter(pk=message.pk).first()
     if due is None:
         return
@@ -191,6 +192,10 @@ def _fail_overdue(message: OutboxMessage, *, now: datetime) -> None:
         due.deadline_at = None
         due.save(update_fields=["deadline_at"])
         tidings.host_silent(due.host, lease, now=now)
+        return
+    if due.kind == "update" and lease is not None:
+        outbox.mark_answered(due, answer="not in time", now=now)
+        changing.fail_extension(lease, now=now)
         return
     reason = because("host-silent", host=due.host.name)
     outbox.mark_answered(due, answer=reason.in_english(), now=now)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime
+from zoneinfo import ZoneInfo
 
+from django.utils.formats import date_format
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
 from hosts.models import Gpu, Host
 from leasing import notices, policy
-from leasing.models import Lease, Notification
+from leasing.models import Lease, Notification, Person
 from leasing.reasons import Reason, because, filled
 
 
@@ -17,6 +19,23 @@ def moved(lease: Lease, *, now: datetime) -> None:
     """Its GPU could not be had in time, and an equal one could."""
     body = _("Its GPU was not ready, so it has another one of the same kind. Nothing else changes.")
     _tell_owner(lease, "lease-moved", _("%(name)s has moved to an equal GPU"), body, now=now)
+
+
+def made_way(lease: Lease, *, now: datetime) -> None:
+    """Somebody before it stays longer, and an equal GPU is free."""
+    body = _("Somebody stays longer on its GPU, so it has an equal one. Nothing else changes.")
+    _tell_owner(lease, "lease-moved", _("%(name)s has moved to an equal GPU"), body, now=now)
+
+
+def not_extended(lease: Lease, *, now: datetime) -> None:
+    """The host has not taken over the new end."""
+    body = _("Its host did not confirm the new end in time. The old end stays, and nothing more is billed.")
+    _tell_owner(lease, "lease-not-extended", _("%(name)s was not extended"), body, now=now)
+
+
+def local_time(moment: datetime, person: Person) -> str:
+    """In a person's zone, in the active language."""
+    return date_format(moment.astimezone(ZoneInfo(person.timezone)), "DATETIME_FORMAT")
 
 
 def waits(lease: Lease, *, now: datetime) -> None:

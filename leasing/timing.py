@@ -12,6 +12,7 @@ PROVISION_DEADLINE = timedelta(minutes=15)
 RELEASE_DEADLINE = timedelta(minutes=15)
 INTAKE_DEADLINE = timedelta(minutes=30)
 SCRUB_DEADLINE = timedelta(hours=2)
+UPDATE_DEADLINE = timedelta(minutes=5)
 POWER_DEADLINE = timedelta(minutes=5)
 HOST_SILENT_AFTER = timedelta(minutes=3)
 # How long a running machine may be missing from its host's inventory before its lease has failed.

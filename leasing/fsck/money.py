@@ -11,7 +11,7 @@ from uuid import UUID
 
 from leasing.fsck.finding import Finding
 from leasing.fsck.history import Change, first, histories
-from leasing.metering import billable_span, overrun_span
+from leasing.metering import Span, billable_span, overrun_span, used_terms
 from leasing.models import Lease, UsageSegment
 
 Cause = UsageSegment.Cause
@@ -46,9 +46,11 @@ def _due(lease: Lease, changes: list[Change]) -> Iterator[_Line]:
         return
     active_at = running.effective_at
     if stopped is None:
-        starts_at = max(active_at, lease.starts_at)
-        if starts_at < lease.ends_at:
-            yield _Line(starts_at, None, lease.rate_per_hour, lease.currency, Cause.USE)
+        using = billable_span(
+            active_at=active_at, stopped_at=lease.ends_at, starts_at=lease.starts_at, ends_at=lease.ends_at
+        )
+        lines = _lines(lease, using)
+        yield from [*lines[:-1], *(line._replace(ends_at=None) for line in lines[-1:])]
         return
     used = billable_span(
         active_at=active_at,
@@ -56,10 +58,15 @@ def _due(lease: Lease, changes: list[Change]) -> Iterator[_Line]:
         starts_at=lease.starts_at,
         ends_at=lease.ends_at,
     )
-    if used:
-        yield _Line(*used, lease.rate_per_hour, lease.currency, Cause.USE)
+    yield from _lines(lease, used)
     if gone and (over := overrun_span(active_at=active_at, gone_at=gone.effective_at, ends_at=lease.ends_at)):
         yield _Line(*over, Decimal(0), lease.currency, Cause.OVERRUN)
+
+
+def _lines(lease: Lease, used: Span | None) -> list[_Line]:
+    """One line for each rate that the used time was quoted at."""
+    parts = used_terms(lease, used) if used else []
+    return [_Line(*part, lease.currency, Cause.USE) for part in parts]
 
 
 def _describe(line: _Line) -> str:

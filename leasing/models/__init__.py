@@ -2,8 +2,7 @@
 
 from leasing.models.audit import AuditEntry, AuditLeaf, TreeHead, UnsealedEntry
 from leasing.models.catalogue import Flavor, Image, Rate
-from leasing.models.feeds import CalendarFeed
-from leasing.models.leases import ConsoleSession, Extension, Hold, Lease, LeaseSeries, LeaseStep
+from leasing.models.leases import ConsoleSession, Extension, Hold, Lease, LeaseStep
 from leasing.models.messages import Notification, OutboxMessage
 from leasing.models.money import UsageSegment
 from leasing.models.openings import Block, Closure, Opening
@@ -11,13 +10,11 @@ from leasing.models.people import Person, Tenant
 from leasing.models.permissions import TenantGroupPermission, TenantPersonPermission
 from leasing.models.proof import ScrubRecord
 from leasing.models.quotas import Quota, QuotaKind, QuotaRequest
-from leasing.models.waiting import WaitlistEntry
 
 __all__ = [
     "AuditEntry",
     "AuditLeaf",
     "Block",
-    "CalendarFeed",
     "Closure",
     "ConsoleSession",
     "Extension",
@@ -25,7 +22,6 @@ __all__ = [
     "Hold",
     "Image",
     "Lease",
-    "LeaseSeries",
     "LeaseStep",
     "Notification",
     "Opening",
@@ -42,5 +38,4 @@ __all__ = [
     "TreeHead",
     "UnsealedEntry",
     "UsageSegment",
-    "WaitlistEntry",
 ]

@@ -15,27 +15,6 @@ from leasing.reasons import ReasonField
 from leasing.states.lease import LeaseState, Outcome
 
 
-class LeaseSeries(models.Model):
-    """Leases booked together: at the same local time on some weekdays (0 is Monday) until a date."""
-
-    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    tenant = models.ForeignKey(Tenant, models.PROTECT, related_name="series")
-    owner = models.ForeignKey(Person, models.PROTECT, related_name="series")
-    weekdays = models.JSONField()
-    starts = models.TimeField()
-    ends = models.TimeField(help_text="On the next day, if not after the start")
-    timezone = models.CharField(max_length=64)
-    first_day = models.DateField()
-    last_day = models.DateField()
-    created_at = models.DateTimeField()
-
-    class Meta:
-        ordering = ["-created_at"]
-
-    def __str__(self) -> str:
-        return f"{self.starts:%H:%M}–{self.ends:%H:%M} until {self.last_day}"
-
-
 class Lease(models.Model):
     """A tenant's right to one machine of a flavor in `[starts_at, ends_at)`, UTC.
 
@@ -76,11 +55,8 @@ class Lease(models.Model):
     active_at = models.DateTimeField(null=True)
     stopped_at = models.DateTimeField(null=True)
     waiting_because = ReasonField()
-    series = models.ForeignKey(LeaseSeries, models.PROTECT, null=True, related_name="leases")
     # The rung of the ladder of warnings that its owner was told last, in seconds before the end.
     warned_at_seconds = models.PositiveIntegerField(null=True)
-    used_at = models.DateTimeField(null=True)
-    unused_warned_at = models.DateTimeField(null=True)
 
     class Meta:
         ordering = ["-starts_at", "id"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from django.db import models
 from django.db.models import F, Q
-from django.utils.translation import gettext_lazy as _
 
 from hosts.models import Gpu, GpuModel, Host
 from leasing.models.people import Person
@@ -38,16 +37,10 @@ class Closure(models.Model):
     further notice. What is placed there already stays unless it is moved.
     """
 
-    class Kind(models.TextChoices):
-        MAINTENANCE = "maintenance", _("maintenance")
-        COLLECTING = "collecting", _("set aside for the first in line")
-
     host = models.ForeignKey(Host, models.CASCADE, related_name="closures")
     gpu = models.ForeignKey(Gpu, models.CASCADE, null=True, related_name="closures")
-    kind = models.CharField(max_length=11, choices=Kind, default=Kind.MAINTENANCE)
     starts_at = models.DateTimeField()
     ends_at = models.DateTimeField(null=True)
-    reason = models.CharField(max_length=200, blank=True)
     created_by = models.ForeignKey(Person, models.PROTECT, null=True, related_name="+")
     created_at = models.DateTimeField()
 

@@ -7,11 +7,14 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import msgspec
+
 from hosts.models import Host, ReceivedReport
 from hosts.protocol import messages as m
-from leasing import outbox
+from leasing import changing, outbox
 from leasing.actors import Actor
 from leasing.audit.log import record
+from leasing.locking import locked
 from leasing.models import ConsoleSession, Lease, LeaseStep, OutboxMessage
 from leasing.reasons import because
 from leasing.reports import inventory, scrubs
@@ -49,6 +52,10 @@ def _accepted(host: Host, report: m.Report, event: m.Accepted, stored: ReceivedR
     if message is None:
         return "stale: no such command"
     outbox.mark_accepted(message, now=now)
+    if message.kind == "update" and message.answered_at is None:
+        outbox.mark_answered(message, answer="taken over", now=now)
+        goal = msgspec.json.decode(message.goal, type=m.Update)
+        changing.confirm_extension(_lock_lease(host, message), goal.ends_at, now=now)
     return APPLIED
 
 
@@ -71,7 +78,13 @@ def _refused(host: Host, report: m.Report, event: m.Refused, stored: ReceivedRep
         outbox.send_anew(message, now=now)
         return APPLIED
     lease = lease_of(host, message.lease_id) if message.lease_id else None
+    if message.kind == "update" and lease is not None and lease.state == LeaseState.PROVISIONING:
+        # It came before the order to build the machine: once more, then.
+        outbox.send_anew(message, now=now)
+        return APPLIED
     outbox.mark_answered(message, answer=event.reason, now=now)
+    if message.kind == "update":
+        changing.fail_extension(_lock_lease(host, message), now=now)
     if message.kind == "provision" and lease is not None:
         _fail(lease.pk, host, event.reason, report, now)
     return APPLIED
@@ -225,6 +238,11 @@ _HANDLERS: dict[type[m.Event], Handler] = {
     m.ConsoleClosed: _console_closed,
     m.Inventory: _inventory,
 }
+
+
+def _lock_lease(host: Host, message: OutboxMessage) -> Lease:
+    leases = Lease.objects.select_related("tenant", "owner", "host", "flavor__model")
+    return locked(leases).get(commands=message, host=host)
 
 
 def _message(host: Host, report: m.Report) -> OutboxMessage | None:

@@ -23,7 +23,6 @@ class Look:
 
 
 LEASE_LOOKS = {
-    "offered": Look("violet", "clock", _("held for you")),
     "requested": Look("violet", "hand", _("waiting for approval")),
     "scheduled": Look("blue", "calendar-clock", pgettext_lazy("workstation", "scheduled")),
     "provisioning": Look("amber", "loader-circle", pgettext_lazy("workstation", "preparing"), moving=True),

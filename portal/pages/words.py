@@ -43,8 +43,6 @@ ROLES: dict[str, str | Promise] = {
     "finance": pgettext_lazy("role", "finance"),
 }
 ACTS: dict[str, str | Promise] = {
-    "lease.offer": _("A slot came free and is held"),
-    "lease.claim": _("The held slot was taken"),
     "lease.request": _("Asked for"),
     "lease.approve": _("Approved"),
     "lease.reject": _("Not approved"),
@@ -53,6 +51,10 @@ ACTS: dict[str, str | Promise] = {
     "lease.fail": _("Failed; from here on nothing is billed"),
     "lease.start": _("Handed to the host, which prepares it"),
     "lease.running": _("The machine runs; billing begins"),
+    "lease.extend": _("A later end was asked for"),
+    "lease.not-extended": _("The host did not confirm the later end"),
+    "lease.shorten": _("The end was moved forward"),
+    "lease.change": _("Moved to another time"),
     "lease.end": _("Ended; billing stops"),
     "lease.gone": _("Machine, disk and access are gone"),
     "power.on": _("Power on was asked for"),
@@ -79,6 +81,11 @@ ACTS: dict[str, str | Promise] = {
     "gpu.readmit": _("Intake asked for again"),
     "role.grant": _("Role given"),
     "role.revoke": _("Role taken away"),
+    "quota.set": _("Limit set"),
+    "quota.ask": _("Larger quota asked for"),
+    "quota.grant": _("Larger quota granted"),
+    "quota.decline": _("Larger quota declined"),
+    "quota.withdraw": _("Request for a larger quota taken back"),
     "token.create": _("API token made"),
     "token.revoke": _("API token revoked"),
 }

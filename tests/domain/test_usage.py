@@ -23,7 +23,7 @@ def use(lease: Lease, *, seconds: int | None) -> None:
         follow_lease(lease, event=LeaseEvent.END, effective_at=NOW + seconds * SECOND)
 
 
-def rows(now_after: int = 0) -> list[dict[str, str]]:
+def rows(now_after: int = 6 * 3600) -> list[dict[str, str]]:
     lines = usage_csv(UsageSegment.objects.all(), now=NOW + now_after * SECOND)
     return list(csv.DictReader(lines))
 
@@ -48,7 +48,7 @@ def test_a_closed_segment_is_one_line_to_the_second(ground: Ground) -> None:
             "amount": "3.83",
         }
     ]
-    assert lease_cost(lease, now=NOW) == Decimal("3.83")
+    assert lease_cost(lease, now=NOW + 6 * 3600 * SECOND) == Decimal("3.83")
 
 
 def test_an_open_segment_counts_up_to_now_and_says_so(ground: Ground) -> None:

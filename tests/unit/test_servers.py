@@ -74,7 +74,7 @@ def alive(dsn: str, port: int) -> bool:
 
 
 def test_a_server_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servers, "settings_of_postgres", lambda: ["-c", "no_such_setting=1"])
+    monkeypatch.setattr(servers, "settings_of_postgres", lambda _wanted: ["-c", "no_such_setting=1"])
     with pytest.raises(servers.ServerError, match="no_such_setting"), servers.postgres_server():
         pass
 
