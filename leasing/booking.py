@@ -107,8 +107,14 @@ def _book(*, actor: Actor, person: Person, tenant: Tenant, lease: Lease, now: da
         _record(lease, verdict, actor=actor, now=now)
         if reason:
             _ask_approvers(lease, now=now)
-        transaction.on_commit(wake_control)
+        if starts_now(lease, now=now):
+            transaction.on_commit(wake_control)
     return lease
+
+
+def starts_now(lease: Lease, *, now: datetime) -> bool:
+    """Whether there is something to do for it at once; what is ahead is left to the tick."""
+    return lease.holds.filter(starts_at__lte=now).exists()
 
 
 def fill_quote(lease: Lease) -> None:

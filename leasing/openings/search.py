@@ -8,7 +8,7 @@ How many probes there are does not depend on the fleet, nor on what its openings
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -61,7 +61,7 @@ def pool(model_id: int, count: int, *, one_node: bool = False) -> Pool:
 
 def is_open(pool: Pool, starts: int, ends: int) -> bool:
     """Whether GPUs of the pool are free throughout `[starts, ends)`."""
-    return _covering(pool, pool.widths, starts, ends, frozenset()) is not None
+    return _covering("any", pool, starts, ends, frozenset()) is not None
 
 
 def tightest_block(
@@ -71,11 +71,7 @@ def tightest_block(
 
     So a host on which something is booked around that time serves before one that is wholly free.
     """
-    for width in pool.widths:
-        found = _covering(pool, [width], starts, ends, without)
-        if found is not None:
-            return found
-    return None
+    return _covering("narrowest", pool, starts, ends, without)
 
 
 def next_start(pool: Pool, after: int, length: int) -> int | None:
@@ -86,7 +82,7 @@ def next_start(pool: Pool, after: int, length: int) -> int | None:
     tail = f"AND ends - starts >= {length:d} ORDER BY starts LIMIT 1"
     asked = [*probes(length), Probe(0, UNENDING)]
     by_class = (f"{fine} {tail}", f"{middle} {tail}", f"{coarse} {tail}", "NULL")
-    return _ask("min", by_class, pool, pool.widths, asked)
+    return _ask("min", by_class, pool, asked)
 
 
 def latest_end(pool: Pool, starts: int) -> int | None:
@@ -98,7 +94,7 @@ def latest_end(pool: Pool, starts: int) -> int | None:
     )
     unbegun = f"SELECT ends FROM {_OPENING} AND {_UNBEGUN} AND ends > {starts:d} ORDER BY ends DESC LIMIT 1"
     asked = [*probes(0), Probe(0, UNENDING), SINCE_ALWAYS]
-    return _ask("max", (fine, middle, coarse, unbegun), pool, pool.widths, asked)
+    return _ask("max", (fine, middle, coarse, unbegun), pool, asked)
 
 
 # Numbers only, so that the text is the statement: an index on `starts = 0` serves only who says so.
@@ -106,9 +102,7 @@ _OPENING = f"{TABLE} WHERE model_id = w.model_id AND scope = w.scope AND gpus = 
 _UNBEGUN = f"starts = {ALWAYS}"
 
 
-def _covering(
-    pool: Pool, widths: Sequence[int], starts: int, ends: int, without: frozenset[int]
-) -> int | None:
+def _covering(how: str, pool: Pool, starts: int, ends: int, without: frozenset[int]) -> int | None:
     others = f"AND block_id NOT IN ({_listed(sorted(without))})" if without else ""
     within = f"AND starts <= {starts:d} AND starts > {ends:d} - p.longest AND ends >= {ends:d} {others}"
     fine, middle, coarse = (
@@ -120,26 +114,30 @@ def _covering(
         " ORDER BY ends DESC LIMIT 1"
     )
     asked = [SINCE_ALWAYS, Probe(0, UNENDING), *probes(ends - starts)]
-    return _ask("any", (fine, middle, coarse, since_always), pool, widths, asked)
+    return _ask(how, (fine, middle, coarse, since_always), pool, asked)
 
 
-def _ask(
-    how: str, by_class: tuple[str, str, str, str], pool: Pool, widths: Sequence[int], asked: Iterable[Probe]
-) -> int | None:
+_WANTED = {
+    "any": "answer FROM answers WHERE answer IS NOT NULL LIMIT 1",
+    "narrowest": "answer FROM answers WHERE answer IS NOT NULL ORDER BY gpus LIMIT 1",
+    "min": "min(answer) FROM answers",
+    "max": "max(answer) FROM answers",
+}
+
+
+def _ask(how: str, by_class: tuple[str, str, str, str], pool: Pool, asked: Iterable[Probe]) -> int | None:
     """One probe per width, scope and class. `how` says which of the answers is wanted."""
-    rows = [f"({pool.model_id:d}, {scope:d}, {gpus:d})" for gpus in widths for scope in pool.scopes]
+    rows = [f"({pool.model_id:d}, {scope:d}, {gpus:d})" for gpus in pool.widths for scope in pool.scopes]
     if not rows:
         return None
     fine, middle, coarse, unbegun = by_class
     classes = ", ".join(f"({probe.shift}, {probe.number}, {probe.longest})" for probe in asked)
-    first = "answer FROM answers WHERE answer IS NOT NULL LIMIT 1"
-    wanted = first if how == "any" else f"{how}(answer) FROM answers"
     statement = (
         f"WITH w(model_id, scope, gpus) AS (VALUES {', '.join(rows)}),"
         f" p(shift, number, longest) AS (VALUES {classes}),"
-        f" answers(answer) AS (SELECT CASE p.shift WHEN 0 THEN ({fine}) WHEN 4 THEN ({middle})"
+        f" answers(gpus, answer) AS (SELECT w.gpus, CASE p.shift WHEN 0 THEN ({fine}) WHEN 4 THEN ({middle})"
         f" WHEN 8 THEN ({coarse}) ELSE ({unbegun}) END FROM w CROSS JOIN p)"
-        f" SELECT {wanted}"
+        f" SELECT {_WANTED[how]}"
     )
     with connection.cursor() as cursor:
         cursor.execute(statement)

@@ -1,0 +1,238 @@
+"""Earliest slots, bookings and extension limits in large fleets, through the services that pages call.
+
+    python -m benchmarks.booking [--quick] [--json]
+
+It starts a private PostgreSQL that keeps what it commits, and builds a fleet in it for every cell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import random
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT)] if str(ROOT) not in sys.path else []
+
+from tools.servers import postgres_server  # noqa: E402 - also a plain script
+
+HOURS = (1, 2, 4, 8, 12, 24, 48, 96, 168)
+FILLS = {"empty": 0.0, "half full": 0.5, "95 % full": 0.95}
+HOLDS_PER_GPU = 100
+CLIENTS = 8
+DURABLE = {
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "full_page_writes": "on",
+    "shared_buffers": "2GB",
+    "max_wal_size": "4GB",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How large, and how often."""
+
+    sizes: tuple[int, ...]
+    searches: int
+    bookings: int
+
+
+QUICK = Plan(sizes=(80,), searches=20, bookings=20)
+FULL = Plan(sizes=(104, 1000, 10_000), searches=300, bookings=300)
+
+
+def main() -> int:
+    options = _options()
+    plan = QUICK if options.quick else FULL
+    cells = []
+    for size in plan.sizes:
+        for fill, busy in FILLS.items():
+            with postgres_server(**DURABLE) as dsn:
+                # A process of its own: Django knows one database for as long as it lives.
+                cell = _apart(_measure, dsn, plan, size, busy)
+            cells.append({"gpus": size, "fleet": fill, **cell})
+            if not options.json:
+                print(json.dumps(cells[-1]), flush=True)
+    print(json.dumps({"machine": _machine(), "cells": cells}))
+    return 0
+
+
+def _measure(dsn: str, plan: Plan, size: int, busy: float) -> dict[str, Any]:
+    _django(dsn)
+    from django.core.management import call_command
+
+    from benchmarks.big_fleet import build
+
+    call_command("migrate", verbosity=0)
+    began = time.monotonic()
+    fleet = build(gpus=size, holds=round(size * HOLDS_PER_GPU * bool(busy)), busy=busy or 1.0)
+    figures: dict[str, Any] = {"build_seconds": round(time.monotonic() - began)}
+    dice = random.Random(7)
+    for width, flavor in fleet.flavors.items():
+        figures[f"earliest_{width}_ms"] = _spread(plan.searches, partial(_search, flavor, dice))
+    figures["booking_ms"] = _spread(plan.bookings, partial(_book, fleet, dice))
+    figures["extension_limit_ms"] = _spread(plan.searches, _limit_of(fleet, dice))
+    figures["bookings_per_second"] = _hammer(dsn, plan)
+    return figures
+
+
+def _search(flavor: Any, dice: random.Random) -> Callable[[], object]:
+    from benchmarks.big_fleet import DAYS, NOW
+    from leasing.slots import find_start
+
+    duration = timedelta(hours=dice.choice(HOURS))
+    earliest = NOW + timedelta(days=dice.uniform(0, DAYS * 0.6)) if dice.random() < 0.5 else None
+    return lambda: find_start(flavor, duration, earliest=earliest, now=NOW)
+
+
+def _book(fleet: Any, dice: random.Random) -> Callable[[], object]:
+    """The slot is looked for before the clock starts."""
+    from benchmarks.big_fleet import DAYS, NOW
+    from leasing.actors import Actor
+    from leasing.booking import request_lease
+    from leasing.slots import find_start
+
+    flavor = fleet.flavors[dice.choice((1, 1, 1, 4, 8))]
+    duration = timedelta(hours=dice.choice(HOURS[:5]))
+    earliest = NOW + timedelta(days=dice.uniform(0, DAYS * 0.9))
+    start = find_start(flavor, duration, earliest=earliest, now=NOW)
+    number = dice.randrange(len(fleet.tenants))
+    return lambda: (
+        start
+        and request_lease(
+            actor=Actor.of_person(fleet.people[number]),
+            tenant=fleet.tenants[number],
+            flavor=flavor,
+            image=fleet.image,
+            starts_at=start,
+            ends_at=start + duration,
+            now=NOW,
+        )
+    )
+
+
+def _limit_of(fleet: Any, dice: random.Random) -> Callable[[], Callable[[], object]]:
+    from benchmarks.big_fleet import NOW
+    from leasing.changing import extension_limit
+    from leasing.models import Lease
+
+    leases = list(Lease.objects.select_related("flavor__model").order_by("starts_at")[:2000])
+
+    def prepare() -> Callable[[], object]:
+        lease = dice.choice(leases)
+        return lambda: extension_limit(lease, now=NOW)
+
+    return prepare
+
+
+def _hammer(dsn: str, plan: Plan) -> float:
+    """Eight clients book as fast as they can, of all tenants; those that find nothing are not counted."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(CLIENTS) as pool:
+        began = pool.starmap(_client, [(dsn, number, plan.bookings) for number in range(CLIENTS)])
+    booked = sum(count for count, _start, _end in began)
+    return round(booked / (max(end for _, _, end in began) - min(start for _, start, _ in began)))
+
+
+def _client(dsn: str, number: int, bookings: int) -> tuple[int, float, float]:
+    _django(dsn)
+    from benchmarks.big_fleet import Fleet
+    from leasing.errors import NothingFree
+    from leasing.models import Flavor, Image, Person, Tenant
+
+    flavors = {flavor.gpu_count: flavor for flavor in Flavor.objects.select_related("model")}
+    fleet = Fleet(
+        flavors[1].model,
+        flavors,
+        Image.objects.get(),
+        list(Tenant.objects.order_by("slug")),
+        list(Person.objects.exclude(username="AnonymousUser").order_by("username")),
+    )
+    dice = random.Random(number)
+    ready = [_book(fleet, dice) for _ in range(bookings)]
+    booked, began = 0, time.time()
+    for book in ready:
+        try:
+            booked += book() is not None
+        except NothingFree:
+            continue
+    return booked, began, time.time()
+
+
+def _spread(count: int, prepare: Callable[[], Callable[[], object]]) -> dict[str, float]:
+    """Median and 95th percentile in milliseconds; the first few warm the connection up."""
+    from leasing.errors import NothingFree
+
+    seconds = []
+    for number in range(count + 5):
+        work = prepare()
+        began = time.perf_counter()
+        try:
+            work()
+        except NothingFree:
+            continue
+        if number >= 5:
+            seconds.append(time.perf_counter() - began)
+    return {
+        "median": round(median(seconds) * 1000, 2),
+        "p95": round(quantiles(seconds, n=20)[-1] * 1000, 2),
+    }
+
+
+def _django(dsn: str) -> None:
+    os.environ["LEASEHOLD_DATABASE"] = dsn
+    os.environ["DJANGO_SETTINGS_MODULE"] = "portal.settings"
+    import django
+
+    django.setup()
+
+
+def _apart(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_report, args=(queue, work, arguments))
+    process.start()
+    found: dict[str, Any] = queue.get()
+    process.join()
+    if "error" in found:
+        raise RuntimeError(found["error"])
+    return found
+
+
+def _report(queue: Any, work: Callable[..., dict[str, Any]], arguments: tuple[Any, ...]) -> None:
+    try:
+        queue.put(work(*arguments))
+    except Exception as error:
+        queue.put({"error": repr(error)})
+        raise
+
+
+def _machine() -> str:
+    load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
+    return (
+        f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}, load {load}"
+    )
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one small fleet, to see that it works")
+    parser.add_argument("--json", action="store_true", help="only the figures, as one JSON object")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
