@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -19,12 +19,14 @@ from rest_framework.response import Response
 from leasing import policy
 from leasing.approval import approve_lease, reject_lease
 from leasing.booking import approval_reason, quote_lease, request_lease
+from leasing.changing import change_end, change_window, extension_limit
 from leasing.console import open_console
 from leasing.ending import end_lease
 from leasing.errors import InvalidRequest
 from leasing.limits import check_window
 from leasing.models import Flavor, Image, Lease, Person, Tenant
 from leasing.power import switch_power
+from leasing.slots import find_slots, near_misses
 from leasing.states.lease import LeaseState
 from leasing.timing import TICKET_LIFETIME
 from portal.api.fields import MomentField, StrictSerializer
@@ -66,6 +68,49 @@ class QuoteSerializer(serializers.Serializer[dict[str, Any]]):
     approval_because = serializers.CharField(help_text="Why an approver must agree; empty if none has to")
 
 
+class EndAtSerializer(StrictSerializer[dict[str, Any]]):
+    ends_at = MomentField()
+
+
+class ChangeSerializer(StrictSerializer[dict[str, Any]]):
+    starts_at = MomentField()
+    ends_at = MomentField()
+
+
+class ExtensionLimitSerializer(serializers.Serializer[Any]):
+    until = serializers.DateTimeField(default_timezone=UTC)
+    taken = serializers.BooleanField(help_text="Whether somebody else has the GPUs from then on")
+
+
+class SlotQuerySerializer(serializers.Serializer[dict[str, Any]]):
+    flavor = serializers.SlugField()
+    duration_seconds = serializers.IntegerField(min_value=60, max_value=366 * 86400)
+    earliest = MomentField(required=False, default=None)
+    deadline = MomentField(required=False, default=None, help_text="The latest end")
+    count = serializers.IntegerField(required=False, default=3, min_value=1, max_value=10)
+
+
+class SlotSerializer(serializers.Serializer[Any]):
+    starts_at = serializers.DateTimeField(default_timezone=UTC)
+    ends_at = serializers.DateTimeField(default_timezone=UTC)
+    total = serializers.DecimalField(max_digits=14, decimal_places=2, source="quote.total")
+    currency = serializers.CharField(source="quote.currency")
+
+
+class OtherSlotSerializer(serializers.Serializer[Any]):
+    flavor = serializers.SlugField()
+    slot = SlotSerializer()
+
+
+class SlotsSerializer(serializers.Serializer[Any]):
+    """If there is no slot: what nearly fits, each with its price."""
+
+    slots = SlotSerializer(many=True)
+    shorter = SlotSerializer(allow_null=True)
+    later = SlotSerializer(allow_null=True)
+    others = OtherSlotSerializer(many=True)
+
+
 class PowerSerializer(StrictSerializer[dict[str, Any]]):
     action = serializers.ChoiceField(choices=["on", "off", "restart"])
 
@@ -102,7 +147,7 @@ class LeaseList(ListView[Lease]):
 
     def get_queryset(self) -> QuerySet[Lease]:
         chosen = checked(LeaseFilterSerializer, self.request.query_params.dict())
-        leases = policy.visible_leases(person_of(self.request)).prefetch_related("segments")
+        leases = policy.visible_leases(person_of(self.request)).prefetch_related("segments", "extensions")
         if "state" in chosen:
             leases = leases.filter(state=chosen["state"])
         if "tenant" in chosen:
@@ -177,6 +222,49 @@ class EndView(ActionView):
         policy.fetch_lease(person_of(request), lease_id, "end")
         checked(NothingSerializer, request.data)
         return _shown(end_lease(actor=api_actor(request), lease_id=lease_id, now=timezone.now()))
+
+
+class EndAtView(ActionView):
+    @extend_schema(request=EndAtSerializer, responses=LeaseDetailSerializer)
+    def post(self, request: Request, lease_id: UUID) -> Response:
+        """Another end, later or earlier. On a host a later one counts when the host has confirmed it."""
+        policy.fetch_lease(person_of(request), lease_id, "use")
+        ends_at = checked(EndAtSerializer, request.data)["ends_at"]
+        lease = change_end(actor=api_actor(request), lease_id=lease_id, ends_at=ends_at, now=timezone.now())
+        return _shown(lease)
+
+    @extend_schema(responses=ExtensionLimitSerializer)
+    def get(self, request: Request, lease_id: UUID) -> Response:
+        """The latest end that is possible now, and why no later one is."""
+        lease = policy.fetch_lease(person_of(request), lease_id, "use")
+        return Response(ExtensionLimitSerializer(extension_limit(lease, now=timezone.now())).data)
+
+
+class ChangeView(ActionView):
+    @extend_schema(request=ChangeSerializer, responses=LeaseDetailSerializer)
+    def post(self, request: Request, lease_id: UUID) -> Response:
+        """Another window for a lease that has not begun, at the price in force."""
+        policy.fetch_lease(person_of(request), lease_id, "use")
+        asked = checked(ChangeSerializer, request.data)
+        lease = change_window(actor=api_actor(request), lease_id=lease_id, now=timezone.now(), **asked)
+        return _shown(lease)
+
+
+class SlotsView(ActionView):
+    @extend_schema(parameters=[SlotQuerySerializer], responses=SlotsSerializer)
+    def get(self, request: Request) -> Response:
+        """When a flavor is free for so long: the first slot, then alternatives, or what nearly fits."""
+        now = timezone.now()
+        asked = checked(SlotQuerySerializer, request.query_params.dict())
+        flavor = _flavor(asked.pop("flavor"))
+        duration, count = timedelta(seconds=asked.pop("duration_seconds")), asked.pop("count")
+        slots = find_slots(flavor, duration, count=count, now=now, **asked)
+        answer: dict[str, Any] = {"slots": slots, "shorter": None, "later": None, "others": []}
+        if not slots:
+            nearly = near_misses(flavor, duration, now=now, **asked)
+            others = [{"flavor": other.slug, "slot": slot} for other, slot in nearly.others]
+            answer |= {"shorter": nearly.shorter, "later": nearly.later, "others": others}
+        return Response(SlotsSerializer(answer).data)
 
 
 class PowerView(ActionView):

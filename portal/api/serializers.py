@@ -15,6 +15,7 @@ from hosts.models import FoundCard, Gpu, Host
 from leasing.metering import billed_seconds, segment_amount
 from leasing.models import (
     AuditEntry,
+    Extension,
     Flavor,
     Image,
     Lease,
@@ -96,6 +97,7 @@ class LeaseSerializer(serializers.ModelSerializer[Lease]):
     decided_by = serializers.CharField(
         source="decided_by.username", read_only=True, default=None, allow_null=True
     )
+    pending_ends_at = serializers.SerializerMethodField(help_text="A later end that its host is to confirm")
     cost = serializers.SerializerMethodField(help_text="Up to now, or final once the lease has stopped")
     starts_at, ends_at, requested_at, state_since = moment(), moment(), moment(), moment()
     decide_by, decided_at, active_at, stopped_at = (moment(allow_null=True) for _ in range(4))
@@ -104,11 +106,16 @@ class LeaseSerializer(serializers.ModelSerializer[Lease]):
         model = Lease
         fields = [
             "id", "machine_name", "tenant", "owner", "flavor", "image", "state", "state_since", "outcome",
-            "outcome_reason", "machine", "starts_at", "ends_at", "requested_at", "decide_by", "purpose",
-            "needs_approval_because", "decided_by", "decided_at", "decision_note", "rate_per_hour",
-            "currency", "quoted_total", "cost", "active_at", "stopped_at", "waiting_because",
+            "outcome_reason", "machine", "starts_at", "ends_at", "pending_ends_at", "requested_at",
+            "decide_by", "purpose", "needs_approval_because", "decided_by", "decided_at", "decision_note",
+            "rate_per_hour", "currency", "quoted_total", "cost", "active_at", "stopped_at", "waiting_because",
         ]  # fmt: skip
         read_only_fields = fields
+
+    @extend_schema_field(serializers.DateTimeField(allow_null=True))
+    def get_pending_ends_at(self, lease: Lease) -> datetime | None:
+        waiting = [one for one in lease.extensions.all() if one.state == Extension.State.PENDING]
+        return waiting[0].new_ends_at if waiting else None
 
     @extend_schema_field(serializers.DecimalField(max_digits=14, decimal_places=2))
     def get_cost(self, lease: Lease) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import urlencode
+from zoneinfo import ZoneInfo
 
 from django import forms
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -23,6 +26,7 @@ from leasing.limits import check_window
 from leasing.models import Flavor, Image, Lease, Person, Tenant
 from leasing.pricing import Quote, rate_of
 from leasing.reasons import Reason
+from leasing.slots import Slot, find_slots, longest_end
 from portal.middleware import PersonRequest
 
 LENGTHS = {
@@ -103,6 +107,17 @@ class BookingForm(forms.Form):
         return (self.starts() or now) + LENGTHS[self.cleaned_data["length"]][1]
 
 
+PROPOSALS = 3
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A window that is free, and the address of this page with it filled in."""
+
+    slot: Slot
+    address: str
+
+
 @dataclass(frozen=True)
 class Offer:
     """What the page says before the button is pressed."""
@@ -111,6 +126,9 @@ class Offer:
     starts_at: datetime
     ends_at: datetime
     approval_because: Reason
+    free: bool
+    longest: datetime | None
+    proposals: list[Proposal]
 
 
 @login_required
@@ -127,7 +145,8 @@ def book(request: PersonRequest) -> HttpResponse:
         return _page(request, form, offer_of(form, now), now)
     lease = _booked(request, form, now) if form.is_valid() else None
     if lease is None:
-        return _page(request, form, None, now, status=400)
+        offer = offer_of(BookingForm(request.user, request.POST), now)
+        return _page(request, form, offer, now, status=400)
     messages.success(request, _booked_words(lease))
     return redirect("workstation", lease.pk)
 
@@ -167,7 +186,32 @@ def offer_of(form: BookingForm, now: datetime) -> Offer | None:
         ends_at=ends_at,
         now=now,
     )
-    return Offer(quote, starts_at, ends_at, because)
+    return Offer(quote, starts_at, ends_at, because, *_availability(form, starts_at, ends_at, now))
+
+
+def _availability(
+    form: BookingForm, starts_at: datetime, ends_at: datetime, now: datetime
+) -> tuple[bool, datetime | None, list[Proposal]]:
+    """Whether it is free then; if not, until when it would be, and when it is for as long as wanted."""
+    flavor, duration = form.cleaned_data["flavor"], ends_at - starts_at
+    slots = find_slots(flavor, duration, earliest=starts_at, count=PROPOSALS, now=now)
+    if slots and slots[0].starts_at <= max(starts_at, now):
+        return True, None, []
+    longest = longest_end(flavor, max(starts_at, now), until=ends_at, now=now)
+    return False, longest, [Proposal(slot, _address_of(form, slot)) for slot in slots]
+
+
+def _address_of(form: BookingForm, slot: Slot) -> str:
+    """Up to the next whole minute, which is all that the form can say."""
+    starts_at = slot.starts_at + (-slot.starts_at.timestamp() % 60) * timedelta(seconds=1)
+    names = ("tenant", "flavor", "image", "length", "ends_at")
+    chosen = {name: form.data[name] for name in names if name in form.data}
+    zone = ZoneInfo(form.person.timezone)
+    window = {"when": "at", "starts_at": starts_at.astimezone(zone).strftime(LOCAL_TIME)}
+    if chosen.get("length") == UNTIL:
+        ends_at = starts_at + (slot.ends_at - slot.starts_at)
+        window["ends_at"] = ends_at.astimezone(zone).strftime(LOCAL_TIME)
+    return f"{reverse('book')}?{urlencode(chosen | window)}"
 
 
 def add_domain_error(form: forms.Form, error: DomainError) -> None:
@@ -213,7 +257,8 @@ def _suggested(request: PersonRequest) -> dict[str, Any]:
         "when": "now",
         "length": "4h",
     }
-    return first | {name: request.GET[name] for name in ("tenant", "flavor", "image") if name in request.GET}
+    names = ("tenant", "flavor", "image", "when", "starts_at", "length", "ends_at")
+    return first | {name: request.GET[name] for name in names if name in request.GET}
 
 
 def _page(

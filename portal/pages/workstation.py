@@ -8,6 +8,7 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.core.exceptions import ValidationError
 from django.http import HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.urls import reverse
@@ -16,17 +17,19 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
 from leasing import policy
+from leasing.changing import change_end, extension_limit
 from leasing.console import open_console
 from leasing.ending import end_lease
 from leasing.errors import DomainError, InvalidRequest, WrongState
 from leasing.goals import PowerAction
-from leasing.models import Lease, Person
+from leasing.models import Extension, Lease, Person
 from leasing.power import switch_power
 from leasing.states.lease import LeaseState
 from leasing.usage import lease_cost
 from portal.api.problems import plain_problem, status_of
 from portal.middleware import PersonRequest
 from portal.pages.actions import action
+from portal.pages.book import LocalTimeField
 from portal.pages.history import history_of
 from portal.pages.home import passed_permille
 
@@ -56,6 +59,24 @@ def switch(request: PersonRequest, lease_id: UUID) -> str:
         raise InvalidRequest(_("A machine is switched on, off, or restarted."))
     switch_power(actor=request.actor, lease_id=lease_id, action=wanted, now=timezone.now())
     messages.success(request, _("Asked the host. The state below follows by itself."))
+    return _page_of(lease_id)
+
+
+@action
+def end_at(request: PersonRequest, lease_id: UUID) -> str:
+    """Another end, later or earlier."""
+    policy.fetch_lease(request.user, lease_id, "use")
+    try:
+        ends_at = LocalTimeField().clean(request.POST.get("ends_at", ""))
+    except ValidationError as error:
+        raise InvalidRequest(error.messages[0], field="ends_at") from error
+    if ends_at is None:
+        raise InvalidRequest(_("Say until when."), field="ends_at")
+    lease = change_end(actor=request.actor, lease_id=lease_id, ends_at=ends_at, now=timezone.now())
+    if lease.extensions.filter(state=Extension.State.PENDING).exists():
+        messages.success(request, _("Asked the host. The new end counts as soon as it has confirmed it."))
+    else:
+        messages.success(request, _("The new end is set."))
     return _page_of(lease_id)
 
 
@@ -117,12 +138,19 @@ def _shown(person: Person, lease: Lease, now: datetime) -> dict[str, Any]:
         "may_use": usable and lease.state == LeaseState.ACTIVE,
         "may_end": lease.state in ENDABLE and policy.may(person, lease, "end"),
         "may_decide": lease.state == LeaseState.REQUESTED and policy.may(person, lease, "decide"),
+        "extension": _extension(lease, now) if usable and lease.state in ENDABLE else None,
         "steps": lease.steps.order_by("id"),
         "scrubs": lease.scrubs.select_related("gpu__host", "gpu__model"),
         "happened": history_of(lease),
         "disk_gib": sum(hold.gpu.share_disk_gib for hold in holds),
         "now": now,
     }
+
+
+def _extension(lease: Lease, now: datetime) -> dict[str, Any]:
+    """How long it could be kept, and the end that waits for the host's word."""
+    pending = lease.extensions.filter(state=Extension.State.PENDING).first()
+    return {"limit": extension_limit(lease, now=now), "pending": pending}
 
 
 def _page_of(lease_id: UUID) -> str:

@@ -76,6 +76,12 @@ def moment(at: datetime | None) -> SafeString | str:
 
 
 @register.filter
+def local_input(at: datetime) -> str:
+    """As a field of a form takes a time, in the reader's zone."""
+    return f"{timezone.localtime(at):%Y-%m-%dT%H:%M}"
+
+
+@register.filter
 def span(value: timedelta | int | float | None) -> str:
     """A duration in its two largest units: `3 h 20 min`."""
     if value is None:

@@ -239,3 +239,29 @@ def test_the_schema_is_public_and_names_the_problems(scene: Scene) -> None:
     booking = described["paths"]["/api/v1/leases/"]["post"]
     assert {"201", "400", "401", "409", "413", "415"} <= set(booking["responses"])
     assert "application/problem+json" in booking["responses"]["409"]["content"]
+
+
+def test_slots_name_the_first_time_and_what_nearly_fits(scene: Scene, ada: Api) -> None:
+    query = {"flavor": "studio", "duration_seconds": "3600"}
+    (first, *more) = ada.get("slots/", **query, count="2").json()["slots"]
+    assert (first["total"], first["currency"], len(more)) == ("3.80", "EUR", 1)
+    deadline = at(datetime.now(UTC) + timedelta(minutes=30))
+    nothing = ada.get("slots/", **query, deadline=deadline).json()
+    assert nothing["slots"] == []
+    assert nothing["later"]["total"] == "3.80"
+    assert nothing["shorter"]["ends_at"][:16] == deadline[:16]
+    for wrong in ({"duration_seconds": "1"}, {"count": "11"}, {"flavor": "none"}, {"earliest": "soon"}):
+        assert ada.get("slots/", **(query | wrong)).status_code == 400
+
+
+def test_a_lease_is_moved_extended_and_shortened(ada: Api) -> None:
+    made = ada.post("leases/", BOOKING | {"starts_at": at(SOON)}).json()
+    path = f"leases/{made['id']}/"
+    assert ada.get(f"{path}end-at/").json()["until"] > at(SOON + timedelta(hours=2))
+    longer = ada.post(f"{path}end-at/", {"ends_at": at(SOON + timedelta(hours=3))}).json()
+    assert (longer["quoted_total"], longer["pending_ends_at"]) == ("11.40", None)
+    shorter = ada.post(f"{path}end-at/", {"ends_at": at(SOON + timedelta(hours=2))}).json()
+    assert shorter["quoted_total"] == "7.60"
+    window = {"starts_at": at(SOON + timedelta(days=2)), "ends_at": at(SOON + timedelta(days=2, hours=1))}
+    assert ada.post(f"{path}window/", window).json()["quoted_total"] == "3.80"
+    assert problem_of(ada.post(f"{path}end-at/", {"ends_at": at(SOON)}))["status"] == 400

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+import html
+import re
+from datetime import UTC, datetime, timedelta
+from urllib.parse import parse_qsl, urlsplit
 from zoneinfo import ZoneInfo
 
 import pytest
 from django.test import Client
 
-from leasing.models import Lease
+from hosts.models import Gpu
+from leasing.models import Hold, Lease
+from leasing.openings.upkeep import rebuild
 from tests.web.conftest import SignIn
 from tests.web.scenes import Scene
 
@@ -123,3 +128,60 @@ def test_an_oversized_form_is_refused_before_it_is_read(ada: Client) -> None:
 def test_what_was_typed_stays_in_the_form(ada: Client) -> None:
     page = ada.post("/book/", GOOD | {"length": "until", "purpose": "stays here"}).content.decode()
     assert "stays here" in page
+
+
+def occupy(scene: Scene, *, hours: int) -> None:
+    """Everything is taken from now on."""
+    spec = {"starts_at": datetime.now(UTC), "ends_at": datetime.now(UTC) + timedelta(hours=hours)}
+    Hold.objects.all().delete()
+    for gpu in Gpu.objects.filter(model=scene.model):
+        Hold.objects.create(lease=Lease.objects.latest("requested_at"), gpu=gpu, **spec)
+    rebuild(scene.host.row.pk)
+
+
+def test_when_it_is_taken_the_next_times_are_a_click_away(ada: Client, scene: Scene) -> None:
+    occupy(scene, hours=5)
+    page = ada.get("/book/price/", GOOD).content.decode()
+    assert "not free then" in page
+    first = html.unescape(re.findall(r'<a href="([^"]+)"', page)[0])
+    filled = ada.get(first).content.decode()
+    assert "not free then" not in filled
+    assert "€7.60" in filled
+    form = dict(parse_qsl(urlsplit(first).query))
+    assert ada.post("/book/", GOOD | form).status_code == 302
+    lease = Lease.objects.latest("requested_at")
+    assert lease.starts_at - datetime.now(UTC) > timedelta(hours=5)
+
+
+def test_a_refused_booking_is_no_dead_end(ada: Client, scene: Scene) -> None:
+    occupy(scene, hours=5)
+    answer = ada.post("/book/", GOOD)
+    assert answer.status_code == 400
+    assert "not free then" in answer.content.decode()
+    assert "/book/?" in answer.content.decode()
+
+
+def test_how_long_it_would_be_free_is_said(ada: Client, scene: Scene) -> None:
+    later = {"when": "at", "starts_at": local(hours=3), "length": "1d"}
+    occupy(scene, hours=1)
+    Hold.objects.update(
+        starts_at=datetime.now(UTC) + timedelta(hours=9), ends_at=datetime.now(UTC) + timedelta(days=9)
+    )
+    rebuild(scene.host.row.pk)
+    assert "at most" in ada.get("/book/price/", GOOD | later).content.decode()
+
+
+def test_the_end_is_changed_on_the_workstations_page(ada: Client) -> None:
+    start, end = local(hours=60), local(hours=62)
+    ada.post("/book/", GOOD | {"when": "at", "starts_at": start, "length": "until", "ends_at": end})
+    lease = Lease.objects.latest("requested_at")
+    page = f"/workstations/{lease.pk}/"
+    assert "Change the end" in ada.get(page).content.decode()
+    answer = ada.post(f"{page}end-at/", {"ends_at": local(hours=65), "back": page})
+    assert answer.headers["Location"] == page
+    before, lease.ends_at = lease.ends_at, Lease.objects.get(pk=lease.pk).ends_at
+    assert lease.ends_at - before == timedelta(hours=3)
+    for nonsense in ("", "tomorrow", local(hours=1)):
+        ada.post(f"{page}end-at/", {"ends_at": nonsense, "back": page})
+    assert Lease.objects.get(pk=lease.pk).ends_at == lease.ends_at
+    assert "Say until when" in ada.get(page).content.decode()
