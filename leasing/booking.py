@@ -114,7 +114,7 @@ def _book(*, actor: Actor, person: Person, tenant: Tenant, lease: Lease, now: da
 
 def starts_now(lease: Lease, *, now: datetime) -> bool:
     """Whether there is something to do for it at once; what is ahead is left to the tick."""
-    return lease.holds.filter(starts_at__lte=now).exists()
+    return holds.window(lease.flavor, lease.starts_at, lease.ends_at, now=now)[0] <= now
 
 
 def fill_quote(lease: Lease) -> None:

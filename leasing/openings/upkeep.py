@@ -94,8 +94,9 @@ def rebuild(host_id: UUID) -> None:
 
 def read(block: Block, region: Span) -> list[GpuTime]:
     """The GPUs of a block that the caller has locked, and what keeps each busy around the region."""
-    gpus = Gpu.objects.filter(host_id=block.host_id, model_id=block.model_id).select_related("host")
-    holds = Hold.objects.filter(gpu__in=gpus)
+    gpus = Gpu.objects.filter(host_id=block.host_id, model_id=block.model_id)
+    gpus = gpus.select_related("host").only("state", "numa_node", "host__last_seen_at", "host__name")
+    holds = Hold.objects.filter(gpu__host_id=block.host_id, gpu__model_id=block.model_id)
     if region.starts > ALWAYS:
         begin = moment(region.starts)
         before = Hold.objects.filter(gpu=OuterRef("pk"), starts_at__lt=begin).order_by("-starts_at")
