@@ -14,12 +14,13 @@ from django.db import transaction
 from django.db.models import Exists, Model, OuterRef, Q, QuerySet
 
 from hosts.models import Gpu, Host
-from leasing import changing, effects, goals, holds, outbox, tidings
+from leasing import changing, effects, goals, holds, outbox, reminders, tidings
 from leasing.actors import SYSTEM
 from leasing.audit.sealer import seal
 from leasing.errors import DomainError
 from leasing.locking import locked
 from leasing.models import Hold, Lease, OutboxMessage
+from leasing.openings import upkeep
 from leasing.reasons import NONE, Reason, because
 from leasing.states.gpu import GpuEvent, GpuState
 from leasing.states.lease import ON_HOST, LeaseEvent, LeaseState
@@ -70,6 +71,17 @@ def start_due(now: datetime) -> None:
     )
     spare = holds.models_with_spare(now=now)
     _each_locked(due, lambda lease: _start(lease, spare=spare, now=now))
+
+
+def remind_of_ends(now: datetime) -> None:
+    """Leases whose end is near."""
+    near = Lease.objects.filter(pk__in=[lease.pk for lease in reminders.ending_soon(now=now)])
+    _each_locked(near.select_related("owner"), lambda lease: reminders.remind(lease, now=now))
+
+
+def forget_past(now: datetime) -> None:
+    """Openings that are over serve nobody."""
+    upkeep.forget_past(now)
 
 
 def fail_overdue(now: datetime) -> None:
@@ -129,10 +141,12 @@ DUTIES: tuple[Callable[[datetime], None], ...] = (
     end_due,
     grow_overruns,
     start_due,
+    remind_of_ends,
     fail_overdue,
     release_again,
     distrust_stuck_scrubs,
     order_intakes,
+    forget_past,
     seal_audit,
 )
 

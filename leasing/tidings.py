@@ -50,6 +50,12 @@ def delayed(lease: Lease, *, now: datetime) -> None:
     _tell_owner(lease, "lease-delayed", _("%(name)s has to wait"), lease.waiting_because, now=now)
 
 
+def ends_soon(lease: Lease, *, now: datetime) -> None:
+    """Its end is near."""
+    body = _("Save what you need: its disk is destroyed at the end. On its page you can change the end.")
+    _tell_owner(lease, "lease-ends-soon", _("%(name)s ends soon"), body, now=now)
+
+
 def host_silent(host: Host, lease: Lease, *, now: datetime) -> None:
     """Tell the operators, once per lease, that nobody knows whether its machine is gone."""
     if Notification.objects.filter(lease=lease, kind="host-silent").exists():

@@ -4,6 +4,7 @@ from enum import StrEnum
 
 
 class LeaseState(StrEnum):
+    OFFERED = "offered"
     REQUESTED = "requested"
     SCHEDULED = "scheduled"
     PROVISIONING = "provisioning"
@@ -23,6 +24,7 @@ class Outcome(StrEnum):
 
 
 class LeaseEvent(StrEnum):
+    CLAIM = "claim"
     APPROVE = "approve"
     REJECT = "reject"
     EXPIRE = "expire"
@@ -36,8 +38,11 @@ class LeaseEvent(StrEnum):
 
 S, E = LeaseState, LeaseEvent
 
-INITIAL = frozenset({S.REQUESTED, S.SCHEDULED})
+INITIAL = frozenset({S.OFFERED, S.REQUESTED, S.SCHEDULED})
 TRANSITIONS: dict[tuple[LeaseState, LeaseEvent], LeaseState] = {
+    (S.OFFERED, E.CLAIM): S.SCHEDULED,
+    (S.OFFERED, E.EXPIRE): S.ENDED,
+    (S.OFFERED, E.CANCEL): S.ENDED,
     (S.REQUESTED, E.APPROVE): S.SCHEDULED,
     (S.REQUESTED, E.REJECT): S.ENDED,
     (S.REQUESTED, E.EXPIRE): S.ENDED,
@@ -64,5 +69,5 @@ OUTCOMES: dict[LeaseEvent, Outcome] = {
     E.END: Outcome.COMPLETED,
 }
 
-HOLDING = frozenset({S.REQUESTED, S.SCHEDULED, S.PROVISIONING, S.ACTIVE, S.RELEASING})
+HOLDING = frozenset({S.OFFERED, S.REQUESTED, S.SCHEDULED, S.PROVISIONING, S.ACTIVE, S.RELEASING})
 ON_HOST = frozenset({S.PROVISIONING, S.ACTIVE, S.RELEASING})
