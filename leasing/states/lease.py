@@ -4,7 +4,6 @@ from enum import StrEnum
 
 
 class LeaseState(StrEnum):
-    OFFERED = "offered"
     REQUESTED = "requested"
     SCHEDULED = "scheduled"
     PROVISIONING = "provisioning"
@@ -24,7 +23,6 @@ class Outcome(StrEnum):
 
 
 class LeaseEvent(StrEnum):
-    CLAIM = "claim"
     APPROVE = "approve"
     REJECT = "reject"
     EXPIRE = "expire"
@@ -38,11 +36,8 @@ class LeaseEvent(StrEnum):
 
 S, E = LeaseState, LeaseEvent
 
-INITIAL = frozenset({S.OFFERED, S.REQUESTED, S.SCHEDULED})
+INITIAL = frozenset({S.REQUESTED, S.SCHEDULED})
 TRANSITIONS: dict[tuple[LeaseState, LeaseEvent], LeaseState] = {
-    (S.OFFERED, E.CLAIM): S.SCHEDULED,
-    (S.OFFERED, E.EXPIRE): S.ENDED,
-    (S.OFFERED, E.CANCEL): S.ENDED,
     (S.REQUESTED, E.APPROVE): S.SCHEDULED,
     (S.REQUESTED, E.REJECT): S.ENDED,
     (S.REQUESTED, E.EXPIRE): S.ENDED,
@@ -69,5 +64,5 @@ OUTCOMES: dict[LeaseEvent, Outcome] = {
     E.END: Outcome.COMPLETED,
 }
 
-HOLDING = frozenset({S.OFFERED, S.REQUESTED, S.SCHEDULED, S.PROVISIONING, S.ACTIVE, S.RELEASING})
+HOLDING = frozenset({S.REQUESTED, S.SCHEDULED, S.PROVISIONING, S.ACTIVE, S.RELEASING})
 ON_HOST = frozenset({S.PROVISIONING, S.ACTIVE, S.RELEASING})

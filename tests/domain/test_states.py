@@ -25,7 +25,6 @@ DIAGRAMS = Path(__file__).resolve().parents[2] / "docs" / "lifecycles.md"
 
 # Written out by hand, not taken from the tables: what must hold whatever else changes.
 LEASE_PATHS = {
-    LeaseState.OFFERED: {"claim": "scheduled", "expire": "ended", "cancel": "ended"},
     LeaseState.REQUESTED: {"approve": "scheduled", "reject": "ended", "expire": "ended", "cancel": "ended"},
     LeaseState.SCHEDULED: {"start": "provisioning", "cancel": "ended", "fail": "ended"},
     LeaseState.PROVISIONING: {
@@ -63,8 +62,6 @@ GPU_PATHS = {
     GpuState.MAINTENANCE: {"readmit": "dirty"},
     GpuState.MISSING: {"readmit": "dirty"},
 }
-
-BEFORE_HAND_OVER = {LeaseState.OFFERED, LeaseState.REQUESTED, LeaseState.SCHEDULED}
 
 
 def reachable(initial: frozenset[Any], table: Mapping[Any, str]) -> set[str]:
@@ -125,7 +122,7 @@ def test_a_lease_moves_as_its_table_says_or_not_at_all(
     moving = ground.lease(state=state, host=ground.host, outcome="completed" if over else "")
     starts_at, ends_at = moving.starts_at, moving.ends_at + timedelta(hours=1)
     Hold.objects.create(lease=moving, gpu=ground.gpu, starts_at=starts_at, ends_at=ends_at)
-    gpu_state = GpuState.CLEAN if state in BEFORE_HAND_OVER else GpuState.LEASED
+    gpu_state = GpuState.CLEAN if state in (LeaseState.REQUESTED, LeaseState.SCHEDULED) else GpuState.LEASED
     Gpu.objects.filter(pk=ground.gpu.pk).update(state=gpu_state)
     expected = LEASE_PATHS[state].get(event)
     told = AuditEntry.objects.filter(subject=f"lease:{moving.pk}")
