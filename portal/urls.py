@@ -6,7 +6,7 @@ from django.urls import include, path
 
 from portal.health import healthz, readyz
 from portal.live import events
-from portal.pages import access, account, approvals, audit, book, fleet, home, usage, workstation
+from portal.pages import access, account, approvals, audit, book, fleet, home, quota, usage, workstation
 
 urlpatterns = [
     path("", home.home, name="home"),
@@ -25,6 +25,9 @@ urlpatterns = [
     path("workstations/<uuid:lease_id>/console/ticket/", workstation.console_ticket, name="console-ticket"),
     path("approvals/", approvals.approvals, name="approvals"),
     path("approvals/<uuid:lease_id>/", approvals.decide, name="decide"),
+    path("quota/", quota.quota, name="quota"),
+    path("quota/ask/", quota.ask, name="ask-quota"),
+    path("quota/<uuid:request_id>/", quota.decide_quota, name="decide-quota"),
     path("fleet/", fleet.fleet, name="fleet"),
     path("fleet/live/", fleet.fleet_live, name="fleet-live"),
     path("fleet/hosts/<uuid:host_id>/accepting/", fleet.set_accepting, name="host-accepting"),

@@ -6,7 +6,7 @@ from django.urls import path
 from django.views.decorators.cache import cache_page
 from drf_spectacular.views import SpectacularAPIView
 
-from portal.api import fleet, leases, me, records
+from portal.api import fleet, leases, me, quotas, records
 
 schema = SpectacularAPIView.as_view(authentication_classes=[], permission_classes=[], throttle_classes=[])
 
@@ -29,6 +29,9 @@ urlpatterns = [
     path("leases/<uuid:lease_id>/approve/", leases.ApproveView.as_view(), name="api-lease-approve"),
     path("leases/<uuid:lease_id>/reject/", leases.RejectView.as_view(), name="api-lease-reject"),
     path("leases/<uuid:lease_id>/console/", leases.ConsoleView.as_view(), name="api-lease-console"),
+    path("limits/", quotas.LimitsView.as_view(), name="api-limits"),
+    path("quota-requests/", quotas.QuotaRequestList.as_view(), name="api-quota-requests"),
+    path("quota-requests/<uuid:request_id>/decision/", quotas.QuotaDecisionView.as_view(), name="api-quota-decision"),
     path("hosts/", fleet.HostList.as_view(), name="api-hosts"),
     path("hosts/<uuid:host_id>/", fleet.HostDetail.as_view(), name="api-host"),
     path("hosts/<uuid:host_id>/accepting/", fleet.AcceptingView.as_view(), name="api-host-accepting"),

@@ -15,8 +15,9 @@ from django.utils.translation import gettext as _
 from django.utils.translation import pgettext
 
 from hosts.models import Gpu
+from leasing.limits import Limit
 from leasing.metering import WHOLE_CURRENCIES
-from leasing.models import Lease
+from leasing.models import Lease, QuotaKind, QuotaRequest
 from portal.pages import words
 from portal.pages.looks import STEP_LOOKS, Look, look_of_gpu, look_of_lease
 
@@ -73,6 +74,18 @@ def moment(at: datetime | None) -> SafeString | str:
         f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
         _said(timezone.localtime(at), timezone.localtime()),
     )
+
+
+@register.filter
+def kind_words(limited: Limit | QuotaRequest) -> str:
+    """What is limited, in words."""
+    return str(QuotaKind(limited.kind).label)
+
+
+@register.filter
+def plain(value: Decimal) -> str:
+    """A number without zeros after its point."""
+    return f"{value:.2f}".rstrip("0").rstrip(".")
 
 
 @register.filter

@@ -111,6 +111,9 @@ TABLE = [
     posting(
         "decide", "approver=403 auditor=403", body={"decision": "approve"}, arguments=lease("own_request")
     ),
+    Row("quota", "ada=200 bob=200 approver=200"),
+    posting("ask-quota", "", others=302, body={"tenant": "studio"}),
+    posting("decide-quota", "", body={"decision": "grant"}, arguments=unknown("request_id")),
     Row("fleet", READS_FLEET),
     Row("fleet-live", READS_FLEET),
     posting("host-accepting", "operator=302", body={"accepting": "no"}, arguments=host),
@@ -165,6 +168,10 @@ TABLE = [
     posting("api-lease-approve", "approver=403 auditor=403", arguments=lease("own_request")),
     posting("api-lease-reject", "ada=403 approver=200 auditor=403", body={"note": "no"}, arguments=REQUESTED),
     posting("api-lease-console", "ada=201 approver=403 auditor=403", arguments=ACTIVE),
+    Row("api-limits", others=EVERYBODY),
+    Row("api-quota-requests", others=EVERYBODY),
+    posting("api-quota-requests", "", others=400, body={"tenant": "studio"}),
+    posting("api-quota-decision", "", body={"decision": "grant"}, arguments=unknown("request_id")),
     Row("api-hosts", READS_FLEET),
     Row("api-host", READS_FLEET, arguments=host),
     posting("api-host-accepting", "operator=200", body={"accepting": "false"}, arguments=host),

@@ -1,0 +1,124 @@
+"""Quotas over the API: the limits in force, requests for more, and decisions."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from django.db.models import QuerySet
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers, status
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from hosts.models import GpuModel
+from leasing import policy, quotas
+from leasing.errors import InvalidRequest
+from leasing.models import QuotaKind, QuotaRequest
+from portal.api.fields import MomentField, StrictSerializer
+from portal.api.serializers import moment
+from portal.api.views import ActionView, ListView, api_actor, checked, person_of
+
+
+class LimitSerializer(serializers.Serializer[Any]):
+    kind = serializers.ChoiceField(choices=QuotaKind.choices)
+    value = serializers.DecimalField(max_digits=14, decimal_places=2)
+    own = serializers.BooleanField(help_text="Yours alone, not the whole tenant's")
+    gpu_model = serializers.CharField(source="model_name", help_text="Empty for all models")
+    currency = serializers.CharField()
+
+
+class TenantLimitsSerializer(serializers.Serializer[Any]):
+    tenant = serializers.SlugField()
+    limits = LimitSerializer(many=True)
+
+
+class QuotaRequestSerializer(serializers.ModelSerializer[QuotaRequest]):
+    tenant = serializers.CharField(source="tenant.slug", read_only=True)
+    asked_by = serializers.CharField(source="asked_by.username", read_only=True)
+    person = serializers.CharField(source="person.username", read_only=True, default=None, allow_null=True)
+    model = serializers.CharField(source="model.slug", read_only=True, default=None, allow_null=True)
+    decided_by = serializers.CharField(
+        source="decided_by.username", read_only=True, default=None, allow_null=True
+    )
+    asked_at, until, decided_at = moment(), moment(allow_null=True), moment(allow_null=True)
+
+    class Meta:
+        model = QuotaRequest
+        fields = [
+            "id", "tenant", "asked_by", "person", "kind", "model", "value", "until", "reason", "asked_at",
+            "state", "decided_by", "decided_at", "note",
+        ]  # fmt: skip
+        read_only_fields = fields
+
+
+class AskQuotaSerializer(StrictSerializer[dict[str, Any]]):
+    tenant = serializers.SlugField()
+    for_all = serializers.BooleanField(default=False, help_text="For the whole tenant, not for yourself")
+    kind = serializers.ChoiceField(choices=QuotaKind.choices)
+    model = serializers.SlugField(required=False, allow_null=True, default=None)
+    value = serializers.DecimalField(max_digits=14, decimal_places=2, min_value=0, max_value=quotas.LARGEST)
+    until = MomentField(required=False, allow_null=True, default=None)
+    reason = serializers.CharField(max_length=500)
+
+
+class DecideQuotaSerializer(StrictSerializer[dict[str, Any]]):
+    decision = serializers.ChoiceField(choices=["grant", "decline", "withdraw"])
+    note = serializers.CharField(required=False, allow_blank=True, default="", max_length=500)
+
+
+class LimitsView(ActionView):
+    @extend_schema(responses=TenantLimitsSerializer(many=True))
+    def get(self, request: Request) -> Response:
+        """What you may use without approval, per tenant."""
+        person, now = person_of(request), timezone.now()
+        answer = [
+            {"tenant": tenant.slug, "limits": quotas.limits_in_force(tenant, person, now=now)}
+            for tenant in policy.tenants_with_role(person, "member", "approver").order_by("slug")
+        ]
+        return Response(TenantLimitsSerializer(answer, many=True).data)
+
+
+class QuotaRequestList(ListView[QuotaRequest]):
+    """Your requests, and those that you may decide on."""
+
+    serializer_class = QuotaRequestSerializer
+    queryset = QuotaRequest.objects.none()
+
+    def get_queryset(self) -> QuerySet[QuotaRequest]:
+        return quotas.visible_requests(person_of(self.request))
+
+    @extend_schema(request=AskQuotaSerializer, responses={201: QuotaRequestSerializer})
+    def post(self, request: Request) -> Response:
+        """Ask for a larger quota; an approver decides."""
+        asked = checked(AskQuotaSerializer, request.data)
+        slug = asked.pop("tenant")
+        tenant = policy.tenants_with_role(person_of(request), "member").filter(slug=slug).first()
+        if tenant is None:
+            raise InvalidRequest(_("There is no such team, or you are not a member of it."), field="tenant")
+        if asked["model"] is not None:
+            asked["model"] = _model(asked["model"])
+        made = quotas.ask_quota(actor=api_actor(request), tenant=tenant, now=timezone.now(), **asked)
+        return Response(QuotaRequestSerializer(made).data, status=status.HTTP_201_CREATED)
+
+
+class QuotaDecisionView(ActionView):
+    @extend_schema(request=DecideQuotaSerializer, responses=QuotaRequestSerializer)
+    def post(self, request: Request, request_id: UUID) -> Response:
+        """Grant or decline somebody else's request, or take your own back."""
+        given, actor, now = checked(DecideQuotaSerializer, request.data), api_actor(request), timezone.now()
+        if given["decision"] == "withdraw":
+            asked = quotas.withdraw_quota_request(actor=actor, request_id=request_id, now=now)
+        else:
+            decide = quotas.grant_quota if given["decision"] == "grant" else quotas.decline_quota
+            asked = decide(actor=actor, request_id=request_id, note=given["note"], now=now)
+        return Response(QuotaRequestSerializer(asked).data)
+
+
+def _model(slug: str) -> GpuModel:
+    found = GpuModel.objects.filter(slug=slug).first()
+    if found is None:
+        raise InvalidRequest(_("There is no such GPU model."), field="model")
+    return found
