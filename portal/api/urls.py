@@ -31,7 +31,11 @@ urlpatterns = [
     path("leases/<uuid:lease_id>/console/", leases.ConsoleView.as_view(), name="api-lease-console"),
     path("limits/", quotas.LimitsView.as_view(), name="api-limits"),
     path("quota-requests/", quotas.QuotaRequestList.as_view(), name="api-quota-requests"),
-    path("quota-requests/<uuid:request_id>/decision/", quotas.QuotaDecisionView.as_view(), name="api-quota-decision"),
+    path(
+        "quota-requests/<uuid:request_id>/decision/",
+        quotas.QuotaDecisionView.as_view(),
+        name="api-quota-decision",
+    ),
     path("hosts/", fleet.HostList.as_view(), name="api-hosts"),
     path("hosts/<uuid:host_id>/", fleet.HostDetail.as_view(), name="api-host"),
     path("hosts/<uuid:host_id>/accepting/", fleet.AcceptingView.as_view(), name="api-host-accepting"),
