@@ -125,6 +125,11 @@ def peak_gpus(uses: Iterable[Use], *, within: Use) -> int:
     return peak
 
 
+def month_total(limit: Limit, months: Iterable[MonthUse]) -> Decimal:
+    """What counts against a monthly limit, in its unit."""
+    return sum((_amount(limit, use) for use in months if _counts(limit, use)), Decimal(0))
+
+
 def month_spans(
     starts_at: datetime, ends_at: datetime, zone: str
 ) -> Iterator[tuple[str, datetime, datetime]]:
@@ -173,8 +178,7 @@ def _over_month(limit: Limit, wanted: Use, months: list[MonthUse], zone: str) ->
             wanted.rate_per_hour,
             wanted.currency,
         )
-        there = [use for use in months if use.month == month and _counts(limit, use)]
-        total = sum((_amount(limit, use) for use in [*there, asked]), Decimal(0))
+        total = month_total(limit, [use for use in months if use.month == month]) + _amount(limit, asked)
         if total > limit.value:
             code = "over-budget" if limit.kind == "budget" else "over-gpu-hours"
             return _over(code, limit, month=month, total=f"{total:.2f}", currency=limit.currency)

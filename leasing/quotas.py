@@ -30,13 +30,14 @@ from leasing import notices, policy
 from leasing.actors import Actor
 from leasing.audit.log import record
 from leasing.errors import InvalidRequest, NotAllowed, NotVisible, WrongState
-from leasing.limits import Limit, MonthUse, Use, exceeded, month_spans
+from leasing.limits import Limit, MonthUse, Use, exceeded, month_spans, month_total
 from leasing.locking import locked
 from leasing.models import Flavor, Lease, Person, Quota, QuotaKind, QuotaRequest, Tenant
 from leasing.reasons import Reason, filled, together
 from leasing.states.lease import LeaseState
 
 OPEN_REQUESTS = 20
+MONTHLY = (QuotaKind.GPU_HOURS, QuotaKind.BUDGET)
 LARGEST = Decimal(1_000_000_000)
 
 
@@ -71,7 +72,7 @@ def check(
     wanted = Use(starts_at, ends_at, flavor.gpu_count, flavor.model_id, True, rate_per_hour, currency)
     limits = limits_in_force(tenant, person, now=now)
     leases = Lease.objects.filter(tenant=tenant).exclude(pk__in=[without] if without else [])
-    monthly = any(limit.kind in ("gpu-hours", "budget") for limit in limits)
+    monthly = any(limit.kind in MONTHLY for limit in limits)
     reasons = exceeded(
         limits,
         wanted=wanted,
@@ -109,10 +110,13 @@ def limits_in_force(tenant: Tenant, person: Person | None, *, now: datetime) -> 
     return list(newest.values())
 
 
-def used_in_month(tenant: Tenant, person: Person, *, now: datetime) -> list[MonthUse]:
-    """What the present month of the tenant's zone has seen, booked or used."""
+def standing(tenant: Tenant, person: Person, *, now: datetime) -> list[tuple[Limit, Decimal | None]]:
+    """Each limit in force and, of monthly ones, what is booked or used in the tenant's present month."""
+    limits = limits_in_force(tenant, person, now=now)
     at = Use(now, now + timedelta(microseconds=1), 0, 0, True, Decimal(0), "")
-    return _months(Lease.objects.filter(tenant=tenant), person, at, tenant.timezone)
+    monthly = any(limit.kind in MONTHLY for limit in limits)
+    months = _months(Lease.objects.filter(tenant=tenant), person, at, tenant.timezone) if monthly else []
+    return [(limit, month_total(limit, months) if limit.kind in MONTHLY else None) for limit in limits]
 
 
 def set_quota(

@@ -43,6 +43,9 @@ class AskForm(forms.Form):
     def __init__(self, person: Person, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["tenant"].queryset = policy.tenants_with_role(person, "member")  # type: ignore[attr-defined]
+        for field in self.fields.values():
+            chosen = isinstance(field.widget, forms.Select)
+            field.widget.attrs["class"] = "form-select" if chosen else "form-control"
 
 
 @login_required
@@ -54,7 +57,7 @@ def quota(request: PersonRequest) -> HttpResponse:
         raise NotVisible(_("There is nothing here."))
     found = quotas.visible_requests(person)[:SHOWN]
     context = {
-        "limits": [(tenant, quotas.limits_in_force(tenant, person, now=now)) for tenant in tenants],
+        "limits": [(tenant, quotas.standing(tenant, person, now=now)) for tenant in tenants],
         "kinds": dict(QuotaKind.choices),
         "requests": [
             (asked, quotas.may_decide(person, asked), asked.asked_by_id == person.pk) for asked in found

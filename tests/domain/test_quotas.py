@@ -20,6 +20,7 @@ from leasing.quotas import (
     grant_quota,
     limits_in_force,
     set_quota,
+    standing,
     visible_requests,
     withdraw_quota_request,
 )
@@ -118,6 +119,8 @@ def test_hours_and_money_count_what_is_booked_and_not_what_was_given_back(world:
     )
     first = book(world, hours=3)
     second = book(world, hours=3, after=9 * HOUR)
+    used = {limit.name: used for limit, used in standing(world.studio, world.ada, now=world.now)}
+    assert (used["gpu-hours"], used["budget"], used["gpus"]) == (Decimal(6), Decimal("22.8"), None)
     assert (first.state, second.state) == ("scheduled", "requested")
     assert second.needs_approval_because.code == "over-gpu-hours"
     for lease in (first, second):
