@@ -187,7 +187,7 @@ class Fleet(RuleBasedStateMachine):
             case "drop":
                 holds.drop(lease)
                 self.leases.remove(lease)
-            case "shrink":
+            case "shrink" if lease.starts_at < self.now:
                 holds.shrink(lease, now=self.now)
                 self.leases.remove(lease)
             case "move":
