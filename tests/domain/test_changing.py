@@ -30,7 +30,13 @@ from tests.world import World
 pytestmark = pytest.mark.django_db
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
-HISTORIES = int(os.environ.get("LEASEHOLD_FLEETS", "6"))
+# Always the same histories, unless LEASEHOLD_FLEETS asks for that many others.
+CHOSEN = settings(
+    max_examples=int(os.environ.get("LEASEHOLD_FLEETS", "6")),
+    derandomize="LEASEHOLD_FLEETS" not in os.environ,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
 
 
 @pytest.fixture
@@ -236,7 +242,7 @@ acts = st.lists(
 )
 
 
-@settings(max_examples=HISTORIES, deadline=None, suppress_health_check=list(HealthCheck))
+@CHOSEN
 @given(acts)
 def test_each_second_is_billed_at_the_rate_it_was_quoted_at(history: list[tuple[str, int]]) -> None:
     """Whatever was added and cut off, and however the price changed meanwhile."""
@@ -283,7 +289,7 @@ def test_each_second_is_billed_at_the_rate_it_was_quoted_at(history: list[tuple[
         transaction.set_rollback(True)
 
 
-@settings(max_examples=HISTORIES, deadline=None, suppress_health_check=list(HealthCheck))
+@CHOSEN
 @given(
     st.lists(st.tuples(st.integers(0, 300), st.integers(10, 120), st.sampled_from([1, 1, 2])), max_size=10),
     st.integers(1, 3),
