@@ -143,3 +143,11 @@ def test_a_persons_limit_is_theirs_alone_and_the_newest_counts(world: World) -> 
     mine = limits_in_force(world.studio, world.ada, now=world.now)
     theirs = limits_in_force(world.studio, world.approver, now=world.now)
     assert ("longest own" in {limit.name for limit in mine}, len(mine) - len(theirs)) == (True, 1)
+
+
+def test_a_host_that_is_wholly_free_is_left_whole(world: World) -> None:
+    """Whichever host the first lease went to, the next ones join it while it can serve."""
+    world.admit(world.enrol("hv2"), 2)
+    hosts = [book(world).holds.get().gpu.host_id for _one in range(4)]
+    assert hosts[0] == hosts[1]
+    assert hosts[2] == hosts[3] != hosts[0]
