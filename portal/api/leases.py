@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC
 from typing import Any
 from uuid import UUID
 
 from django.db.models import QuerySet
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.translation import gettext as _
 from drf_spectacular.utils import extend_schema
 from knox.models import AuthToken
 from rest_framework import serializers, status
@@ -18,54 +17,25 @@ from rest_framework.response import Response
 
 from leasing import policy
 from leasing.approval import approve_lease, reject_lease
-from leasing.booking import approval_reason, quote_lease, request_lease
+from leasing.booking import request_lease
 from leasing.changing import change_end, change_window, extension_limit
 from leasing.console import open_console
 from leasing.ending import end_lease
-from leasing.errors import InvalidRequest
-from leasing.limits import check_window
-from leasing.models import Flavor, Image, Lease, Person, Tenant
+from leasing.models import Lease
 from leasing.power import switch_power
-from leasing.slots import find_slots, near_misses
 from leasing.states.lease import LeaseState
 from leasing.timing import TICKET_LIFETIME
 from portal.api.fields import MomentField, StrictSerializer
+from portal.api.named import flavor_named, image_named, tenant_named
 from portal.api.serializers import LeaseDetailSerializer, LeaseSerializer
+from portal.api.slots import WindowSerializer, end_of
 from portal.api.views import ActionView, ListView, api_actor, checked, person_of
 from portal.console.admission import credential_of_token
-
-TEN_YEARS = 10 * 366 * 86400
-
-
-class WindowSerializer(StrictSerializer[dict[str, Any]]):
-    """What and when: exactly one of `ends_at` and `duration_seconds`; no `starts_at` means now."""
-
-    tenant = serializers.SlugField(required=False, help_text="May be left out by members of one tenant")
-    flavor = serializers.SlugField()
-    starts_at = MomentField(required=False, allow_null=True, default=None)
-    ends_at = MomentField(required=False, allow_null=True, default=None)
-    duration_seconds = serializers.IntegerField(
-        required=False, allow_null=True, default=None, min_value=1, max_value=TEN_YEARS
-    )
-
-    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        if (attrs["ends_at"] is None) == (attrs["duration_seconds"] is None):
-            raise serializers.ValidationError({"ends_at": _("Give either “ends_at” or “duration_seconds”.")})
-        return attrs
 
 
 class BookingSerializer(WindowSerializer):
     image = serializers.SlugField()
     purpose = serializers.CharField(required=False, allow_blank=True, default="", max_length=500)
-
-
-class QuoteSerializer(serializers.Serializer[dict[str, Any]]):
-    rate_per_hour = serializers.DecimalField(max_digits=12, decimal_places=4)
-    currency = serializers.CharField()
-    total = serializers.DecimalField(max_digits=14, decimal_places=2)
-    starts_at = serializers.DateTimeField()
-    ends_at = serializers.DateTimeField()
-    approval_because = serializers.CharField(help_text="Why an approver must agree; empty if none has to")
 
 
 class EndAtSerializer(StrictSerializer[dict[str, Any]]):
@@ -80,35 +50,6 @@ class ChangeSerializer(StrictSerializer[dict[str, Any]]):
 class ExtensionLimitSerializer(serializers.Serializer[Any]):
     until = serializers.DateTimeField(default_timezone=UTC)
     taken = serializers.BooleanField(help_text="Whether somebody else has the GPUs from then on")
-
-
-class SlotQuerySerializer(serializers.Serializer[dict[str, Any]]):
-    flavor = serializers.SlugField()
-    duration_seconds = serializers.IntegerField(min_value=60, max_value=366 * 86400)
-    earliest = MomentField(required=False, default=None)
-    deadline = MomentField(required=False, default=None, help_text="The latest end")
-    count = serializers.IntegerField(required=False, default=3, min_value=1, max_value=10)
-
-
-class SlotSerializer(serializers.Serializer[Any]):
-    starts_at = serializers.DateTimeField(default_timezone=UTC)
-    ends_at = serializers.DateTimeField(default_timezone=UTC)
-    total = serializers.DecimalField(max_digits=14, decimal_places=2, source="quote.total")
-    currency = serializers.CharField(source="quote.currency")
-
-
-class OtherSlotSerializer(serializers.Serializer[Any]):
-    flavor = serializers.SlugField()
-    slot = SlotSerializer()
-
-
-class SlotsSerializer(serializers.Serializer[Any]):
-    """If there is no slot: what nearly fits, each with its price."""
-
-    slots = SlotSerializer(many=True)
-    shorter = SlotSerializer(allow_null=True)
-    later = SlotSerializer(allow_null=True)
-    others = OtherSlotSerializer(many=True)
 
 
 class PowerSerializer(StrictSerializer[dict[str, Any]]):
@@ -166,11 +107,11 @@ class LeaseList(ListView[Lease]):
         asked = checked(BookingSerializer, request.data)
         lease = request_lease(
             actor=api_actor(request),
-            tenant=_tenant(person_of(request), asked.get("tenant")),
-            flavor=_flavor(asked["flavor"]),
-            image=_image(asked["image"]),
+            tenant=tenant_named(person_of(request), asked.get("tenant")),
+            flavor=flavor_named(asked["flavor"]),
+            image=image_named(asked["image"]),
             starts_at=asked["starts_at"],
-            ends_at=_end(asked, now),
+            ends_at=end_of(asked, now),
             purpose=asked["purpose"],
             now=now,
         )
@@ -185,34 +126,6 @@ class LeaseDetail(ActionView):
     def get(self, request: Request, lease_id: UUID) -> Response:
         """One lease, with the steps of its host."""
         return _shown(policy.fetch_lease(person_of(request), lease_id, "view"))
-
-
-class QuoteView(ActionView):
-    @extend_schema(request=WindowSerializer, responses=QuoteSerializer)
-    def post(self, request: Request) -> Response:
-        """What a lease would cost, and whether an approver would have to agree. Changes nothing."""
-        now = timezone.now()
-        asked = checked(WindowSerializer, request.data)
-        tenant, flavor = _tenant(person_of(request), asked.get("tenant")), _flavor(asked["flavor"])
-        starts_at, ends_at = asked["starts_at"] or now, _end(asked, now)
-        check_window(starts_at, ends_at, now=now)
-        quote = quote_lease(flavor=flavor, starts_at=starts_at, ends_at=ends_at)
-        answer = {
-            "rate_per_hour": quote.rate_per_hour,
-            "currency": quote.currency,
-            "total": quote.total,
-            "starts_at": starts_at,
-            "ends_at": ends_at,
-            "approval_because": approval_reason(
-                tenant=tenant,
-                person=person_of(request),
-                flavor=flavor,
-                starts_at=starts_at,
-                ends_at=ends_at,
-                now=now,
-            ),
-        }
-        return Response(QuoteSerializer(answer).data)
 
 
 class EndView(ActionView):
@@ -248,23 +161,6 @@ class ChangeView(ActionView):
         asked = checked(ChangeSerializer, request.data)
         lease = change_window(actor=api_actor(request), lease_id=lease_id, now=timezone.now(), **asked)
         return _shown(lease)
-
-
-class SlotsView(ActionView):
-    @extend_schema(parameters=[SlotQuerySerializer], responses=SlotsSerializer)
-    def get(self, request: Request) -> Response:
-        """When a flavor is free for so long: the first slot, then alternatives, or what nearly fits."""
-        now = timezone.now()
-        asked = checked(SlotQuerySerializer, request.query_params.dict())
-        flavor = _flavor(asked.pop("flavor"))
-        duration, count = timedelta(seconds=asked.pop("duration_seconds")), asked.pop("count")
-        slots = find_slots(flavor, duration, count=count, now=now, **asked)
-        answer: dict[str, Any] = {"slots": slots, "shorter": None, "later": None, "others": []}
-        if not slots:
-            nearly = near_misses(flavor, duration, now=now, **asked)
-            others = [{"flavor": other.slug, "slot": slot} for other, slot in nearly.others]
-            answer |= {"shorter": nearly.shorter, "later": nearly.later, "others": others}
-        return Response(SlotsSerializer(answer).data)
 
 
 class PowerView(ActionView):
@@ -323,41 +219,3 @@ def _credential(request: Request) -> str:
     if isinstance(request.auth, AuthToken):
         return credential_of_token(request.auth.token_key)
     return request.session.session_key or ""
-
-
-def _end(asked: dict[str, Any], now: datetime) -> datetime:
-    if asked["ends_at"] is not None:
-        ends_at: datetime = asked["ends_at"]
-        return ends_at
-    start: datetime = asked["starts_at"] or now
-    return start + timedelta(seconds=asked["duration_seconds"])
-
-
-def _tenant(person: Person, slug: str | None) -> Tenant:
-    tenants = policy.tenants_with_role(person, "member")
-    found = list(tenants.filter(slug=slug) if slug else tenants[:2])
-    if len(found) == 1:
-        return found[0]
-    if slug is None and found:
-        raise InvalidRequest(_("You are in several teams."), hint=_("Say which: “tenant”."), field="tenant")
-    raise InvalidRequest(
-        _("There is no such team, or you are not a member of it."),
-        hint=_("See /api/v1/tenants/."),
-        field="tenant",
-    )
-
-
-def _flavor(slug: str) -> Flavor:
-    found = Flavor.objects.filter(slug=slug, offered=True).select_related("model").first()
-    if found is None:
-        raise InvalidRequest(
-            _("There is no such workstation."), hint=_("See /api/v1/flavors/."), field="flavor"
-        )
-    return found
-
-
-def _image(slug: str) -> Image:
-    found = Image.objects.filter(slug=slug, offered=True).first()
-    if found is None:
-        raise InvalidRequest(_("There is no such image."), hint=_("See /api/v1/images/."), field="image")
-    return found

@@ -6,7 +6,7 @@ from django.urls import path
 from django.views.decorators.cache import cache_page
 from drf_spectacular.views import SpectacularAPIView
 
-from portal.api import fleet, leases, me, quotas, records
+from portal.api import fleet, leases, me, quotas, records, slots
 
 schema = SpectacularAPIView.as_view(authentication_classes=[], permission_classes=[], throttle_classes=[])
 
@@ -18,8 +18,8 @@ urlpatterns = [
     path("images/", me.ImageList.as_view(), name="api-images"),
     path("tokens/", me.TokenList.as_view(), name="api-tokens"),
     path("tokens/<slug:token_key>/", me.TokenDetail.as_view(), name="api-token"),
-    path("quote/", leases.QuoteView.as_view(), name="api-quote"),
-    path("slots/", leases.SlotsView.as_view(), name="api-slots"),
+    path("quote/", slots.QuoteView.as_view(), name="api-quote"),
+    path("slots/", slots.SlotsView.as_view(), name="api-slots"),
     path("leases/", leases.LeaseList.as_view(), name="api-leases"),
     path("leases/<uuid:lease_id>/", leases.LeaseDetail.as_view(), name="api-lease"),
     path("leases/<uuid:lease_id>/end/", leases.EndView.as_view(), name="api-lease-end"),

@@ -22,7 +22,7 @@ from leasing.errors import InvalidRequest, NotVisible
 from leasing.models import Person, QuotaKind, Tenant
 from portal.middleware import PersonRequest
 from portal.pages.actions import action
-from portal.pages.book import LocalTimeField
+from portal.pages.booking_form import LocalTimeField
 
 SHOWN = 50
 

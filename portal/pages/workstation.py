@@ -29,7 +29,7 @@ from leasing.usage import lease_cost
 from portal.api.problems import plain_problem, status_of
 from portal.middleware import PersonRequest
 from portal.pages.actions import action
-from portal.pages.book import LocalTimeField
+from portal.pages.booking_form import LocalTimeField
 from portal.pages.history import history_of
 from portal.pages.home import passed_permille
 

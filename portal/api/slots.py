@@ -1,0 +1,130 @@
+"""When, how long and at which price: answers over the API that change nothing."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from leasing.booking import approval_reason, quote_lease
+from leasing.limits import check_window
+from leasing.slots import find_slots, near_misses
+from portal.api.fields import MomentField, StrictSerializer
+from portal.api.named import flavor_named, tenant_named
+from portal.api.views import ActionView, checked, person_of
+
+TEN_YEARS = 10 * 366 * 86400
+
+
+class WindowSerializer(StrictSerializer[dict[str, Any]]):
+    """What and when: exactly one of `ends_at` and `duration_seconds`; no `starts_at` means now."""
+
+    tenant = serializers.SlugField(required=False, help_text="May be left out by members of one tenant")
+    flavor = serializers.SlugField()
+    starts_at = MomentField(required=False, allow_null=True, default=None)
+    ends_at = MomentField(required=False, allow_null=True, default=None)
+    duration_seconds = serializers.IntegerField(
+        required=False, allow_null=True, default=None, min_value=1, max_value=TEN_YEARS
+    )
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if (attrs["ends_at"] is None) == (attrs["duration_seconds"] is None):
+            raise serializers.ValidationError({"ends_at": _("Give either “ends_at” or “duration_seconds”.")})
+        return attrs
+
+
+class QuoteSerializer(serializers.Serializer[dict[str, Any]]):
+    rate_per_hour = serializers.DecimalField(max_digits=12, decimal_places=4)
+    currency = serializers.CharField()
+    total = serializers.DecimalField(max_digits=14, decimal_places=2)
+    starts_at = serializers.DateTimeField()
+    ends_at = serializers.DateTimeField()
+    approval_because = serializers.CharField(help_text="Why an approver must agree; empty if none has to")
+
+
+class SlotQuerySerializer(serializers.Serializer[dict[str, Any]]):
+    flavor = serializers.SlugField()
+    duration_seconds = serializers.IntegerField(min_value=60, max_value=366 * 86400)
+    earliest = MomentField(required=False, default=None)
+    deadline = MomentField(required=False, default=None, help_text="The latest end")
+    count = serializers.IntegerField(required=False, default=3, min_value=1, max_value=10)
+
+
+class SlotSerializer(serializers.Serializer[Any]):
+    starts_at = serializers.DateTimeField(default_timezone=UTC)
+    ends_at = serializers.DateTimeField(default_timezone=UTC)
+    total = serializers.DecimalField(max_digits=14, decimal_places=2, source="quote.total")
+    currency = serializers.CharField(source="quote.currency")
+
+
+class OtherSlotSerializer(serializers.Serializer[Any]):
+    flavor = serializers.SlugField()
+    slot = SlotSerializer()
+
+
+class SlotsSerializer(serializers.Serializer[Any]):
+    """If there is no slot: what nearly fits, each with its price."""
+
+    slots = SlotSerializer(many=True)
+    shorter = SlotSerializer(allow_null=True)
+    later = SlotSerializer(allow_null=True)
+    others = OtherSlotSerializer(many=True)
+
+
+class QuoteView(ActionView):
+    @extend_schema(request=WindowSerializer, responses=QuoteSerializer)
+    def post(self, request: Request) -> Response:
+        """What a lease would cost, and whether an approver would have to agree. Changes nothing."""
+        now = timezone.now()
+        asked = checked(WindowSerializer, request.data)
+        tenant, flavor = tenant_named(person_of(request), asked.get("tenant")), flavor_named(asked["flavor"])
+        starts_at, ends_at = asked["starts_at"] or now, end_of(asked, now)
+        check_window(starts_at, ends_at, now=now)
+        quote = quote_lease(flavor=flavor, starts_at=starts_at, ends_at=ends_at)
+        answer = {
+            "rate_per_hour": quote.rate_per_hour,
+            "currency": quote.currency,
+            "total": quote.total,
+            "starts_at": starts_at,
+            "ends_at": ends_at,
+            "approval_because": approval_reason(
+                tenant=tenant,
+                person=person_of(request),
+                flavor=flavor,
+                starts_at=starts_at,
+                ends_at=ends_at,
+                now=now,
+            ),
+        }
+        return Response(QuoteSerializer(answer).data)
+
+
+class SlotsView(ActionView):
+    @extend_schema(parameters=[SlotQuerySerializer], responses=SlotsSerializer)
+    def get(self, request: Request) -> Response:
+        """When a flavor is free for so long: the first slot, then alternatives, or what nearly fits."""
+        now = timezone.now()
+        asked = checked(SlotQuerySerializer, request.query_params.dict())
+        flavor = flavor_named(asked.pop("flavor"))
+        duration, count = timedelta(seconds=asked.pop("duration_seconds")), asked.pop("count")
+        slots = find_slots(flavor, duration, count=count, now=now, **asked)
+        answer: dict[str, Any] = {"slots": slots, "shorter": None, "later": None, "others": []}
+        if not slots:
+            nearly = near_misses(flavor, duration, now=now, **asked)
+            others = [{"flavor": other.slug, "slot": slot} for other, slot in nearly.others]
+            answer |= {"shorter": nearly.shorter, "later": nearly.later, "others": others}
+        return Response(SlotsSerializer(answer).data)
+
+
+def end_of(asked: dict[str, Any], now: datetime) -> datetime:
+    if asked["ends_at"] is not None:
+        ends_at: datetime = asked["ends_at"]
+        return ends_at
+    start: datetime = asked["starts_at"] or now
+    return start + timedelta(seconds=asked["duration_seconds"])
