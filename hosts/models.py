@@ -8,6 +8,8 @@ from django.core.validators import MaxValueValidator, MinValueValidator, RegexVa
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from hosts.protocol.codec import OLDEST
+
 PUBLIC_KEY = RegexValidator(r"^[0-9a-f]{64}$")
 GPU_STATES = ("clean", "leased", "dirty", "scrubbing", "quarantined", "maintenance", "missing")
 
@@ -50,6 +52,7 @@ class Host(models.Model):
     journal_id = models.UUIDField(null=True)
     applied_sequence = models.PositiveBigIntegerField(default=0)
     generation = models.PositiveBigIntegerField(default=0)
+    protocol = models.PositiveSmallIntegerField(default=OLDEST)
     receipt_due = models.BooleanField(default=False)
     last_seen_at = models.DateTimeField(null=True)
     inventory_at = models.DateTimeField(null=True)
@@ -118,6 +121,19 @@ class FoundCard(models.Model):
 
     def __str__(self) -> str:
         return f"{self.address} {self.name}"
+
+
+class HostCheckUp(models.Model):
+    """What `doctor` last found on a host: `checks` as the host reported them, the worst first."""
+
+    host = models.OneToOneField(Host, models.CASCADE, related_name="check_up")
+    taken_at = models.DateTimeField()
+    simulated = models.BooleanField()
+    checks = models.JSONField(default=list)
+    left_out = models.PositiveIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"{self.host.name} {self.taken_at:%Y-%m-%d %H:%M}"
 
 
 class ReceivedReport(models.Model):

@@ -14,6 +14,7 @@ from kombu.exceptions import OperationalError
 
 from hosts.models import Host
 from hosts.protocol import messages
+from hosts.protocol.codec import PROTOCOL, encode, encode_goal
 from hosts.protocol.signing import COMMAND, Signer
 from leasing.keys import portal_signing_key
 from leasing.models import Lease, OutboxMessage
@@ -49,7 +50,7 @@ def queue_command(
         subject=subject,
         generation=generation,
         kind=str(goal.__struct_config__.tag),
-        goal=messages.encode(goal).decode(),
+        goal=encode_goal(goal).decode(),
         created_at=now,
         next_send_at=now,
         deadline_at=now + deadline if deadline else None,
@@ -98,7 +99,7 @@ def sign_command(message: OutboxMessage, *, now: datetime) -> str:
     """The envelope of one sending; it expires when the next sending is due."""
     return _sign(
         messages.Command(
-            protocol=messages.PROTOCOL,
+            protocol=_spoken_with(message.host),
             command_id=message.command_id,
             host=message.host.name,
             subject=message.subject,
@@ -116,7 +117,7 @@ def sign_receipt(host: Host, *, now: datetime) -> str:
         raise ValueError("a host without a journal has sent nothing")
     return _sign(
         messages.Command(
-            protocol=messages.PROTOCOL,
+            protocol=_spoken_with(host),
             command_id=uuid4(),
             host=host.name,
             subject=f"host:{host.name}",
@@ -129,7 +130,11 @@ def sign_receipt(host: Host, *, now: datetime) -> str:
 
 
 def _sign(command: messages.Command) -> str:
-    return Signer(portal_signing_key(), COMMAND).sign(messages.encode(command))
+    return Signer(portal_signing_key(), COMMAND).sign(encode(command))
+
+
+def _spoken_with(host: Host) -> int:
+    return min(PROTOCOL, host.protocol)
 
 
 def mark_accepted(message: OutboxMessage, *, now: datetime) -> None:

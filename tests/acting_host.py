@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
 from hosts.protocol import messages as m
+from hosts.protocol.codec import decode_command
 from hosts.protocol.signing import COMMAND, Verifier, key_id
 from leasing.keys import portal_signing_key
 from leasing.reports import receive_report
@@ -56,7 +57,7 @@ class ActingHost:
         sent, self.world.sent = self.world.sent, []
         for host, envelope in sent:
             if host.name == self.voice.row.name:
-                self.take(m.decode_command(self.verifier.open(envelope)))
+                self.take(decode_command(self.verifier.open(envelope)))
         for command in [c for c in self.todo if self.happens(0.8)]:
             self.todo.remove(command)
             self.carry_out(command)

@@ -12,6 +12,7 @@ from nacl.signing import SigningKey
 
 from hosts.models import Gpu, GpuModel, Host
 from hosts.protocol import messages as m
+from hosts.protocol.codec import PROTOCOL, encode
 from hosts.protocol.signing import REPORT, Signer, public_hex
 from leasing import fleet, policy
 from leasing.actors import SYSTEM, Actor
@@ -96,6 +97,7 @@ class ScriptedHost:
     key: SigningKey
     journal_id: UUID = field(default_factory=uuid4)
     sequence: int = 0
+    protocol: int = PROTOCOL
 
     def envelope(
         self,
@@ -106,7 +108,7 @@ class ScriptedHost:
     ) -> str:
         self.sequence += 1
         report = m.Report(
-            protocol=m.PROTOCOL,
+            protocol=self.protocol,
             host=self.row.name,
             journal_id=self.journal_id,
             sequence=self.sequence,
@@ -116,7 +118,7 @@ class ScriptedHost:
             occurred_at=at,
             event=event,
         )
-        return Signer(self.key, REPORT).sign(m.encode(report))
+        return Signer(self.key, REPORT).sign(encode(report))
 
     def say(
         self,

@@ -13,15 +13,8 @@ from collections.abc import Callable
 from hosts.agent.goals import Refusal, TooLate, take_goal
 from hosts.agent.rig import Rig
 from hosts.agent.spool import Origin
-from hosts.protocol.messages import (
-    Accepted,
-    Command,
-    MessageError,
-    OpenConsole,
-    Receipt,
-    Refused,
-    decode_command,
-)
+from hosts.protocol.codec import MessageError, decode_command
+from hosts.protocol.messages import Accepted, Command, OpenConsole, Receipt, Refused
 from hosts.protocol.signing import ForgedMessage, Verifier
 
 log = logging.getLogger(__name__)
@@ -84,6 +77,7 @@ class Acceptance:
 
     def _deliver_command(self, command: Command, origin: Origin) -> None:
         self._check_address(command)
+        self._rig.spool.hear(command.protocol)
         if isinstance(command.goal, Receipt):
             self._rig.spool.forget(journal_id=command.goal.journal_id, through=command.goal.through)
         elif self._accept(command, origin) and isinstance(command.goal, OpenConsole):

@@ -119,7 +119,7 @@ class Executor:
             current = self._rig.plans.get(plan.plan_id)
             kind = self._kinds[plan.kind]
             reason = StepFailed(f"The plan was given up: {error}")
-            self._end(current, kind, kind.steps[min(current.step, len(kind.steps) - 1)], "failed", reason)
+            self._end(current, kind, kind.step(current.step), "failed", reason)
         except Exception:
             log.critical("The journal cannot be written", exc_info=True)
             self._on_death()
@@ -134,7 +134,7 @@ class Executor:
                 self._rig.plans.set_state(plan_id, "cancelled")
             return False
         kind = self._kinds[plan.kind]
-        step = kind.steps[plan.step]
+        step = kind.step(plan.step)
         try:
             self._attempt(plan, kind, step)
             return self._complete(plan, kind, step)
@@ -168,14 +168,14 @@ class Executor:
 
     def _complete(self, plan: Plan, kind: PlanKind, step: Step) -> bool:
         """Record that the step is done; with the last one, in the same transaction, what the plan means."""
-        is_last = plan.step + 1 == len(kind.steps)
+        following = kind.after(step)
         with self._rig.journal.transaction():
             self._report_step(plan, kind, step, "done")
-            self._rig.plans.end_step(plan.plan_id)
-            if is_last:
+            self._rig.plans.end_step(plan.plan_id, following=following)
+            if not following:
                 self._rig.plans.set_state(plan.plan_id, "done")
                 kind.finish(Job(self._rig.plans.get(plan.plan_id), self._rig))
-        return not is_last
+        return bool(following)
 
     def _fail(self, plan: Plan, kind: PlanKind, step: Step, error: Exception) -> None:
         log.error("%s:%s failed: %s", kind.name, step.name, error, exc_info=not str(error))
@@ -201,7 +201,7 @@ class Executor:
             gpu_id=plan.goal.gpu.gpu_id if isinstance(plan.goal, Intake) else None,
             plan=kind.name,
             step=step.name,
-            index=plan.step + 1,
+            index=kind.steps.index(step) + 1,
             total=len(kind.steps),
             state=state,
             attempt=attempt,

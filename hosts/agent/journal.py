@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+from hosts.agent.journal_upgrades import UPGRADES
+
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE subject (name TEXT PRIMARY KEY, generation INTEGER NOT NULL) STRICT;
@@ -53,16 +55,16 @@ CREATE TABLE plan (
     goal BLOB NOT NULL,
     state TEXT NOT NULL
         CHECK (state IN ('waiting', 'running', 'cancelling', 'done', 'failed', 'cancelled')),
-    step INTEGER NOT NULL DEFAULT 0,
+    step TEXT NOT NULL DEFAULT '',
     attempt INTEGER NOT NULL DEFAULT 0,
     progress BLOB
 ) STRICT;
 CREATE INDEX plan_open ON plan (id) WHERE state IN ('waiting', 'running', 'cancelling');
 CREATE TABLE console (session_id TEXT PRIMARY KEY, lease_id TEXT NOT NULL, open INTEGER NOT NULL) STRICT;
 CREATE TABLE report (sequence INTEGER PRIMARY KEY AUTOINCREMENT, envelope TEXT NOT NULL) STRICT;
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 """
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 LOCK_SECONDS = 2.0
 
 
@@ -81,7 +83,7 @@ class Journal:
         except sqlite3.OperationalError as error:
             raise JournalError(f"{path} cannot be opened; is another worker running? ({error})") from error
         with self.transaction():
-            self.is_new = self._create_if_empty()
+            self.is_new = self._prepare()
             self.journal_id = UUID(self.recall("journal_id") or "")
 
     @contextmanager
@@ -121,16 +123,17 @@ class Journal:
         with self._lock:
             self._connection.close()
 
-    def _create_if_empty(self) -> bool:
-        version = self.execute("PRAGMA user_version").fetchone()[0]
-        if version == SCHEMA_VERSION:
-            return False
-        if version != 0:
+    def _prepare(self) -> bool:
+        """Create what is missing, or take over what the previous version of this program wrote."""
+        version = int(self.execute("PRAGMA user_version").fetchone()[0])
+        if version not in (0, *UPGRADES, SCHEMA_VERSION):
             raise JournalError(f"The journal has schema {version}; this program writes {SCHEMA_VERSION}.")
-        for statement in filter(str.strip, _SCHEMA.split(";\n")):
+        statements = _SCHEMA.split(";\n") if version == 0 else UPGRADES.get(version, ())
+        for statement in filter(str.strip, statements):
             self.execute(statement)
-        self.remember("journal_id", str(uuid4()))
-        return True
+        if version == 0:
+            self.remember("journal_id", str(uuid4()))
+        return version == 0
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -24,7 +24,7 @@ PlanGoal = Provision | Release | Power | Intake | Inspect
 
 @dataclass(frozen=True)
 class Plan:
-    """One plan. `step` counts from 0 and is the step to run next; `attempt` counts its runs so far.
+    """One plan. `step` names the step to run next, empty for the first; `attempt` counts its runs so far.
 
     `locks` name what nobody else may touch meanwhile: plans that share one run in order of their ids.
     """
@@ -36,7 +36,7 @@ class Plan:
     locks: frozenset[str]
     goal: PlanGoal
     state: PlanState
-    step: int
+    step: str
     attempt: int
     progress: bytes | None
 
@@ -155,9 +155,10 @@ class Plans:
         with self._journal.transaction():
             self._journal.execute("UPDATE plan SET attempt = attempt + 1 WHERE id = ?", plan_id)
 
-    def end_step(self, plan_id: int) -> None:
+    def end_step(self, plan_id: int, *, following: str) -> None:
+        """The current step is done; what follows is named, empty after the last."""
         with self._journal.transaction():
-            self._journal.execute("UPDATE plan SET step = step + 1, attempt = 0 WHERE id = ?", plan_id)
+            self._journal.execute("UPDATE plan SET step = ?, attempt = 0 WHERE id = ?", following, plan_id)
 
     def set_state(self, plan_id: int, state: PlanState) -> None:
         with self._journal.transaction():

@@ -12,7 +12,8 @@ from uuid import UUID
 import msgspec
 
 from hosts.agent.journal import Journal
-from hosts.protocol.messages import PROTOCOL, Event, Report, StepReport, encode
+from hosts.protocol.codec import OLDEST, encode
+from hosts.protocol.messages import Event, Report, StepReport
 from hosts.protocol.signing import Signer
 
 Clock = Callable[[], datetime]
@@ -28,7 +29,11 @@ class Origin:
 
 
 class Spool:
-    """The queue of reports on disk. `news` is set whenever a report was added."""
+    """The queue of reports on disk. `news` is set whenever a report was added.
+
+    What an older portal has no words for is sent in ours: it stores that unread, and one that does understand
+    learns from it what is understood here.
+    """
 
     def __init__(self, journal: Journal, *, signer: Signer, host: str, clock: Clock) -> None:
         self._journal = journal
@@ -40,6 +45,18 @@ class Spool:
     @property
     def journal_id(self) -> UUID:
         return self._journal.journal_id
+
+    @property
+    def spoken(self) -> int:
+        """The protocol version in which the portal is spoken to."""
+        with self._journal.transaction():
+            return int(self._journal.recall(_SPOKEN) or OLDEST)
+
+    def hear(self, protocol: int) -> None:
+        """The portal has spoken in this version: it is answered in the same one."""
+        with self._journal.transaction():
+            if protocol != self.spoken:
+                self._journal.remember(_SPOKEN, str(protocol))
 
     def origin_of(self, subject: str) -> Origin:
         """For what no command asked for: the subject's latest generation, or the report would look stale."""
@@ -101,7 +118,7 @@ class Spool:
 
     def _report(self, event: Event, origin: Origin, sequence: int) -> Report:
         return Report(
-            protocol=PROTOCOL,
+            protocol=max(self.spoken, event.SINCE),
             host=self._host,
             journal_id=self._journal.journal_id,
             sequence=sequence,
@@ -118,4 +135,5 @@ class Spool:
         )
 
 
+_SPOKEN = "spoken_protocol"
 _EVENTS: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Event)

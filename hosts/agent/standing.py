@@ -61,6 +61,6 @@ def _plan(plan: Plan) -> dict[str, Any]:
         "subject": plan.origin.subject,
         "generation": plan.origin.generation,
         "state": plan.state,
-        "steps_done": plan.step,
+        "next_step": plan.step,
         "attempt": plan.attempt,
     }

@@ -9,7 +9,8 @@ from uuid import UUID
 
 from hosts.agent.bus import CardMissing, Wedged
 from hosts.agent.plans import Plan
-from hosts.protocol.messages import Event, GpuOrder, Message
+from hosts.protocol.fields import Message
+from hosts.protocol.messages import Event, GpuOrder
 
 if TYPE_CHECKING:
     from hosts.agent.rig import Rig
@@ -99,3 +100,12 @@ class PlanKind:
     steps: tuple[Step, ...]
     finish: Callable[[Job], None]
     fail: Callable[[Job, Step, Exception], None]
+
+    def step(self, name: str) -> Step:
+        """The step of that name. A name that an older version of this program wrote begins the plan anew."""
+        return next((step for step in self.steps if step.name == name), self.steps[0])
+
+    def after(self, step: Step) -> str:
+        """The name of the step that follows, empty after the last."""
+        names = [*(each.name for each in self.steps), ""]
+        return names[self.steps.index(step) + 1]

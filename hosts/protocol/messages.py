@@ -1,39 +1,29 @@
 """Every message between the control plane and a host, as bounded, immutable, typed structures.
 
-A *command* states a whole goal for one host. A *report* states one fact the host has seen. Both are JSON;
-decoding checks types, bounds and the protocol version, and refuses what it does not know.
+A *command* states a whole goal for one host. A *report* states one fact the host has seen. `codec` turns both
+into JSON and back. What a later protocol version adds is marked so: see `fields.Message`.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 from uuid import UUID
 
-import msgspec
 from msgspec import Meta
 
-PROTOCOL = 1
-UNDERSTOOD = frozenset({1})
-MAX_MESSAGE_BYTES = 64 * 1024
-
-Name = Annotated[str, Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9][a-z0-9.-]*$")]
-Subject = Annotated[str, Meta(min_length=1, max_length=80)]
-Text = Annotated[str, Meta(max_length=2000)]
-Short = Annotated[str, Meta(max_length=200)]
-Counter = Annotated[int, Meta(ge=0, le=2**53)]
-Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-PciAddress = Annotated[str, Meta(pattern=r"^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")]
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
-Moment = Annotated[datetime, Meta(tz=True)]
-
-
-class MessageError(ValueError):
-    """The text is not a message of a protocol version that this program understands."""
-
-
-class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every structure that travels."""
+from hosts.protocol.checkup import CheckUp as CheckUp
+from hosts.protocol.fields import (
+    Count,
+    Counter,
+    Message,
+    Moment,
+    Name,
+    PciAddress,
+    Sha256,
+    Short,
+    Subject,
+    Text,
+)
 
 
 class Fingerprint(Message, frozen=True, kw_only=True):
@@ -322,7 +312,7 @@ class Inventory(Message, frozen=True, kw_only=True, tag="inventory"):
 
 MachineEvent = MachineRunning | MachineStopped | MachineGone | ProvisionFailed
 GpuEvent = ScrubStarted | Scrubbed | GpuFailed
-Event = Accepted | Refused | StepReport | MachineEvent | GpuEvent | ConsoleClosed | Inventory
+Event = Accepted | Refused | StepReport | MachineEvent | GpuEvent | ConsoleClosed | Inventory | CheckUp
 
 
 class Report(Message, frozen=True, kw_only=True):
@@ -337,53 +327,3 @@ class Report(Message, frozen=True, kw_only=True):
     generation: Counter
     occurred_at: Moment
     event: Event
-
-
-class ReportHeader(msgspec.Struct, frozen=True):
-    """What has to be known of a report, even of one that is not understood: whose it is, and its number."""
-
-    host: Name
-    journal_id: UUID
-    sequence: Annotated[int, Meta(ge=1, le=2**53)]
-
-
-def encode(message: Message) -> bytes:
-    """JSON text of a message. Raises MessageError when it would exceed MAX_MESSAGE_BYTES."""
-    text = msgspec.json.encode(message, order="sorted")
-    if len(text) > MAX_MESSAGE_BYTES:
-        raise MessageError(f"The message has {len(text)} bytes; {MAX_MESSAGE_BYTES} are allowed.")
-    return text
-
-
-def decode_command(text: bytes) -> Command:
-    """A command of a protocol version that is understood, or MessageError."""
-    return _understood(_decode(text, Command))
-
-
-def decode_report(text: bytes) -> Report:
-    """A report of a protocol version that is understood, or MessageError."""
-    return _understood(_decode(text, Report))
-
-
-def decode_report_header(text: bytes) -> ReportHeader:
-    """The header alone, or MessageError."""
-    return _decode(text, ReportHeader)
-
-
-M = TypeVar("M", bound=msgspec.Struct)
-V = TypeVar("V", Command, Report)
-
-
-def _decode(text: bytes, kind: type[M]) -> M:
-    if len(text) > MAX_MESSAGE_BYTES:
-        raise MessageError(f"The message has {len(text)} bytes; {MAX_MESSAGE_BYTES} are allowed.")
-    try:
-        return msgspec.json.decode(text, type=kind)
-    except msgspec.MsgspecError as error:
-        raise MessageError(f"Not a message of protocol {PROTOCOL}: {error}") from error
-
-
-def _understood(message: V) -> V:
-    if message.protocol in UNDERSTOOD:
-        return message
-    raise MessageError(f"Protocol {message.protocol} is not understood here; {sorted(UNDERSTOOD)} are.")

@@ -18,7 +18,7 @@ from nacl.exceptions import BadSignatureError, CryptoError
 from nacl.public import PrivateKey, PublicKey, SealedBox
 from nacl.signing import SigningKey, VerifyKey
 
-from hosts.protocol.messages import MAX_MESSAGE_BYTES
+from hosts.protocol.fields import MAX_MESSAGE_BYTES
 
 COMMAND = b"leasehold/command/1\n"
 REPORT = b"leasehold/report/1\n"

@@ -11,6 +11,7 @@ from django.db.models import Max, Q
 
 from hosts.models import Host, ReceivedReport
 from hosts.protocol import messages as m
+from hosts.protocol.codec import MessageError, decode_report, decode_report_header
 from hosts.protocol.signing import REPORT, ForgedMessage, Verifier, verify_key
 from leasing.errors import NotAllowed, NotVisible
 from leasing.fsck.finding import Finding
@@ -116,8 +117,8 @@ def _last_inventory(host: Host) -> tuple[m.Inventory, datetime] | None:
     reports = host.reports.filter(journal_id=host.journal_id or NO_JOURNAL).order_by("-sequence")
     for stored in reports.iterator():
         try:
-            report = m.decode_report(trusted.open(stored.envelope))
-        except (ForgedMessage, m.MessageError):
+            report = decode_report(trusted.open(stored.envelope))
+        except (ForgedMessage, MessageError):
             continue
         if isinstance(report.event, m.Inventory):
             return report.event, report.occurred_at
@@ -126,8 +127,8 @@ def _last_inventory(host: Host) -> tuple[m.Inventory, datetime] | None:
 
 def _flaw(stored: ReceivedReport, host: Host, trusted: Verifier) -> str:
     try:
-        report = m.decode_report_header(trusted.open(stored.envelope))
-    except (ForgedMessage, m.MessageError) as error:
+        report = decode_report_header(trusted.open(stored.envelope))
+    except (ForgedMessage, MessageError) as error:
         return str(error)
     if (report.host, report.journal_id, report.sequence) != (host.name, stored.journal_id, stored.sequence):
         return "is not the report that its columns say it is"

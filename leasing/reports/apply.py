@@ -9,7 +9,7 @@ from uuid import UUID
 
 import msgspec
 
-from hosts.models import Host, ReceivedReport
+from hosts.models import Host, HostCheckUp, ReceivedReport
 from hosts.protocol import messages as m
 from leasing import changing, outbox
 from leasing.actors import Actor
@@ -224,6 +224,19 @@ def _inventory(
     return inventory.take(host, event, at=report.occurred_at, now=now)
 
 
+def _checked_up(host: Host, report: m.Report, event: m.CheckUp, stored: ReceivedReport, now: datetime) -> str:
+    HostCheckUp.objects.update_or_create(
+        host=host,
+        defaults={
+            "taken_at": report.occurred_at,
+            "simulated": event.simulated,
+            "checks": msgspec.to_builtins(event.checks),
+            "left_out": event.left_out,
+        },
+    )
+    return APPLIED
+
+
 _HANDLERS: dict[type[m.Event], Handler] = {
     m.Accepted: _accepted,
     m.Refused: _refused,
@@ -237,6 +250,7 @@ _HANDLERS: dict[type[m.Event], Handler] = {
     m.GpuFailed: _gpu_failed,
     m.ConsoleClosed: _console_closed,
     m.Inventory: _inventory,
+    m.CheckUp: _checked_up,
 }
 
 

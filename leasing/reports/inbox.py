@@ -9,7 +9,8 @@ from uuid import UUID
 from django.db import DataError, IntegrityError, transaction
 
 from hosts.models import Gpu, Host, ReceivedReport
-from hosts.protocol.messages import MessageError, ReportHeader, decode_report, decode_report_header
+from hosts.protocol.codec import MessageError, ReportHeader, decode_report, decode_report_header
+from hosts.protocol.messages import Inventory, Report
 from hosts.protocol.signing import REPORT, ForgedMessage, Verifier, parse_envelope, verify_key
 from leasing.actors import SYSTEM, Actor
 from leasing.audit.log import record
@@ -81,7 +82,7 @@ def _apply_next(host_id: UUID, *, now: datetime) -> bool:
         stored.applied_at = now
         stored.save(update_fields=["verdict", "applied_at"])
         host.applied_sequence = stored.sequence
-        host.save(update_fields=["applied_sequence"])
+        host.save(update_fields=["applied_sequence", "protocol"])
     return True
 
 
@@ -90,6 +91,7 @@ def _apply(host: Host, stored: ReceivedReport, *, now: datetime) -> str:
     try:
         with transaction.atomic():
             report = decode_report(_verifier(host).open(stored.envelope))
+            host.protocol = _protocol_of(host, report)
             return apply_report(host, report, stored, now=now)
     except (MessageError, DataError, IntegrityError, ValueError) as error:
         log.warning("A report of %s could not be applied: %s", host, error)
@@ -103,6 +105,12 @@ def _apply(host: Host, stored: ReceivedReport, *, now: datetime) -> str:
             sequence=stored.sequence,
         )
         return f"refused: {reason}"
+
+
+def _protocol_of(host: Host, report: Report) -> int:
+    """The version to speak with the host: the highest heard since its worker has started."""
+    started = isinstance(report.event, Inventory) and report.event.restarted
+    return report.protocol if started else max(host.protocol, report.protocol)
 
 
 def _open(envelope: str) -> tuple[Host, ReportHeader]:

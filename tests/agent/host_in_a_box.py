@@ -27,8 +27,8 @@ from hosts.agent.rig import Rig, make_rig
 from hosts.agent.scrubbers import load_scrubbers
 from hosts.agent.simulated import SimulatedBus, demo_topology
 from hosts.agent.spool import Origin
+from hosts.protocol.codec import PROTOCOL, decode_report, encode
 from hosts.protocol.messages import (
-    PROTOCOL,
     Command,
     Event,
     Goal,
@@ -41,8 +41,6 @@ from hosts.protocol.messages import (
     Release,
     Report,
     ScrubPolicy,
-    decode_report,
-    encode,
 )
 from hosts.protocol.signing import COMMAND, REPORT, Signer, Verifier, key_id, public_hex
 from tests.agent.fake_machines import FakeMachines

@@ -11,6 +11,7 @@ import pytest
 from nacl.signing import SigningKey
 
 from hosts.agent.acceptance import REFUSALS_AT_ONCE
+from hosts.protocol.codec import encode
 from hosts.protocol.messages import (
     Accepted,
     Inspect,
@@ -21,7 +22,6 @@ from hosts.protocol.messages import (
     Receipt,
     Refused,
     Update,
-    encode,
 )
 from hosts.protocol.signing import REPORT, Signer
 from tests.agent.host_in_a_box import HOST, Box, Control, a_box, gpu_order

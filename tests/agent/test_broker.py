@@ -22,8 +22,9 @@ from hosts.agent.journal import Journal
 from hosts.agent.receiver import Receiver, make_app, register_delivery
 from hosts.agent.spool import Spool
 from hosts.protocol.broker import broker_acl, broker_user, unacked_prefix
+from hosts.protocol.codec import decode_report
 from hosts.protocol.fence import DELIVER_COMMAND, REPORTS_QUEUE, fenced_settings, host_queue
-from hosts.protocol.messages import Accepted, decode_report
+from hosts.protocol.messages import Accepted
 from hosts.protocol.signing import REPORT, Signer, parse_envelope
 from tests.agent.host_in_a_box import wait_for
 from tools.servers import RedisServer

@@ -13,7 +13,8 @@ from hosts.agent.journal import Journal, JournalError
 from hosts.agent.plans import Plan, Plans, gpu_lock, lease_lock, runnable
 from hosts.agent.spool import Origin, Spool
 from hosts.agent.worker import utc_now
-from hosts.protocol.messages import Accepted, Inspect, decode_report
+from hosts.protocol.codec import decode_report
+from hosts.protocol.messages import Accepted, Inspect
 from hosts.protocol.signing import COMMAND, REPORT, ForgedMessage, Signer, Verifier, key_id
 
 KEY = SigningKey.generate()

@@ -25,6 +25,7 @@ from nacl.signing import VerifyKey
 from hosts.agent.identity import Identity, create_identity
 from hosts.agent.simulated import SimulatedBus, demo_topology, memory_file
 from hosts.protocol.broker import broker_acl, broker_user
+from hosts.protocol.codec import decode_report
 from hosts.protocol.fence import DELIVER_COMMAND, REPORTS_QUEUE, fenced_settings, host_queue
 from hosts.protocol.messages import (
     Goal,
@@ -39,7 +40,6 @@ from hosts.protocol.messages import (
     Scrubbed,
     ScrubEvidence,
     ScrubPolicy,
-    decode_report,
 )
 from hosts.protocol.signing import REPORT, Verifier, key_id
 from tests.agent.host_in_a_box import MIB, Control

@@ -1,0 +1,33 @@
+"""How a journal of the previous version of this program is taken over: statements by schema version."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+# Schema 1 counted the steps of a plan; each version of the program may have others.
+_STEPS_OF_SCHEMA_1: Mapping[str, str] = {
+    "provision": "identify bind reserve define start confirm",
+    "release": "close stop undefine destroy-disk",
+    "power-on": "identify bind define start confirm",
+    "resume": "identify bind define start confirm",
+    "power-restart": "stop identify bind define start confirm",
+    "power-off": "stop",
+    "deadline": "stop",
+    "scrub": "claim bind begin reset plant fill verify reset-again compare",
+    "intake": "claim bind begin reset plant fill verify reset-again compare",
+    "inspect": "look",
+}
+
+
+def _named_steps() -> Iterable[str]:
+    yield "ALTER TABLE plan RENAME COLUMN step TO step_number"
+    yield "ALTER TABLE plan ADD COLUMN step TEXT NOT NULL DEFAULT ''"
+    for kind, steps in _STEPS_OF_SCHEMA_1.items():
+        for number, step in enumerate(steps.split()):
+            where = f"kind = '{kind}' AND step_number = {number}"
+            yield f"UPDATE plan SET step = '{step}' WHERE {where}"  # noqa: S608 - the names above
+    yield "ALTER TABLE plan DROP COLUMN step_number"
+    yield "PRAGMA user_version = 2"
+
+
+UPGRADES: Mapping[int, Sequence[str]] = {1: tuple(_named_steps())}
