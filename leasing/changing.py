@@ -96,6 +96,7 @@ def confirm_extension(lease: Lease, ends_at: datetime, *, now: datetime) -> None
     pending = lease.extensions.filter(state=Extension.State.PENDING, new_ends_at=ends_at).first()
     if pending is not None and lease.state in RUNNING:
         _confirm(lease, pending, now=now)
+        _note(SYSTEM, lease, "lease.extended", now=now, ends_at=ends_at)
 
 
 def fail_extension(lease: Lease, *, now: datetime) -> None:
@@ -107,15 +108,7 @@ def fail_extension(lease: Lease, *, now: datetime) -> None:
     if lease.state in RUNNING:
         effects.tell_end(lease, now=now)
     tidings.not_extended(lease, now=now)
-    record(
-        action="lease.not-extended",
-        actor=SYSTEM,
-        subject=f"lease:{lease.pk}",
-        tenant=lease.tenant,
-        now=now,
-        ends_at=lease.ends_at,
-        asked=pending.new_ends_at,
-    )
+    _note(SYSTEM, lease, "lease.not-extended", now=now, ends_at=lease.ends_at, asked=pending.new_ends_at)
 
 
 def _change_end(actor: Actor, lease_id: UUID, ends_at: datetime, now: datetime) -> Lease:
@@ -217,6 +210,8 @@ def _change_window(
             now=now,
             starts_at=starts_at,
             ends_at=ends_at,
+            rate_per_hour=lease.rate_per_hour,
+            currency=lease.currency,
             verdict=verdict,
             **before,
         )

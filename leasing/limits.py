@@ -18,7 +18,8 @@ from leasing.errors import InvalidRequest
 from leasing.reasons import Reason, because
 from leasing.timing import FARTHEST_START, LONGEST_LEASE, PAST_TOLERANCE, SHORTEST_LEASE
 
-HOUR = timedelta(hours=1)
+HOUR, DAY = 3600, 86400  # seconds
+MILLIONTH = Decimal("0.000001")
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,14 @@ class Limit:
     value: Decimal
     own: bool = False
     model_id: int | None = None
+    model_slug: str = ""
     model_name: str = ""
     currency: str = ""
 
     @property
     def name(self) -> str:
         """What it is about, for records."""
-        about = [self.kind, self.model_name, "own" if self.own else ""]
+        about = [self.kind, self.model_slug, "own" if self.own else ""]
         return " ".join(filter(None, about))
 
 
@@ -66,6 +68,44 @@ class MonthUse:
     own: bool
     rate_per_hour: Decimal
     currency: str
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a lease does to a limit, in its unit: `asked` comes on top of what is `there` without it.
+
+    A monthly limit is measured in each month that the lease lies in. `foreign` is the currency of a lease
+    that a budget cannot be compared with.
+    """
+
+    limit: Limit
+    asked: Decimal
+    there: Decimal = Decimal(0)
+    month: str = ""
+    foreign: str = ""
+
+    @property
+    def total(self) -> Decimal:
+        """To a millionth: thirds of an hour add up to hours."""
+        return (self.there + self.asked).quantize(MILLIONTH)
+
+    @property
+    def is_over(self) -> bool:
+        return bool(self.foreign) or self.total > self.limit.value
+
+    def objection(self) -> Reason:
+        """Why somebody has to agree, if it is over."""
+        limit, whose = self.limit, "own-" if self.limit.own else ""
+        facts: dict[str, str | int] = {"limit": plain(limit.value)}
+        if self.foreign:
+            return because("other-currency", currency=self.foreign, limit=limit.currency)
+        if limit.kind in ("longest", "ahead"):
+            return because("too-long" if limit.kind == "longest" else "too-far-ahead", **facts)
+        facts["what"] = limit.model_name or "GPU"
+        if limit.kind == "gpus":
+            return because(f"{whose}over-limit", peak=int(self.total), **facts)
+        facts |= {"month": self.month, "total": f"{self.total:.2f}", "currency": limit.currency}
+        return because(f"{whose}over-{'budget' if limit.kind == 'budget' else 'gpu-hours'}", **facts)
 
 
 def check_window(starts_at: datetime, ends_at: datetime, *, now: datetime) -> None:
@@ -96,15 +136,24 @@ def check_window(starts_at: datetime, ends_at: datetime, *, now: datetime) -> No
         )
 
 
-def exceeded(
+def measured(
     limits: Iterable[Limit], *, wanted: Use, uses: list[Use], months: list[MonthUse], zone: str, now: datetime
-) -> list[Reason]:
-    """Every limit that the wanted lease would break; `uses` and `months` are what there is without it.
+) -> list[Measure]:
+    """What the wanted lease does to each limit that is about it; the rest is what there is without it.
 
     `months` may hold other months, `uses` other times.
     """
-    found = [_broken(limit, wanted, uses, months, zone, now) for limit in limits if _is_about(limit, wanted)]
-    return [reason for reason in found if reason]
+    about = [limit for limit in limits if limit.model_id in (None, wanted.model_id)]
+    return [one for limit in about for one in _measure(limit, wanted, uses, months, zone, now)]
+
+
+def objections(measures: Iterable[Measure]) -> list[Reason]:
+    """Why somebody has to agree: each limit that would be exceeded, in the first month in which it is."""
+    found: dict[Limit, Reason] = {}
+    for one in measures:
+        if one.is_over:
+            found.setdefault(one.limit, one.objection())
+    return list(found.values())
 
 
 def peak_gpus(uses: Iterable[Use], *, within: Use) -> int:
@@ -125,6 +174,11 @@ def peak_gpus(uses: Iterable[Use], *, within: Use) -> int:
     return peak
 
 
+def gpus_at(moment: datetime, limit: Limit, uses: Iterable[Use]) -> int:
+    """What counts against a limit of GPUs at one moment."""
+    return sum(use.gpus for use in uses if use.starts_at <= moment < use.ends_at and _counts(limit, use))
+
+
 def month_total(limit: Limit, months: Iterable[MonthUse]) -> Decimal:
     """What counts against a monthly limit, in its unit."""
     return sum((_amount(limit, use) for use in months if _counts(limit, use)), Decimal(0))
@@ -142,68 +196,49 @@ def month_spans(
         begin = following
 
 
-def _is_about(limit: Limit, wanted: Use) -> bool:
-    return limit.model_id in (None, wanted.model_id)
+def exact_seconds(span: timedelta) -> Decimal:
+    return Decimal(span // timedelta(microseconds=1)) / 1_000_000
 
 
-def _broken(
+def plain(value: Decimal) -> str:
+    """Without zeros after its point."""
+    return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def _measure(
     limit: Limit, wanted: Use, uses: list[Use], months: list[MonthUse], zone: str, now: datetime
-) -> Reason | None:
+) -> Iterator[Measure]:
     match limit.kind:
         case "longest":
-            hours = (wanted.ends_at - wanted.starts_at) / HOUR
-            return because("too-long", limit=_plain(limit.value)) if hours > limit.value else None
+            yield Measure(limit, exact_seconds(wanted.ends_at - wanted.starts_at) / HOUR)
         case "ahead":
-            days = (wanted.starts_at - now) / timedelta(days=1)
-            return because("too-far-ahead", limit=_plain(limit.value)) if days > limit.value else None
+            yield Measure(limit, max(Decimal(0), exact_seconds(wanted.starts_at - now) / DAY))
         case "gpus":
             peak = peak_gpus((use for use in uses if _counts(limit, use)), within=wanted)
-            return _over("over-limit", limit, peak=peak) if peak > limit.value else None
+            yield Measure(limit, Decimal(wanted.gpus), Decimal(peak - wanted.gpus))
+        case "budget" if limit.currency != wanted.currency:
+            yield Measure(limit, Decimal(0), foreign=wanted.currency)
         case "gpu-hours" | "budget":
-            return _over_month(limit, wanted, months, zone)
-    raise ValueError(f"no limit is called {limit.kind}")
+            for asked in month_uses(wanted, zone):
+                there = month_total(limit, [use for use in months if use.month == asked.month])
+                yield Measure(limit, _amount(limit, asked), there, asked.month)
+        case _:
+            raise ValueError(f"no limit is called {limit.kind}")
 
 
-def _over_month(limit: Limit, wanted: Use, months: list[MonthUse], zone: str) -> Reason | None:
-    if limit.kind == "budget" and limit.currency != wanted.currency:
-        return because("other-currency", currency=wanted.currency, limit=limit.currency)
-    for month, begin, end in month_spans(wanted.starts_at, wanted.ends_at, zone):
-        span = min(wanted.ends_at, end) - max(wanted.starts_at, begin)
-        asked = MonthUse(
-            month,
-            _seconds(span),
-            wanted.gpus,
-            wanted.model_id,
-            wanted.own,
-            wanted.rate_per_hour,
-            wanted.currency,
-        )
-        total = month_total(limit, [use for use in months if use.month == month]) + _amount(limit, asked)
-        if total > limit.value:
-            code = "over-budget" if limit.kind == "budget" else "over-gpu-hours"
-            return _over(code, limit, month=month, total=f"{total:.2f}", currency=limit.currency)
-    return None
+def month_uses(use: Use, zone: str) -> Iterator[MonthUse]:
+    """A use, month by month."""
+    for month, begin, end in month_spans(use.starts_at, use.ends_at, zone):
+        seconds = exact_seconds(min(use.ends_at, end) - max(use.starts_at, begin))
+        yield MonthUse(month, seconds, use.gpus, use.model_id, use.own, use.rate_per_hour, use.currency)
 
 
 def _amount(limit: Limit, use: MonthUse) -> Decimal:
     """In GPU-hours, or in money of the limit's currency."""
     if limit.kind == "gpu-hours":
-        return use.seconds * use.gpus / 3600
-    return use.seconds * use.rate_per_hour / 3600 if use.currency == limit.currency else Decimal(0)
+        return use.seconds * use.gpus / HOUR
+    return use.seconds * use.rate_per_hour / HOUR if use.currency == limit.currency else Decimal(0)
 
 
 def _counts(limit: Limit, use: Use | MonthUse) -> bool:
     return (use.own or not limit.own) and limit.model_id in (None, use.model_id)
-
-
-def _over(code: str, limit: Limit, **facts: str | int) -> Reason:
-    whose = "own-" if limit.own else ""
-    return because(f"{whose}{code}", what=limit.model_name or "GPU", limit=_plain(limit.value), **facts)
-
-
-def _seconds(span: timedelta) -> Decimal:
-    return Decimal(span // timedelta(microseconds=1)) / 1_000_000
-
-
-def _plain(value: Decimal) -> str:
-    return f"{value:.2f}".rstrip("0").rstrip(".")

@@ -239,6 +239,14 @@ class World:
             command=command,
         )
 
+    def start(self, lease: Lease) -> None:
+        """The host builds the machine, and it runs."""
+        self.tick()
+        order = self.command(lease, "provision")
+        self.host.say(m.Accepted(), at=self.now, command=order)
+        self.host.say(m.MachineRunning(lease_id=lease.pk), at=self.now, command=order)
+        lease.refresh_from_db()
+
     def command(self, lease: Lease, kind: str) -> OutboxMessage:
         return OutboxMessage.objects.filter(lease=lease, kind=kind).latest("created_at")
 

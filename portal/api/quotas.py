@@ -14,7 +14,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from hosts.models import GpuModel
-from leasing import policy, quotas
+from leasing import policy, quota_requests, quotas
 from leasing.errors import InvalidRequest
 from leasing.models import QuotaKind, QuotaRequest
 from portal.api.fields import MomentField, StrictSerializer
@@ -23,11 +23,18 @@ from portal.api.views import ActionView, ListView, api_actor, checked, person_of
 
 
 class LimitSerializer(serializers.Serializer[Any]):
-    kind = serializers.ChoiceField(choices=QuotaKind.choices)
-    value = serializers.DecimalField(max_digits=14, decimal_places=2)
-    own = serializers.BooleanField(help_text="Yours alone, not the whole tenant's")
-    gpu_model = serializers.CharField(source="model_name", help_text="Empty for all models")
-    currency = serializers.CharField()
+    kind = serializers.ChoiceField(choices=QuotaKind.choices, source="limit.kind")
+    value = serializers.DecimalField(max_digits=14, decimal_places=2, source="limit.value")
+    own = serializers.BooleanField(source="limit.own", help_text="Yours alone, not the whole tenant's")
+    gpu_model = serializers.CharField(source="limit.model_name", help_text="Empty for all models")
+    currency = serializers.CharField(source="limit.currency")
+    used = serializers.DecimalField(
+        max_digits=14,
+        decimal_places=2,
+        allow_null=True,
+        help_text="Booked and used in the month, or GPUs at this moment; null where nothing is used up",
+    )
+    month = serializers.CharField(help_text="The month of a monthly limit, in the tenant's zone; else empty")
 
 
 class TenantLimitsSerializer(serializers.Serializer[Any]):
@@ -59,7 +66,9 @@ class AskQuotaSerializer(StrictSerializer[dict[str, Any]]):
     for_all = serializers.BooleanField(default=False, help_text="For the whole tenant, not for yourself")
     kind = serializers.ChoiceField(choices=QuotaKind.choices)
     model = serializers.SlugField(required=False, allow_null=True, default=None)
-    value = serializers.DecimalField(max_digits=14, decimal_places=2, min_value=0, max_value=quotas.LARGEST)
+    value = serializers.DecimalField(
+        max_digits=14, decimal_places=2, min_value=0, max_value=quota_requests.LARGEST
+    )
     until = MomentField(required=False, allow_null=True, default=None)
     reason = serializers.CharField(max_length=500)
 
@@ -72,10 +81,10 @@ class DecideQuotaSerializer(StrictSerializer[dict[str, Any]]):
 class LimitsView(ActionView):
     @extend_schema(responses=TenantLimitsSerializer(many=True))
     def get(self, request: Request) -> Response:
-        """What you may use without approval, per tenant."""
+        """What you may use without approval, per tenant, and how much of it is used."""
         person, now = person_of(request), timezone.now()
         answer = [
-            {"tenant": tenant.slug, "limits": quotas.limits_in_force(tenant, person, now=now)}
+            {"tenant": tenant.slug, "limits": quotas.standing(tenant, person, now=now)}
             for tenant in policy.tenants_with_role(person, "member", "approver").order_by("slug")
         ]
         return Response(TenantLimitsSerializer(answer, many=True).data)
@@ -88,7 +97,7 @@ class QuotaRequestList(ListView[QuotaRequest]):
     queryset = QuotaRequest.objects.none()
 
     def get_queryset(self) -> QuerySet[QuotaRequest]:
-        return quotas.visible_requests(person_of(self.request))
+        return quota_requests.visible_requests(person_of(self.request))
 
     @extend_schema(request=AskQuotaSerializer, responses={201: QuotaRequestSerializer})
     def post(self, request: Request) -> Response:
@@ -100,7 +109,7 @@ class QuotaRequestList(ListView[QuotaRequest]):
             raise InvalidRequest(_("There is no such team, or you are not a member of it."), field="tenant")
         if asked["model"] is not None:
             asked["model"] = _model(asked["model"])
-        made = quotas.ask_quota(actor=api_actor(request), tenant=tenant, now=timezone.now(), **asked)
+        made = quota_requests.ask_quota(actor=api_actor(request), tenant=tenant, now=timezone.now(), **asked)
         return Response(QuotaRequestSerializer(made).data, status=status.HTTP_201_CREATED)
 
 
@@ -110,9 +119,11 @@ class QuotaDecisionView(ActionView):
         """Grant or decline somebody else's request, or take your own back."""
         given, actor, now = checked(DecideQuotaSerializer, request.data), api_actor(request), timezone.now()
         if given["decision"] == "withdraw":
-            asked = quotas.withdraw_quota_request(actor=actor, request_id=request_id, now=now)
+            asked = quota_requests.withdraw_quota_request(actor=actor, request_id=request_id, now=now)
         else:
-            decide = quotas.grant_quota if given["decision"] == "grant" else quotas.decline_quota
+            decide = (
+                quota_requests.grant_quota if given["decision"] == "grant" else quota_requests.decline_quota
+            )
             asked = decide(actor=actor, request_id=request_id, note=given["note"], now=now)
         return Response(QuotaRequestSerializer(asked).data)
 

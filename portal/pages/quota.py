@@ -17,7 +17,7 @@ from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_safe
 
 from hosts.models import GpuModel
-from leasing import policy, quotas
+from leasing import policy, quota_requests, quotas
 from leasing.errors import InvalidRequest, NotVisible
 from leasing.models import Person, QuotaKind, Tenant
 from portal.middleware import PersonRequest
@@ -36,7 +36,7 @@ class AskForm(forms.Form):
     model = forms.ModelChoiceField(
         GpuModel.objects.all(), to_field_name="slug", required=False, empty_label=gettext_lazy("all models")
     )
-    value = forms.DecimalField(min_value=0, max_value=quotas.LARGEST, max_digits=12, decimal_places=2)
+    value = forms.DecimalField(min_value=0, max_value=quota_requests.LARGEST, max_digits=12, decimal_places=2)
     until = LocalTimeField()
     reason = forms.CharField(max_length=500)
 
@@ -55,12 +55,13 @@ def quota(request: PersonRequest) -> HttpResponse:
     tenants = policy.tenants_with_role(person, "member", "approver").order_by("name")
     if not tenants.exists():
         raise NotVisible(_("There is nothing here."))
-    found = quotas.visible_requests(person)[:SHOWN]
+    found = quota_requests.visible_requests(person)[:SHOWN]
     context = {
         "limits": [(tenant, quotas.standing(tenant, person, now=now)) for tenant in tenants],
         "kinds": dict(QuotaKind.choices),
         "requests": [
-            (asked, quotas.may_decide(person, asked), asked.asked_by_id == person.pk) for asked in found
+            (asked, quota_requests.may_decide(person, asked), asked.asked_by_id == person.pk)
+            for asked in found
         ],
         "form": AskForm(person),
         "may_ask": policy.tenants_with_role(person, "member").exists(),
@@ -75,7 +76,7 @@ def ask(request: PersonRequest) -> str:
         field, errors = next(iter(form.errors.items()))
         raise InvalidRequest(f"{form.fields[field].label or field}: {errors[0]}", field=field)
     asked = form.cleaned_data
-    quotas.ask_quota(
+    quota_requests.ask_quota(
         actor=request.actor,
         tenant=asked["tenant"],
         kind=asked["kind"],
@@ -95,13 +96,13 @@ def decide_quota(request: PersonRequest, request_id: UUID) -> str:
     note, now = request.POST.get("note", "").strip(), timezone.now()
     match request.POST.get("decision"):
         case "grant":
-            quotas.grant_quota(actor=request.actor, request_id=request_id, note=note, now=now)
+            quota_requests.grant_quota(actor=request.actor, request_id=request_id, note=note, now=now)
             messages.success(request, _("Granted, and the person is told."))
         case "decline":
-            quotas.decline_quota(actor=request.actor, request_id=request_id, note=note, now=now)
+            quota_requests.decline_quota(actor=request.actor, request_id=request_id, note=note, now=now)
             messages.success(request, _("Declined, and the person is told why."))
         case "withdraw":
-            quotas.withdraw_quota_request(actor=request.actor, request_id=request_id, now=now)
+            quota_requests.withdraw_quota_request(actor=request.actor, request_id=request_id, now=now)
             messages.success(request, _("Your request is taken back."))
         case _other:
             raise InvalidRequest(_("Grant or decline."))

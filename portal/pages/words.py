@@ -52,6 +52,7 @@ ACTS: dict[str, str | Promise] = {
     "lease.start": _("Handed to the host, which prepares it"),
     "lease.running": _("The machine runs; billing begins"),
     "lease.extend": _("A later end was asked for"),
+    "lease.extended": _("The host has confirmed the later end"),
     "lease.not-extended": _("The host did not confirm the later end"),
     "lease.shorten": _("The end was moved forward"),
     "lease.change": _("Moved to another time"),

@@ -15,7 +15,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import pgettext
 
 from hosts.models import Gpu
-from leasing.limits import Limit
+from leasing.limits import Limit, plain
 from leasing.metering import WHOLE_CURRENCIES
 from leasing.models import Lease, QuotaKind, QuotaRequest
 from portal.pages import words
@@ -24,6 +24,7 @@ from portal.pages.looks import STEP_LOOKS, Look, look_of_gpu, look_of_lease
 register = template.Library()
 for _words in (words.plan_words, words.step_words, words.role_words, words.act_words):
     register.filter(_words.__name__, _words)
+register.filter("plain", plain)
 
 SYMBOLS = {"EUR": "€", "USD": "$", "GBP": "£", "CNY": "¥", "JPY": "¥"}
 MINUTE, HOUR, DAY = 60, 3600, 86400
@@ -80,12 +81,6 @@ def moment(at: datetime | None) -> SafeString | str:
 def kind_words(limited: Limit | QuotaRequest) -> str:
     """What is limited, in words."""
     return str(QuotaKind(limited.kind).label)
-
-
-@register.filter
-def plain(value: Decimal) -> str:
-    """A number without zeros after its point."""
-    return f"{value:.2f}".rstrip("0").rstrip(".")
 
 
 @register.filter

@@ -268,7 +268,7 @@ def revoke_under_an_open_console(s: Story) -> None:
         (overlap_two_holds, "holds", "begins before the last one ends"),
         (lose_an_opening, "openings", "openings are missing or wrong"),
         (lose_a_hold, "placement", "0 holds do not match"),
-        (exceed_the_limit, "limits", "GPUs at once; 2 need no decision"),
+        (exceed_the_limit, "limits", "gpus came to 3; 2 need no decision"),
         (approve_oneself, "limits", "was approved by ada, who may not"),
         (forget_who_decided, "limits", "does not name the person who decided"),
         (lose_a_scrub_record, "clean", "was handed over as tenure 1 without a passed scrub"),

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leasing.limits import Limit, MonthUse, Use, exceeded, month_spans, peak_gpus
+from leasing.limits import Limit, MonthUse, Use, measured, month_spans, objections, peak_gpus
 from leasing.reasons import Reason, stored, together
 from leasing.reasons import parse as parse_reason
 
@@ -32,8 +32,8 @@ uses = st.lists(
 
 
 def broken(limit: Limit, *, wanted: Use = WANTED, there: list[Use] | None = None) -> list[str]:
-    found = exceeded([limit], wanted=wanted, uses=there or [], months=[], zone="UTC", now=START)
-    return [reason.code for reason in found]
+    found = measured([limit], wanted=wanted, uses=there or [], months=[], zone="UTC", now=START)
+    return [reason.code for reason in objections(found)]
 
 
 @given(uses)
@@ -108,16 +108,38 @@ def test_a_lease_over_the_turn_of_a_month_counts_in_each() -> None:
     april = MonthUse("2026-04", Decimal(3600), 2, 1, True, Decimal("3.8"), "EUR")
     for hours, codes in ((8, []), (7, ["over-gpu-hours"])):
         limit = Limit("gpu-hours", Decimal(hours))
-        found = exceeded([limit], wanted=wanted, uses=[], months=[april], zone="UTC", now=START)
-        assert [reason.code for reason in found] == codes
+        found = measured([limit], wanted=wanted, uses=[], months=[april], zone="UTC", now=START)
+        assert [(one.month, one.there, one.asked) for one in found] == [
+            ("2026-03", Decimal(0), Decimal(2)),
+            ("2026-04", Decimal(2), Decimal(6)),
+        ]
+        assert [reason.code for reason in objections(found)] == codes
 
 
 def test_several_reasons_are_said_and_kept_together() -> None:
-    found = exceeded(
+    measures = measured(
         [Limit("longest", Decimal(1)), Limit("gpus", Decimal(1))],
         wanted=WANTED, uses=[], months=[], zone="UTC", now=START,
     )  # fmt: skip
+    found = objections(measures)
     both = together(found)
     assert [str(reason) in str(both) for reason in found] == [True, True]
     assert parse_reason(stored(both)) == both
     assert together([]) == Reason()
+
+
+def test_thirds_of_an_hour_add_up_to_hours() -> None:
+    """Three leases of a hundred minutes are five hours, and not a hair more."""
+    wanted = replace(WANTED, gpus=1, ends_at=START + timedelta(minutes=100))
+    there = [MonthUse("2026-03", Decimal(6000), 1, 1, True, Decimal("3.8"), "EUR")] * 2
+    limit = Limit("gpu-hours", Decimal(5))
+    (measure,) = measured([limit], wanted=wanted, uses=[], months=there, zone="UTC", now=START)
+    assert (measure.total, measure.is_over) == (Decimal(5), False)
+
+
+def test_a_month_that_is_over_is_said_once() -> None:
+    """Of several months the first one speaks for all."""
+    wanted = replace(WANTED, ends_at=START + timedelta(days=100))
+    limit = Limit("gpu-hours", Decimal(1))
+    found = objections(measured([limit], wanted=wanted, uses=[], months=[], zone="UTC", now=START))
+    assert [dict(reason.facts)["month"] for reason in found] == ["2026-03"]

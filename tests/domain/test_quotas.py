@@ -14,16 +14,14 @@ from leasing.errors import InvalidRequest, NotAllowed, NotVisible, WrongState
 from leasing.fsck import run_checks
 from leasing.models import AuditEntry, Lease, Notification, QuotaRequest
 from leasing.policy import grant_role
-from leasing.quotas import (
+from leasing.quota_requests import (
     ask_quota,
     decline_quota,
     grant_quota,
-    limits_in_force,
-    set_quota,
-    standing,
     visible_requests,
     withdraw_quota_request,
 )
+from leasing.quotas import limits_in_force, set_quota, standing
 from tests.world import World
 
 pytestmark = pytest.mark.django_db
@@ -119,8 +117,16 @@ def test_hours_and_money_count_what_is_booked_and_not_what_was_given_back(world:
     )
     first = book(world, hours=3)
     second = book(world, hours=3, after=9 * HOUR)
-    used = {limit.name: used for limit, used in standing(world.studio, world.ada, now=world.now)}
-    assert (used["gpu-hours"], used["budget"], used["gpus"]) == (Decimal(6), Decimal("22.8"), None)
+    stand = {one.limit.name: one for one in standing(world.studio, world.ada, now=world.now)}
+    assert {name: (one.used, one.month) for name, one in stand.items()} == {
+        "gpus": (Decimal(0), ""),
+        "longest": (None, ""),
+        "ahead": (None, ""),
+        "gpu-hours": (Decimal(6), "2026-03"),
+        "budget": (Decimal("22.8"), "2026-03"),
+    }
+    during = standing(world.studio, world.ada, now=first.starts_at + HOUR)
+    assert next(one.used for one in during if one.limit.name == "gpus") == 1
     assert (first.state, second.state) == ("scheduled", "requested")
     assert second.needs_approval_because.code == "over-gpu-hours"
     for lease in (first, second):

@@ -11,7 +11,7 @@ from django.conf import settings
 from django.test import Client
 from django.urls import reverse
 
-from leasing.models import AuditEntry, Lease, Person, QuotaRequest
+from leasing.models import AuditEntry, Lease, Person
 from tests.web.conftest import SignIn
 from tests.web.scenes import PASSWORD, Scene
 
@@ -235,19 +235,3 @@ def test_going_back_never_leaves_the_site(scene: Scene, sign_in: SignIn) -> None
     for back in ("https://elsewhere.example/", "//elsewhere.example/", "/\\elsewhere.example"):
         answer = client.post(reverse("language"), {"language": "en", "back": back})
         assert answer.headers["Location"] == "/"
-
-
-def test_a_larger_quota_is_asked_for_and_granted_on_its_page(scene: Scene, sign_in: SignIn) -> None:
-    ada, approver = sign_in(scene.ada), sign_in(scene.approver)
-    form = {"tenant": "studio", "whose": "me", "kind": "gpu-hours", "value": "100", "reason": "The new stand"}
-    ada.post("/quota/ask/", form | {"reason": "", "back": "/quota/"})
-    assert not QuotaRequest.objects.exists()
-    ada.post("/quota/ask/", form)
-    asked = QuotaRequest.objects.get()
-    assert "The new stand" in ada.get("/quota/").content.decode()
-    assert "Grant" not in ada.get("/quota/").content.decode()
-    assert "Grant" in approver.get("/quota/").content.decode()
-    approver.post(f"/quota/{asked.pk}/", {"decision": "grant", "note": "Good luck"})
-    page = ada.get("/quota/").content.decode()
-    assert "Good luck" in page
-    assert "GPU-hours a month" in page

@@ -1,0 +1,224 @@
+"""Check that nothing was booked beyond a limit without a decision: every sum is made anew from the log."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+import msgspec
+
+from leasing.fsck.finding import Finding
+from leasing.fsck.history import Act, acts
+from leasing.fsck.ledger import Booking, Ledger
+from leasing.limits import DAY, HOUR, MILLIONTH, exact_seconds, month_spans, plain
+from leasing.models import Lease
+from leasing.states.lease import LeaseState
+
+_ALWAYS = frozenset({"gpus", "longest", "ahead"})
+_MONTHLY = frozenset({"gpu-hours", "budget"})
+_AHEAD = frozenset({LeaseState.REQUESTED, LeaseState.SCHEDULED})
+_ROUNDED = Decimal("0.005")
+
+
+class Judged(msgspec.Struct, frozen=True):
+    """A limit that a booking was judged by, and what counted then, as its entry says."""
+
+    kind: str
+    limit: Decimal
+    counted: Decimal
+    own: str = ""
+    model: str = ""
+    month: str = ""
+    currency: str = ""
+
+    @property
+    def about(self) -> About:
+        return About(self.kind, bool(self.own), self.model)
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, (self.kind, self.model, "own" if self.own else "", self.month)))
+
+
+class About(NamedTuple):
+    """What a limit is about, for one person."""
+
+    kind: str
+    own: bool
+    model: str
+
+
+class Granted(NamedTuple):
+    """A quota that was set."""
+
+    since: datetime
+    value: Decimal
+    until: datetime | None
+
+
+@dataclass
+class _Tenant:
+    ledger: Ledger
+    quotas: dict[tuple[str, str, str], list[Granted]] = field(default_factory=lambda: defaultdict(list))
+
+
+def bookings_were_allowed(now: datetime) -> Iterator[Finding]:
+    """Every booking was inside every limit, or another person who may except it has decided"""
+    tenants: dict[str, _Tenant] = {}
+    deciders = dict(Lease.objects.exclude(decided_by=None).values_list("pk", "decided_by__username"))
+    decided = {str(pk): name for pk, name in deciders.items()}
+    for act in acts("lease.", "quota.set"):
+        if act.tenant is None:
+            continue
+        tenant = tenants.setdefault(act.tenant, _Tenant(Ledger("UTC")))
+        if act.action == "quota.set":
+            _note_quota(tenant, act)
+            continue
+        if act.action == "lease.request":
+            tenant.ledger.move_to(act.detail["zone"])
+            tenant.ledger.add(act.subject_id, _requested(act))
+        booking = tenant.ledger.bookings.get(act.subject_id)
+        if booking is None:
+            continue
+        if act.event == "approve":
+            yield from _decision(act, booking, decided.get(act.subject_id))
+        _follow(tenant.ledger, act)
+        if "limits" in act.detail:
+            yield from _judge(tenant, act, booking)
+
+
+def _requested(act: Act) -> Booking:
+    told = act.detail
+    return Booking(
+        owner=told["owner"],
+        model=told["model"],
+        gpus=len(told["gpus"]),
+        starts_at=_moment(told["starts_at"]),
+        ends_at=_moment(told["ends_at"]),
+        rate_per_hour=Decimal(told["rate_per_hour"]),
+        currency=told["currency"],
+        state=told["to"],
+    )
+
+
+def _follow(ledger: Ledger, act: Act) -> None:
+    """What the entry changes of a booking."""
+    change = _CHANGES.get(act.event)
+    if change is not None:
+        with ledger.changing(act.subject_id) as booking:
+            change(booking, act.detail)
+    elif act.event != "request" and "to" in act.detail:
+        with ledger.changing(act.subject_id) as booking:
+            _move(booking, act)
+
+
+def _move(booking: Booking, act: Act) -> None:
+    booking.state = act.after
+    booking.ran = booking.ran or act.event == "running"
+    if booking.state in (LeaseState.RELEASING, LeaseState.ENDED):
+        booking.pending_until = None
+        booking.stopped_at = booking.stopped_at or act.effective_at
+
+
+def _extend(booking: Booking, told: dict[str, Any]) -> None:
+    if booking.state in _AHEAD:
+        booking.ends_at = _moment(told["ends_at"])
+    else:
+        booking.pending_until = _moment(told["ends_at"])
+
+
+def _end_at(booking: Booking, told: dict[str, Any]) -> None:
+    booking.ends_at, booking.pending_until = _moment(told["ends_at"]), None
+
+
+def _change(booking: Booking, told: dict[str, Any]) -> None:
+    booking.starts_at, booking.ends_at = _moment(told["starts_at"]), _moment(told["ends_at"])
+    booking.rate_per_hour, booking.currency = Decimal(told["rate_per_hour"]), told["currency"]
+
+
+_CHANGES = {
+    "extend": _extend,
+    "extended": _end_at,
+    "not-extended": _end_at,
+    "shorten": _end_at,
+    "change": _change,
+}
+
+
+def _judge(tenant: _Tenant, act: Act, booking: Booking) -> Iterator[Finding]:
+    judged = msgspec.convert(act.detail["limits"], type=list[Judged], strict=False)
+    for one in judged:
+        total = _total(tenant.ledger, act, booking, one)
+        if total is None or total > one.limit:
+            if booking.state != LeaseState.REQUESTED:
+                counted = "another currency" if total is None else plain(total)
+                yield Finding(act.subject, f"{one} came to {counted}; {plain(one.limit)} need no decision")
+        elif total > one.counted + _ROUNDED:
+            yield Finding(act.subject, f"{one} was counted as {one.counted}, but was {plain(total)}")
+    yield from _overlooked(tenant, act, booking, judged)
+
+
+def _total(ledger: Ledger, act: Act, booking: Booking, one: Judged) -> Decimal | None:
+    """What counted against the limit, this booking included; None if it is in another currency."""
+    owner = booking.owner if one.own else ""
+    match one.kind:
+        case "longest":
+            found = exact_seconds(booking.until - booking.starts_at) / HOUR
+        case "ahead":
+            found = exact_seconds(booking.starts_at - act.recorded_at) / DAY
+        case "gpus":
+            found = Decimal(ledger.peak(act.subject_id, owner=owner, model=one.model))
+        case "gpu-hours":
+            found = ledger.hours(one.month, owner=owner, model=one.model)
+        case "budget":
+            if one.currency != booking.currency:
+                return None
+            found = ledger.money(one.currency, one.month, owner=owner, model=one.model)
+        case _:
+            raise ValueError(f"no limit is called {one.kind}")
+    return found.quantize(MILLIONTH)
+
+
+def _overlooked(tenant: _Tenant, act: Act, booking: Booking, judged: list[Judged]) -> Iterator[Finding]:
+    """Limits that were in force and that the booking was not judged by."""
+    limits = {(one.about, one.month): one.limit for one in judged}
+    due: dict[About, Decimal | None] = {About(kind, False, ""): None for kind in _ALWAYS}
+    for (kind, person, model), granted in tenant.quotas.items():
+        value = _in_force(granted, act.recorded_at)
+        if value is not None and person in ("", booking.owner) and model in ("", booking.model):
+            due[About(kind, bool(person), model)] = value
+    months = [name for name, _, _ in month_spans(booking.starts_at, booking.until, tenant.ledger.zone)]
+    foreign = {one.about for one in judged if one.currency not in ("", booking.currency)}
+    for about, value in due.items():
+        for month in months if about.kind in _MONTHLY and about not in foreign else [""]:
+            found = limits.get((about, month))
+            if found is None or value not in (None, found):
+                yield Finding(act.subject, f"was not judged by the limit of {about.kind} {month}".rstrip())
+
+
+def _in_force(granted: list[Granted], at: datetime) -> Decimal | None:
+    """The newest one, of those that count then."""
+    counting = [one for one in granted if one.since <= at and (one.until is None or one.until > at)]
+    return max(counting, key=lambda one: one.since).value if counting else None
+
+
+def _note_quota(tenant: _Tenant, act: Act) -> None:
+    told = act.detail
+    until = _moment(told["until"]) if told["until"] else None
+    granted = Granted(act.recorded_at, Decimal(told["value"]), until)
+    # Of two at the same moment the later one counts.
+    tenant.quotas[told["kind"], told["person"], told["model"]].insert(0, granted)
+
+
+def _decision(act: Act, booking: Booking, decided_by: str | None) -> Iterator[Finding]:
+    if act.actor.kind != "person" or act.actor.name == booking.owner:
+        yield Finding(act.subject, f"was approved by {act.actor.name}, who may not")
+    elif decided_by in (None, booking.owner):
+        yield Finding(act.subject, "does not name the person who decided")
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
