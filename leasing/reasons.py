@@ -47,6 +47,14 @@ TEXTS: dict[str, str | Promise] = {
     "other-currency": _("It is priced in %(currency)s, the budget in %(limit)s."),
     "too-long": _("Longer than the %(limit)s hours that need no approval."),
     "too-far-ahead": _("More than %(limit)s days ahead, which needs approval."),
+    "too-few-together": _("No host has %(gpus)d GPUs of the kind %(model)s that could serve together."),
+    "gpus-out-of-service": _("GPUs are out of service or in maintenance then."),
+    "own-workstations": _("Your own workstations have the GPUs then."),
+    "booked-by-others": _("Others have booked the GPUs then."),
+    "no-time-between": _(
+        "The time itself is free, but not the %(minutes)d minutes in which a GPU is cleaned and prepared."
+    ),
+    "deadline-too-early": _("It would end after the latest end that you gave."),
     "waits-for-gpu": _("Its GPU is out of service and no equal one is free. It starts as soon as one is."),
     "waits-for-return": _(
         "The GPU is not back from its previous lease. Your end stays; the time lost is not billed."

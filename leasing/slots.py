@@ -9,18 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 
 from leasing.holds import pool_of, window
-from leasing.models import Flavor
+from leasing.models import Flavor, Person
+from leasing.obstacles import InTheWay, in_the_way
 from leasing.openings.search import is_open, latest_end, next_start
 from leasing.openings.spans import FOREVER, MICROSECOND, moment
 from leasing.openings.upkeep import span_of
 from leasing.pricing import Quote, quote_lease, rate_of
+from leasing.reasons import because
 from leasing.timing import SHORTEST_LEASE
 
 # Alternatives are at least so far apart, or as far as the lease is long.
 CLOSEST = timedelta(hours=1)
 FARTHEST = timedelta(days=1)
+LATER, OTHERS = 3, 4
 
 
 @dataclass(frozen=True)
@@ -34,14 +38,15 @@ class Slot:
 
 @dataclass(frozen=True)
 class NearMisses:
-    """What nearly fits when nothing does; each is a slot, or None where that does not help either.
+    """What stands in the way when nothing fits, and what nearly fits; nothing where that does not help.
 
-    `shorter` begins as asked, `later` ignores the deadline, `others` are other flavors, smaller ones of the
-    same model first.
+    `shorter` begins as asked, `later` ignores the deadline, `others` are other flavors that can be had by it,
+    or else before `later`, smaller ones of the same model first.
     """
 
+    obstacles: InTheWay
     shorter: Slot | None
-    later: Slot | None
+    later: list[Slot]
     others: list[tuple[Flavor, Slot]]
 
 
@@ -97,19 +102,32 @@ def near_misses(
     flavor: Flavor,
     duration: timedelta,
     *,
+    person: Person,
     earliest: datetime | None = None,
     deadline: datetime | None = None,
     now: datetime,
 ) -> NearMisses:
-    """What to offer to somebody whom nothing fits."""
+    """What to tell and to offer to somebody whom nothing fits."""
     asked = max(earliest or now, now)
-    until = longest_end(flavor, asked, until=min(asked + duration, deadline or asked + duration), now=now)
-    later = find_slots(flavor, duration, earliest=asked, now=now)
+    ends_at = asked + duration
+    later = find_slots(flavor, duration, earliest=asked, count=LATER, now=now)
+    sooner = None if deadline is not None or not later else later[0].starts_at
+    others = _others(flavor, duration, earliest=asked, deadline=deadline, before=sooner, now=now)
     return NearMisses(
-        shorter=None if until is None else _slot(flavor, asked, until),
-        later=later[0] if later else None,
-        others=list(_others(flavor, duration, earliest=asked, deadline=deadline, now=now)),
+        obstacles=InTheWay([because("deadline-too-early")], [])
+        if deadline is not None and ends_at > deadline
+        else in_the_way(flavor, asked, ends_at, person=person, now=now),
+        shorter=_shorter(flavor, asked, min(ends_at, deadline or ends_at), now=now),
+        later=later,
+        others=list(islice(others, OTHERS)),
     )
+
+
+def _shorter(flavor: Flavor, starts_at: datetime, until: datetime, *, now: datetime) -> Slot | None:
+    if until - starts_at < SHORTEST_LEASE:
+        return None
+    ends_at = longest_end(flavor, starts_at, until=until, now=now)
+    return None if ends_at is None else _slot(flavor, starts_at, ends_at)
 
 
 def _slots(
@@ -131,8 +149,15 @@ def _slots(
 
 
 def _others(
-    flavor: Flavor, duration: timedelta, *, earliest: datetime, deadline: datetime | None, now: datetime
+    flavor: Flavor,
+    duration: timedelta,
+    *,
+    earliest: datetime,
+    deadline: datetime | None,
+    before: datetime | None,
+    now: datetime,
 ) -> Iterator[tuple[Flavor, Slot]]:
+    """Those that can be had `before` a time: what is to be had later than the wanted one is no help."""
     offered = Flavor.objects.filter(offered=True).exclude(pk=flavor.pk).select_related("model")
     smaller_first = sorted(
         offered, key=lambda other: (other.model_id != flavor.model_id, -other.gpu_count, other.name)
@@ -141,9 +166,9 @@ def _others(
         if other.model_id == flavor.model_id and other.gpu_count >= flavor.gpu_count:
             continue
         start = find_start(other, duration, earliest=earliest, deadline=deadline, now=now)
-        # Without a deadline anything fits some day: what is offered instead should fit when it was wanted.
-        wanted = start is not None and (deadline is not None or start == earliest)
-        if start is not None and wanted and rate_of(other, at=start) is not None:
+        if start is None or (before is not None and start >= before):
+            continue
+        if rate_of(other, at=start) is not None:
             yield other, _slot(other, start, start + duration)
 
 

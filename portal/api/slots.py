@@ -68,12 +68,18 @@ class OtherSlotSerializer(serializers.Serializer[Any]):
     slot = SlotSerializer()
 
 
+class ObstacleSerializer(serializers.Serializer[Any]):
+    code = serializers.CharField()
+    detail = serializers.CharField(source="*")
+
+
 class SlotsSerializer(serializers.Serializer[Any]):
-    """If there is no slot: what nearly fits, each with its price."""
+    """If there is no slot: what stands in the way, and what nearly fits, each with its price."""
 
     slots = SlotSerializer(many=True)
+    obstacles = ObstacleSerializer(many=True)
     shorter = SlotSerializer(allow_null=True)
-    later = SlotSerializer(allow_null=True)
+    later = SlotSerializer(many=True)
     others = OtherSlotSerializer(many=True)
 
 
@@ -114,11 +120,15 @@ class SlotsView(ActionView):
         flavor = flavor_named(asked.pop("flavor"))
         duration, count = timedelta(seconds=asked.pop("duration_seconds")), asked.pop("count")
         slots = find_slots(flavor, duration, count=count, now=now, **asked)
-        answer: dict[str, Any] = {"slots": slots, "shorter": None, "later": None, "others": []}
+        answer: dict[str, Any] = {"slots": slots, "obstacles": [], "shorter": None, "later": [], "others": []}
         if not slots:
-            nearly = near_misses(flavor, duration, now=now, **asked)
-            others = [{"flavor": other.slug, "slot": slot} for other, slot in nearly.others]
-            answer |= {"shorter": nearly.shorter, "later": nearly.later, "others": others}
+            nearly = near_misses(flavor, duration, person=person_of(request), now=now, **asked)
+            answer |= {
+                "obstacles": nearly.obstacles.reasons,
+                "shorter": nearly.shorter,
+                "later": nearly.later,
+                "others": [{"flavor": other.slug, "slot": slot} for other, slot in nearly.others],
+            }
         return Response(SlotsSerializer(answer).data)
 
 

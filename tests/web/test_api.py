@@ -248,7 +248,10 @@ def test_slots_name_the_first_time_and_what_nearly_fits(scene: Scene, ada: Api) 
     deadline = at(datetime.now(UTC) + timedelta(minutes=30))
     nothing = ada.get("slots/", **query, deadline=deadline).json()
     assert nothing["slots"] == []
-    assert nothing["later"]["total"] == "3.80"
+    assert nothing["obstacles"] == [
+        {"code": "deadline-too-early", "detail": "It would end after the latest end that you gave."}
+    ]
+    assert nothing["later"][0]["total"] == "3.80"
     assert nothing["shorter"]["ends_at"][:16] == deadline[:16]
     for wrong in ({"duration_seconds": "1"}, {"count": "11"}, {"flavor": "none"}, {"earliest": "soon"}):
         assert ada.get("slots/", **(query | wrong)).status_code == 400

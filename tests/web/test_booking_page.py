@@ -12,7 +12,7 @@ import pytest
 from django.test import Client
 
 from hosts.models import Gpu
-from leasing.models import Hold, Lease
+from leasing.models import Flavor, Hold, Lease
 from leasing.openings.upkeep import rebuild
 from tests.web.conftest import SignIn
 from tests.web.scenes import Scene
@@ -139,11 +139,17 @@ def occupy(scene: Scene, *, hours: int) -> None:
     rebuild(scene.host.row.pk)
 
 
+def proposed(page: str) -> list[str]:
+    """The addresses of what could be had instead."""
+    return [html.unescape(found) for found in re.findall(r'<dd><a href="([^"]+)"', page)]
+
+
 def test_when_it_is_taken_the_next_times_are_a_click_away(ada: Client, scene: Scene) -> None:
     occupy(scene, hours=5)
     page = ada.get("/book/price/", GOOD).content.decode()
     assert "not free then" in page
-    first = html.unescape(re.findall(r'<a href="([^"]+)"', page)[0])
+    assert ">later</dt>" in page
+    first = proposed(page)[0]
     filled = ada.get(first).content.decode()
     assert "not free then" not in filled
     assert "€7.60" in filled
@@ -161,14 +167,43 @@ def test_a_refused_booking_is_no_dead_end(ada: Client, scene: Scene) -> None:
     assert "/book/?" in answer.content.decode()
 
 
-def test_how_long_it_would_be_free_is_said(ada: Client, scene: Scene) -> None:
-    later = {"when": "at", "starts_at": local(hours=3), "length": "1d"}
+def test_a_shorter_time_is_a_click_away(ada: Client, scene: Scene) -> None:
     occupy(scene, hours=1)
     Hold.objects.update(
         starts_at=datetime.now(UTC) + timedelta(hours=9), ends_at=datetime.now(UTC) + timedelta(days=9)
     )
     rebuild(scene.host.row.pk)
-    assert "at most" in ada.get("/book/price/", GOOD | later).content.decode()
+    later = {"when": "at", "starts_at": local(hours=3), "length": "1d"}
+    page = ada.get("/book/price/", GOOD | later).content.decode()
+    assert ">shorter</dt>" in page
+    filled = ada.get(proposed(page)[0]).content.decode()
+    assert "not free then" not in filled
+    assert "5 h" in filled
+
+
+def test_a_smaller_one_and_another_model_are_a_click_away(ada: Client, scene: Scene) -> None:
+    pair = Flavor.objects.create(slug="pair", name="Pair", model=scene.model, gpu_count=2)
+    scene.price(pair)
+    two_left = Gpu.objects.filter(model=scene.model, state="clean")[:1]
+    Gpu.objects.filter(model=scene.model).exclude(pk__in=two_left).update(state="maintenance")
+    Hold.objects.all().delete()
+    rebuild(scene.host.row.pk)
+    page = ada.get("/book/price/", GOOD | {"flavor": "pair"}).content.decode()
+    assert ">smaller</dt>" in page
+    assert "out of service" in page
+    assert dict(parse_qsl(urlsplit(proposed(page)[-1]).query))["flavor"] == "studio"
+    page = ada.get("/book/price/", GOOD | {"flavor": "train"}).content.decode()
+    assert "No host has 4 GPUs of the kind H100" in page
+    assert ">another</dt>" in page
+
+
+def test_ones_own_workstation_that_is_in_the_way_is_linked(ada: Client, scene: Scene) -> None:
+    Gpu.objects.filter(model=scene.model).exclude(holds__lease=scene.active).update(state="maintenance")
+    rebuild(scene.host.row.pk)
+    page = ada.get("/book/price/", GOOD).content.decode()
+    assert "Your own workstations have the GPUs then." in page
+    assert f"/workstations/{scene.active.pk}/" in page
+    assert str(scene.theirs.pk) not in page
 
 
 def test_the_end_is_changed_on_the_workstations_page(ada: Client) -> None:
