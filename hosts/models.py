@@ -14,14 +14,27 @@ PUBLIC_KEY = RegexValidator(r"^[0-9a-f]{64}$")
 GPU_STATES = ("clean", "leased", "dirty", "scrubbing", "quarantined", "maintenance", "missing")
 
 
+def bar_alone() -> list[str]:
+    return ["bar"]
+
+
 class GpuModel(models.Model):
-    """A kind of GPU: a pool is all GPUs of one model. Times in seconds."""
+    """A kind of GPU: a pool is all GPUs of one model. Times in seconds.
+
+    How its memory is scrubbed is policy: all `scrub_methods`, in this order; how much of the memory a proven
+    one has to reach; and whether the host then reads all of it, or samples.
+    """
+
+    class ReadBack(models.TextChoices):
+        FULL = "full", _("all of the memory")
+        SAMPLED = "sampled", _("samples and canaries")
 
     slug = models.SlugField(unique=True)
     name = models.CharField(max_length=100)
     memory_mib = models.PositiveIntegerField()
     vendor_device = models.CharField(max_length=9, help_text=_("PCI vendor and device id, such as 10de:2230"))
-    scrubber = models.SlugField(default="bar")
+    scrub_methods = models.JSONField(default=bar_alone)
+    read_back = models.CharField(max_length=7, choices=ReadBack, default=ReadBack.FULL)
     required_reach_permille = models.PositiveSmallIntegerField(
         default=1000, validators=[MinValueValidator(1), MaxValueValidator(1000)]
     )

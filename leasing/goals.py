@@ -7,7 +7,8 @@ from typing import Literal
 
 import msgspec
 
-from hosts.models import Gpu
+from hosts.models import Gpu, GpuModel
+from hosts.protocol.evidence import ReadBack
 from hosts.protocol.messages import (
     Fingerprint,
     GpuOrder,
@@ -66,7 +67,7 @@ def release(lease: Lease) -> Release:
         lease_id=lease.pk,
         gpus=tuple(_order(gpu) for gpu in gpus),
         shutdown_seconds=int(SHUTDOWN_PATIENCE.total_seconds()),
-        scrub=scrub_policy(gpus[0]),
+        scrub=scrub_policy(gpus[0].model),
     )
 
 
@@ -79,11 +80,16 @@ def update(lease: Lease, ends_at: datetime) -> Update:
 
 
 def intake(gpu: Gpu) -> Intake:
-    return Intake(gpu=_order(gpu, identity=False), scrub=scrub_policy(gpu))
+    return Intake(gpu=_order(gpu, identity=False), scrub=scrub_policy(gpu.model))
 
 
-def scrub_policy(gpu: Gpu) -> ScrubPolicy:
-    return ScrubPolicy(scrubber=gpu.model.scrubber, required_reach_permille=gpu.model.required_reach_permille)
+def scrub_policy(model: GpuModel) -> ScrubPolicy:
+    return ScrubPolicy(
+        scrubber=model.scrub_methods[0],
+        methods=tuple(model.scrub_methods),
+        required_reach_permille=model.required_reach_permille,
+        read_back=msgspec.convert(model.read_back, type=ReadBack),
+    )
 
 
 def _gpus(lease: Lease) -> list[Gpu]:

@@ -13,6 +13,7 @@ from nacl.signing import SigningKey
 from hosts.models import Gpu, GpuModel, Host
 from hosts.protocol import messages as m
 from hosts.protocol.codec import PROTOCOL, encode
+from hosts.protocol.first_evidence import summary
 from hosts.protocol.signing import REPORT, Signer, public_hex
 from leasing import fleet, policy
 from leasing.actors import SYSTEM, Actor
@@ -34,23 +35,49 @@ def fingerprint(address: str) -> m.Fingerprint:
     return m.Fingerprint(vendor_device=VENDOR_DEVICE, serial=f"S-{address}", rom_sha256="ab" * 32)
 
 
-def evidence(address: str, *, at: datetime, **changes: object) -> m.ScrubEvidence:
-    """Evidence of a scrub that passes; `changes` make it one that should not."""
+def method_record(name: str = "bar", **changes: object) -> m.MethodRecord:
+    """A method that overwrote all of the memory; `changes` make it another."""
     facts: dict[str, object] = {
-        "scrubber": "bar",
-        "scrubber_version": "1",
-        "scrubber_digest": "cd" * 32,
-        "simulated": True,
+        "name": name,
+        "version": "2",
+        "digest": "cd" * 32,
+        "kind": "overwrite",
+        "proven_on": (VENDOR_DEVICE,),
         "proven": True,
-        "coverage": "full",
-        "memory_bytes": MEMORY_BYTES,
         "reached_bytes": MEMORY_BYTES,
         "written_bytes": MEMORY_BYTES,
-        "read_back_bytes": MEMORY_BYTES,
-        "pattern": "a5 then 00",
-        "mismatches": 0,
+        "pattern": "00",
+        "seconds": 0.5,
+    }
+    return m.MethodRecord(**{**facts, **changes})  # type: ignore[arg-type]
+
+
+def witness(**changes: object) -> m.Witness:
+    """A host that planted canaries, read everything and found nothing; `changes` make it another."""
+    facts: dict[str, object] = {
+        "window": "bar",
+        "window_bytes": MEMORY_BYTES,
+        "proven": True,
+        "seed": "5eed" * 8,
         "canaries_planted": 32,
-        "canaries_found": 0,
+        "canary_places": tuple(range(0, MEMORY_BYTES, MEMORY_BYTES // 32)),
+        "coverage": "full",
+        "read_bytes": MEMORY_BYTES,
+        "seconds": 0.25,
+    }
+    return m.Witness(**{**facts, **changes})  # type: ignore[arg-type]
+
+
+def evidence(address: str, *, at: datetime, **changes: object) -> m.ScrubEvidence:
+    """Evidence of a scrub that passes; `changes`, to the witness too, make it one that should not."""
+    seen = {name: changes.pop(name) for name in tuple(changes) if name in m.Witness.__struct_fields__}
+    methods, watched = (method_record(),), witness(**seen)
+    facts: dict[str, object] = {
+        **summary(methods, watched),
+        "simulated": True,
+        "memory_bytes": MEMORY_BYTES,
+        "methods": methods,
+        "witness": watched,
         "fills": 1,
         "resets": (m.ResetRecord(method="hot-reset", scope="bus", seconds=0.5, attempts=1),),
         "fingerprint_before": fingerprint(address),

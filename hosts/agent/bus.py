@@ -77,7 +77,16 @@ class ResetRung:
 
 
 class MemoryWindow(Protocol):
-    """A card's memory, mapped writable. Offsets and lengths in bytes; ValueError beyond the end."""
+    """A way to a card's memory. Offsets and lengths in bytes; ValueError beyond the end.
+
+    `name` says through what: `bar`, the mapped BAR itself. One that is not fast is for samples only.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def is_fast(self) -> bool: ...
 
     @property
     def size(self) -> int: ...

@@ -27,6 +27,10 @@ def _named_steps() -> Iterable[str]:
             where = f"kind = '{kind}' AND step_number = {number}"
             yield f"UPDATE plan SET step = '{step}' WHERE {where}"  # noqa: S608 - the names above
     yield "ALTER TABLE plan DROP COLUMN step_number"
+    # What it knew of its canaries is of no use any more: a scrub that has planted some plants new ones.
+    begun = "kind IN ('scrub', 'intake') AND step IN ('fill', 'verify', 'reset-again', 'compare')"
+    still_open = "state IN ('waiting', 'running', 'cancelling')"
+    yield f"UPDATE plan SET step = 'plant', attempt = 0 WHERE {begun} AND {still_open}"  # noqa: S608
     yield "PRAGMA user_version = 2"
 
 

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from hosts.agent import building
 from hosts.agent.bus import BusError, Card
 from hosts.agent.machines import ACTIVE, HypervisorError, MachineFacts
-from hosts.agent.scrub import fingerprint_changes
 from hosts.agent.steps import GpuStepFailed, Job, Step, StepFailed
 from hosts.protocol.messages import GpuOrder, Power, Provision, Release
+from hosts.protocol.proof import fingerprint_changes
 
 log = logging.getLogger(__name__)
 

@@ -1,52 +1,72 @@
-"""A card's memory as a mapped file: the same code for a BAR under `/sys` and for a simulated card's file."""
+"""A card's memory as a mapped file: the same code for a BAR under `/sys` and for a simulated card's file.
+
+It is written and compared in place by the C library, which is as fast as the memory: copying it through
+Python's slices costs two thirds of that.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-BLOCK = 1024 * 1024
+# What is compared with has to stay in the processor's cache.
+BLOCK = 256 * 1024
+
+_memcmp = ctypes.CDLL(None).memcmp
+_memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+_memcmp.restype = ctypes.c_int
 
 
 class MappedWindow:
-    """A MemoryWindow over a shared mapping."""
+    """A MemoryWindow over a shared mapping. `close` it before the mapping."""
+
+    name = "bar"
+    is_fast = True
 
     def __init__(self, mapping: mmap.mmap) -> None:
-        self._mapping = mapping
+        self.size = len(mapping)
+        self._view: ctypes.Array[ctypes.c_char] | None = (ctypes.c_char * self.size).from_buffer(mapping)
+        self._address = ctypes.addressof(self._view)
 
-    @property
-    def size(self) -> int:
-        return len(self._mapping)
+    def close(self) -> None:
+        """Let go of the mapping. Nothing may be done with the window afterwards."""
+        self._view, self.size = None, 0
 
     def fill(self, offset: int, length: int, pattern: int | bytes) -> None:
-        unit = bytes((pattern,)) if isinstance(pattern, int) else pattern
-        block = unit * max(1, BLOCK // len(unit))
-        for start, size in self._blocks(offset, length, len(block)):
-            self._mapping[start : start + size] = block[:size]
+        self._check(offset, length)
+        if isinstance(pattern, int):
+            ctypes.memset(self._address + offset, pattern, length)
+            return
+        block = pattern * max(1, BLOCK // len(pattern))
+        for start, size in _blocks(offset, length, len(block)):
+            ctypes.memmove(self._address + start, block, size)
 
     def read(self, offset: int, length: int) -> bytes:
         self._check(offset, length)
-        return self._mapping[offset : offset + length]
+        return ctypes.string_at(self._address + offset, length)
 
     def first_mismatch(self, offset: int, length: int, byte: int) -> int | None:
-        wanted = bytes((byte,)) * BLOCK
-        for start, size in self._blocks(offset, length, BLOCK):
-            seen = self._mapping[start : start + size]
-            if seen != wanted[:size]:
+        self._check(offset, length)
+        wanted = bytes((byte,)) * min(BLOCK, length)
+        for start, size in _blocks(offset, length, BLOCK):
+            if _memcmp(self._address + start, wanted, size):
+                seen = self.read(start, size)
                 return start + size - len(seen.lstrip(wanted[:1]))
         return None
-
-    def _blocks(self, offset: int, length: int, step: int) -> Iterator[tuple[int, int]]:
-        self._check(offset, length)
-        for start in range(offset, offset + length, step):
-            yield start, min(step, offset + length - start)
 
     def _check(self, offset: int, length: int) -> None:
         if offset < 0 or length < 0 or offset + length > self.size:
             raise ValueError(f"{length} bytes at {offset} are not inside {self.size} bytes of memory.")
+
+
+def _blocks(offset: int, length: int, step: int) -> Iterator[tuple[int, int]]:
+    end = offset + length
+    for start in range(offset, end, step):
+        yield start, min(step, end - start)
 
 
 @contextmanager
@@ -58,4 +78,8 @@ def mapped(path: Path, size: int) -> Iterator[MappedWindow]:
     finally:
         os.close(descriptor)
     with mapping:
-        yield MappedWindow(mapping)
+        window = MappedWindow(mapping)
+        try:
+            yield window
+        finally:
+            window.close()

@@ -24,7 +24,7 @@ import msgspec
 
 from hosts.agent import bar
 from hosts.agent.bar import BarScrubber
-from hosts.agent.scrub import Scrubber
+from hosts.agent.scrubber import Scrubber
 
 
 class UntrustedScrubber(Exception):

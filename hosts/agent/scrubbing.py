@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from random import SystemRandom
+from secrets import token_hex
 
 import msgspec
 
 from hosts.agent import reset, scrub
-from hosts.agent.bus import Card, CardMissing, MemoryWindow
+from hosts.agent.bus import Card, CardMissing
 from hosts.agent.machines import MachineFacts
 from hosts.agent.records import GpuState
 from hosts.agent.scrub import Scrub
+from hosts.agent.scrubber import Workplace
 from hosts.agent.scrubbers import Installed
 from hosts.agent.steps import Job, Overtaken, PlanKind, Step, StepFailed
 from hosts.protocol.messages import (
@@ -22,6 +21,7 @@ from hosts.protocol.messages import (
     GpuFailed,
     GpuOrder,
     Intake,
+    ResetRecord,
     Scrubbed,
     ScrubEvidence,
     ScrubStarted,
@@ -60,13 +60,6 @@ def _save(job: Job, *, now: Scrub, evidence: ScrubEvidence | None = None) -> Non
     job.rig.plans.save_progress(job.plan.plan_id, progress)
 
 
-@contextmanager
-def _memory(job: Job) -> Iterator[tuple[Card, MemoryWindow]]:
-    card = _card(job)
-    with job.rig.bus.memory(card) as window:
-        yield card, window
-
-
 def _claim(job: Job) -> None:
     """Take the GPU for the scrub, unless a machine has it. From here on only the verdict decides about it."""
     order = _gpu(job)
@@ -100,12 +93,11 @@ def _is_bound(job: Job) -> bool:
 
 
 def _begin(job: Job) -> None:
-    """Find the scrubber, and fix what the card has to be like at the end."""
-    card, installed = _card(job), _scrubber(job)
+    """Find the scrubbers, and fix what the card has to be like at the end."""
+    _scrubbers(job)
+    card = _card(job)
     fresh = scrub.begin(
         card,
-        installed.scrubber,
-        digest=installed.digest,
         simulated=job.rig.bus.simulated,
         before=_known_fingerprint(job) or job.rig.bus.fingerprint(card),
         now=job.rig.clock(),
@@ -113,11 +105,12 @@ def _begin(job: Job) -> None:
     _save(job, now=fresh)
 
 
-def _scrubber(job: Job) -> Installed:
-    wanted = job.goal(Intake).scrub.scrubber
-    if wanted not in job.rig.scrubbers:
-        raise StepFailed(f"Policy asks for the scrubber {wanted!r}, which is not installed on this host.")
-    return job.rig.scrubbers[wanted]
+def _scrubbers(job: Job) -> list[Installed]:
+    wanted = job.goal(Intake).scrub.wanted
+    if missing := [name for name in wanted if name not in job.rig.scrubbers]:
+        named = ", ".join(map(repr, missing))
+        raise StepFailed(f"Policy asks for the scrubber {named}, which is not installed on this host.")
+    return [job.rig.scrubbers[name] for name in wanted]
 
 
 def _known_fingerprint(job: Job) -> Fingerprint | None:
@@ -129,7 +122,7 @@ def _known_fingerprint(job: Job) -> Fingerprint | None:
 
 def _reset(job: Job) -> None:
     """Reset the card. One that was cut short by a restart counts as an attempt."""
-    record = reset.climb(job.rig.bus, _card(job), clock=time.monotonic)
+    record = _climb(job)
     if cut_short := job.plan.attempt - 1:
         record = msgspec.structs.replace(
             record,
@@ -139,20 +132,29 @@ def _reset(job: Job) -> None:
     _save(job, now=scrub.add_reset(_scrub(job), record))
 
 
+def _climb(job: Job) -> ResetRecord:
+    return reset.climb(job.rig.bus, _card(job), clock=time.monotonic)
+
+
 def _plant(job: Job) -> None:
-    with _memory(job) as (_, window):
-        _save(job, now=scrub.plant(_scrub(job), window, SystemRandom()))
+    _save(job, now=_planted(job))
+
+
+def _planted(job: Job) -> Scrub:
+    with job.rig.bus.memory(_card(job)) as window:
+        return scrub.plant(_scrub(job), window, token_hex(16))
 
 
 def _fill(job: Job) -> None:
-    """Overwrite the memory. A fill that was cut short is begun anew, canaries included, and counted."""
-    scrubber = _scrubber(job).scrubber
-    with _memory(job) as (card, window):
-        before = _scrub(job)
-        if job.plan.attempt > 1:
-            before = scrub.plant(before, window, SystemRandom())
-            _save(job, now=before)
-        _save(job, now=scrub.fill(before, card, window, scrubber, _no_progress))
+    """Let each scrubber do its work. If that was cut short, all is begun anew, canaries included."""
+    work = _scrub(job)
+    if job.plan.attempt > 1:
+        work = _planted(job)
+        _save(job, now=work)
+    for installed in _scrubbers(job):
+        place = Workplace(bus=job.rig.bus, card=_card(job), progress=_no_progress, climb=lambda: _climb(job))
+        work = scrub.fill(work, installed, place)
+        _save(job, now=work)
 
 
 def _no_progress(done: int, total: int) -> None:
@@ -160,8 +162,8 @@ def _no_progress(done: int, total: int) -> None:
 
 
 def _verify(job: Job) -> None:
-    with _memory(job) as (_, window):
-        _save(job, now=scrub.verify(_scrub(job), window, SystemRandom()))
+    with job.rig.bus.memory(_card(job)) as window:
+        _save(job, now=scrub.verify(_scrub(job), window, job.goal(Intake).scrub.read_back))
 
 
 def _compare(job: Job) -> None:

@@ -341,6 +341,9 @@ _LADDER = {
 class _StuckWindow:
     """A window of which only the first `writable` bytes take what is written."""
 
+    name = MappedWindow.name
+    is_fast = MappedWindow.is_fast
+
     def __init__(self, window: MappedWindow, writable: int) -> None:
         self._window = window
         self._writable = writable

@@ -11,8 +11,8 @@ from hosts.agent.machine_plans import StopCause
 from hosts.agent.plans import gpu_lock, lease_lock, machine_locks
 from hosts.agent.records import GpuRecord, MachineRecord
 from hosts.agent.rig import Rig
-from hosts.agent.scrub import fingerprint_changes
 from hosts.protocol.messages import GpuFailed, MachineStopped, Power
+from hosts.protocol.proof import fingerprint_changes
 
 log = logging.getLogger(__name__)
 

@@ -12,6 +12,12 @@ from uuid import UUID
 from msgspec import Meta
 
 from hosts.protocol.checkup import CheckUp as CheckUp
+from hosts.protocol.evidence import Fingerprint as Fingerprint
+from hosts.protocol.evidence import MethodRecord as MethodRecord
+from hosts.protocol.evidence import ResetRecord as ResetRecord
+from hosts.protocol.evidence import ScrubEvidence as ScrubEvidence
+from hosts.protocol.evidence import ScrubPolicy as ScrubPolicy
+from hosts.protocol.evidence import Witness as Witness
 from hosts.protocol.fields import (
     Count,
     Counter,
@@ -24,24 +30,6 @@ from hosts.protocol.fields import (
     Subject,
     Text,
 )
-
-
-class Fingerprint(Message, frozen=True, kw_only=True):
-    """What tells one card from another, and a changed card from an unchanged one."""
-
-    vendor_device: Annotated[str, Meta(pattern=r"^[0-9a-f]{4}:[0-9a-f]{4}$")]
-    subsystem: Short = ""
-    serial: Short = ""
-    firmware: Short = ""
-    rom_sha256: Short = ""
-    modes: Short = ""
-
-
-class ScrubPolicy(Message, frozen=True, kw_only=True):
-    """How much of a GPU's memory a scrub must reach, in thousandths, before the GPU may be called clean."""
-
-    scrubber: Short = "bar"
-    required_reach_permille: Annotated[int, Meta(ge=0, le=1000)] = 1000
 
 
 class GpuOrder(Message, frozen=True, kw_only=True):
@@ -150,44 +138,6 @@ class Command(Message, frozen=True, kw_only=True):
     issued_at: Moment
     expires_at: Moment
     goal: Goal
-
-
-class ResetRecord(Message, frozen=True, kw_only=True):
-    """One reset of one card: which rung of the ladder worked, after how many failures."""
-
-    method: Short
-    scope: Short
-    seconds: float
-    attempts: Counter
-    failures: tuple[Short, ...] = ()
-
-
-class ScrubEvidence(Message, frozen=True, kw_only=True):
-    """What the host says it did to a GPU's memory and what it then read. Byte counts; times in seconds."""
-
-    scrubber: Short
-    scrubber_version: Short
-    scrubber_digest: Sha256
-    simulated: bool
-    proven: bool
-    coverage: Literal["full", "sampled", "none"]
-    memory_bytes: Counter
-    reached_bytes: Counter
-    written_bytes: Counter
-    read_back_bytes: Counter
-    pattern: Short
-    mismatches: Counter
-    canaries_planted: Counter
-    canaries_found: Counter
-    fills: Counter
-    resets: tuple[ResetRecord, ...]
-    fingerprint_before: Fingerprint
-    fingerprint_after: Fingerprint
-    started_at: Moment
-    finished_at: Moment
-    kernel: Short
-    verdict: Literal["passed", "failed"]
-    reasons: tuple[Text, ...] = ()
 
 
 class CardFacts(Message, frozen=True, kw_only=True):

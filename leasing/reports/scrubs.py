@@ -8,8 +8,10 @@ import msgspec
 
 from hosts.models import Gpu, Host, ReceivedReport
 from hosts.protocol import messages as m
+from hosts.protocol.first_evidence import without_summary
 from leasing import holds, outbox, tidings
 from leasing.actors import Actor
+from leasing.goals import scrub_policy
 from leasing.locking import locked
 from leasing.models import Lease, ScrubRecord
 from leasing.proof import objections
@@ -18,6 +20,8 @@ from leasing.reports.subjects import gpu_of, lease_of
 from leasing.states.gpu import GpuEvent, GpuState
 from leasing.states.lease import LeaseEvent, LeaseState
 from leasing.transitions import apply_gpu_event, apply_lease_event
+
+MIB = 2**20
 
 
 def judge(host: Host, report: m.Report, event: m.Scrubbed, stored: ReceivedReport, *, now: datetime) -> str:
@@ -36,7 +40,8 @@ def judge(host: Host, report: m.Report, event: m.Scrubbed, stored: ReceivedRepor
     evidence = event.evidence
     reasons = objections(
         evidence,
-        required_reach_permille=gpu.model.required_reach_permille,
+        scrub_policy(gpu.model),
+        memory_bytes=gpu.model.memory_mib * MIB,
         expected=msgspec.convert(gpu.fingerprint, type=m.Fingerprint) if gpu.fingerprint else None,
     )
     _conclude(gpu, host, report, reasons, evidence, now=now)
@@ -45,7 +50,7 @@ def judge(host: Host, report: m.Report, event: m.Scrubbed, stored: ReceivedRepor
         lease=lease,
         tenure=event.tenure,
         report=stored,
-        evidence=msgspec.to_builtins(evidence),
+        evidence=without_summary(evidence),
         passed=not reasons,
         reasons=reasons,
         simulated=evidence.simulated,

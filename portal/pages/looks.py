@@ -53,6 +53,11 @@ STEP_LOOKS = {
     "failed": Look("red", "x", pgettext_lazy("step", "failed")),
 }
 
+TRUST_LOOKS = {
+    True: Look("green", "check", pgettext_lazy("scrub method", "proven on this hardware")),
+    False: Look("amber", "triangle-alert", pgettext_lazy("scrub method", "unverified on this hardware")),
+}
+
 
 def look_of_lease(lease: Lease) -> Look:
     if lease.state == "ended":

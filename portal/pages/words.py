@@ -37,6 +37,15 @@ STEPS: dict[str, str | Promise] = {
     "reset-again": _("GPU reset again"),
     "compare": _("identity and firmware compared"),
 }
+METHODS: dict[str, str | Promise] = {
+    "bar": _("Overwritten by the host, through the card's memory window"),
+    "machine": _("Overwritten from inside, by a machine that only scrubs"),
+    "nvidia-clear": _("Cleared by the card's own firmware, as it says"),
+}
+WINDOWS: dict[str, str | Promise] = {
+    "bar": _("through the card's memory window (BAR)"),
+    "bar0-window": _("through the card's register window, 1 MiB at a time"),
+}
 ROLES: dict[str, str | Promise] = {
     "member": pgettext_lazy("role", "member"),
     "approver": pgettext_lazy("role", "approver"),
@@ -98,6 +107,16 @@ def plan_words(name: str) -> str | Promise:
 
 def step_words(name: str) -> str | Promise:
     return STEPS.get(name, name)
+
+
+def method_words(name: str) -> str | Promise:
+    """What a method of a scrub did."""
+    return METHODS.get(name, name)
+
+
+def window_words(name: str) -> str | Promise:
+    """Through what the host looked into the memory."""
+    return WINDOWS.get(name, name)
 
 
 def role_words(name: str) -> str | Promise:

@@ -19,10 +19,17 @@ from leasing.limits import Limit, plain
 from leasing.metering import WHOLE_CURRENCIES
 from leasing.models import Lease, QuotaKind, QuotaRequest
 from portal.pages import words
-from portal.pages.looks import STEP_LOOKS, Look, look_of_gpu, look_of_lease
+from portal.pages.looks import STEP_LOOKS, TRUST_LOOKS, Look, look_of_gpu, look_of_lease
 
 register = template.Library()
-for _words in (words.plan_words, words.step_words, words.role_words, words.act_words):
+for _words in (
+    words.plan_words,
+    words.step_words,
+    words.role_words,
+    words.act_words,
+    words.method_words,
+    words.window_words,
+):
     register.filter(_words.__name__, _words)
 register.filter("plain", plain)
 
@@ -57,6 +64,12 @@ def step_state(step_state_name: str) -> SafeString:
         icon(look.icon, "turning" if look.moving else ""),
         look.word,
     )
+
+
+@register.simple_tag
+def trust(proven: bool) -> SafeString:
+    """Whether a method was shown to work on this hardware."""
+    return _pill(TRUST_LOOKS[proven])
 
 
 @register.filter
@@ -109,6 +122,11 @@ def precise(value: timedelta) -> str:
     """A short duration, with tenths of a second below ten."""
     seconds = value.total_seconds()
     return span(value) if seconds >= 10 else _("%(n).1f s") % {"n": max(0.0, seconds)}
+
+
+@register.filter
+def seconds(value: float) -> str:
+    return precise(timedelta(seconds=value))
 
 
 @register.filter

@@ -8,11 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from random import SystemRandom
+from secrets import token_hex
 
 from hosts.agent import scrub
 from hosts.agent.bus import CardMissing, PciBus
 from hosts.agent.reset import climb
+from hosts.agent.scrubber import Workplace
 from hosts.agent.scrubbers import load_scrubbers
 from hosts.protocol.messages import ScrubEvidence, ScrubPolicy
 
@@ -21,23 +22,18 @@ SECRET = b"a tenant's secret"
 
 def scrub_now(bus: PciBus, address: str) -> ScrubEvidence:
     """Reset, plant, fill, verify, reset and conclude, as a release does."""
-    card, installed, rng = bus.card(address), load_scrubbers()["bar"], SystemRandom()
-    work = scrub.begin(
-        card,
-        installed.scrubber,
-        digest=installed.digest,
-        simulated=bus.simulated,
-        before=bus.fingerprint(card),
-        now=datetime.now(UTC),
-    )
+    card, policy = bus.card(address), ScrubPolicy()
+    before, now = bus.fingerprint(card), datetime.now(UTC)
+    work = scrub.begin(card, simulated=bus.simulated, before=before, now=now)
     work = scrub.add_reset(work, climb(bus, card, clock=time.monotonic))
     with bus.memory(card) as window:
-        work = scrub.plant(work, window, rng)
-        work = scrub.fill(work, card, window, installed.scrubber, lambda done, total: None)
-        work = scrub.verify(work, window, rng)
+        work = scrub.plant(work, window, token_hex(16))
+    place = Workplace(bus=bus, card=card, progress=lambda done, total: None, climb=lambda: work.resets[0])
+    work = scrub.fill(work, load_scrubbers()["bar"], place)
+    with bus.memory(card) as window:
+        work = scrub.verify(work, window, policy.read_back)
     work = scrub.add_reset(work, climb(bus, card, clock=time.monotonic))
     after = bus.fingerprint(card)
-    policy = ScrubPolicy()
     return scrub.conclude(work, policy=policy, fingerprint_after=after, kernel="test", now=datetime.now(UTC))
 
 
@@ -114,7 +110,8 @@ def scrubbing_leaves_zeros_and_evidence(bus: PciBus, address: str) -> None:
         window.fill(window.size // 2, len(SECRET), SECRET)
     evidence = scrub_now(bus, address)
     assert evidence.verdict == "passed", evidence.reasons
-    assert evidence.read_back_bytes == card.memory_bytes
+    assert evidence.witness is not None
+    assert evidence.witness.read_bytes == card.memory_bytes
     assert len(evidence.resets) == 2
     with bus.memory(card) as window:
         assert window.first_mismatch(0, window.size, 0) is None

@@ -41,7 +41,9 @@ def test_intake_makes_an_unknown_gpu_clean_with_evidence(box: Box) -> None:
     scrubbed = box.last(Scrubbed)
     assert (scrubbed.gpu_id, scrubbed.lease_id) == (order.gpu_id, None)
     assert scrubbed.evidence.verdict == "passed"
-    assert scrubbed.evidence.canaries_planted > 0
+    assert scrubbed.evidence.witness is not None
+    assert scrubbed.evidence.witness.canaries_planted == 128
+    assert [record.name for record in scrubbed.evidence.methods] == ["bar"]
     assert len(scrubbed.evidence.resets) == 2
     assert [each.gpu_id for each in box.events(ScrubStarted)] == [order.gpu_id]
 
@@ -153,7 +155,7 @@ def test_a_scrub_that_leaves_something_behind_quarantines_the_gpu(box: Box) -> N
 
 
 def test_a_scrubber_that_is_not_installed_fails_the_gpu(box: Box) -> None:
-    box.carry_out(box.release(scrub=ScrubPolicy(scrubber="vendor")), subject=LEASE)
+    box.carry_out(box.release(scrub=ScrubPolicy(methods=("bar", "vendor"))), subject=LEASE)
     assert "not installed" in box.last(GpuFailed).reason
     assert box.gpu_state() == "quarantined"
 

@@ -13,7 +13,6 @@ import pytest
 
 from hosts.agent.bus import BusError, CardBusy, CardMissing, ResetFailed, Wedged
 from hosts.agent.reset import climb
-from hosts.agent.scrub import fingerprint_changes
 from hosts.agent.simulated import (
     RESIDUE,
     Fault,
@@ -27,6 +26,7 @@ from hosts.agent.simulated import (
     read_state,
 )
 from hosts.protocol.messages import Fingerprint
+from hosts.protocol.proof import fingerprint_changes
 from tests.agent.bus_contract import scrub_now
 
 GPU = "0000:41:00.0"
@@ -257,10 +257,10 @@ def test_memory_can_refuse_to_be_mapped(bound: SimulatedBus, tmp_path: Path) -> 
         pass
 
 
-@pytest.mark.parametrize(("kind", "reason"), [("stuck", "64 of 64 canaries"), ("partial", "blocks are not")])
+@pytest.mark.parametrize(("kind", "reason"), [("stuck", "128 of 128 canaries"), ("partial", "not zero")])
 def test_faulty_memory_fails_the_scrub(bound: SimulatedBus, tmp_path: Path, kind: Kind, reason: str) -> None:
     bound.gpu_fragments(bound.card(GPU), slot=1)
-    inject(tmp_path, Fault(operation="memory", address=GPU, kind=kind))
+    inject(tmp_path, Fault(operation="memory", address=GPU, kind=kind, times=0))
     evidence = scrub_now(bound, GPU)
     assert evidence.verdict == "failed"
     assert any(reason in text for text in evidence.reasons)

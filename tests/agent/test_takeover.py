@@ -83,10 +83,10 @@ def test_the_machine_runs_on_and_obeys(box: Box) -> None:
     assert box.gpu_state(0) == "clean"
 
 
-def test_the_scrub_goes_on_at_its_step(box: Box) -> None:
+def test_the_scrub_goes_on_with_canaries_of_its_own(box: Box) -> None:
     box.settle()
     begun = [each.step for each in box.events(StepReport) if each.plan == "scrub" and each.state == "started"]
-    assert begun[begun.index("fill") :] == ["fill", "fill", "verify", "reset-again", "compare"]
+    assert begun[begun.index("fill") :] == ["fill", "plant", "fill", "verify", "reset-again", "compare"]
     assert box.last(Scrubbed).evidence.verdict == "passed"
     assert len(box.events(ScrubStarted)) == 1
     assert [box.gpu_state(number) for number in (0, 1, 2)] == ["leased", "clean", "clean"]

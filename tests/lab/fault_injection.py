@@ -37,7 +37,7 @@ def install_lying_scrubber(hypervisor: VirtualHypervisor) -> str:
 
 def trust_lying_scrubber(portal: LabPortal, *, model: str) -> None:
     """From now on, GPUs of this model are scrubbed by it."""
-    change = f"GpuModel.objects.filter(slug={model!r}).update(scrubber='lying')"
+    change = f"GpuModel.objects.filter(slug={model!r}).update(scrub_methods=['lying'])"
     portal.manage("shell", "--verbosity", "0", "-c", f"from hosts.models import GpuModel; {change}")
 
 

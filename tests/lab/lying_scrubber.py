@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from hosts.agent.bar import BarScrubber
-from hosts.agent.bus import MemoryWindow
-from hosts.agent.scrub import Filled, Progress
+from hosts.agent.scrubber import Outcome, Workplace
 
 
 class LyingScrubber(BarScrubber):
@@ -12,8 +11,9 @@ class LyingScrubber(BarScrubber):
 
     name = "lying"
 
-    def fill(self, window: MemoryWindow, progress: Progress) -> Filled:
-        progress(2 * window.size, 2 * window.size)
-        return Filled(
-            written_bytes=window.size, read_back_bytes=2 * window.size, mismatches=0, pattern="a5, then 00"
+    def run(self, place: Workplace) -> Outcome:
+        size = place.card.memory_bytes
+        place.progress(size, size)
+        return Outcome(
+            reached_bytes=size, written_bytes=size, read_back_bytes=size, coverage="full", pattern="00"
         )

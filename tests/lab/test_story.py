@@ -191,10 +191,11 @@ def test_the_secret_is_gone_and_the_record_says_how_that_was_proven(
     record = stage.scrub_of(first.lease["id"], DANA)
     assert record["passed"]
     evidence = record["evidence"]
-    assert evidence["coverage"] == "full"
-    assert evidence["reached_bytes"] == evidence["read_back_bytes"] == GPU_MEMORY_BYTES
-    assert (evidence["mismatches"], evidence["canaries_found"]) == (0, 0)
-    assert evidence["canaries_planted"] > 0
+    (bar,), witness = evidence["methods"], evidence["witness"]
+    assert bar["reached_bytes"] == witness["read_bytes"] == GPU_MEMORY_BYTES
+    assert (bar["proven"], witness["proven"], witness["coverage"]) == (True, True, "full")
+    assert (witness["mismatches"], witness["canaries_found"], witness["canaries_refused"]) == (0, 0, 0)
+    assert witness["canaries_planted"] == 128
     assert not evidence["simulated"]
     assert {reset["method"] for reset in evidence["resets"]} == {"vfio-hot-reset"}
 
@@ -243,8 +244,8 @@ def test_a_lying_scrubber_leaves_the_secret_and_is_caught_by_the_canaries(
     assert second.found.offset == SECRET_OFFSET
     record = stage.scrub_of(second.lease["id"], WEI)
     assert not record["passed"]
-    assert record["evidence"]["scrubber"] == "lying"
-    assert record["evidence"]["canaries_found"] == record["evidence"]["canaries_planted"] > 0
+    assert [method["name"] for method in record["evidence"]["methods"]] == ["lying"]
+    assert record["evidence"]["witness"]["canaries_found"] == 128
     assert any("canaries survived" in reason for reason in record["reasons"])
 
 

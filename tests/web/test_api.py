@@ -85,7 +85,7 @@ def test_an_approver_rejects_with_a_reason(scene: Scene) -> None:
 def test_the_evidence_is_there_to_be_read(scene: Scene, ada: Api) -> None:
     (record,) = ada.get("scrub-records/", lease=str(scene.ended.pk)).json()["results"]
     assert record["passed"]
-    assert record["evidence"]["canaries_planted"] == 32
+    assert record["evidence"]["witness"]["canaries_planted"] == 32
     assert ada.get("scrub-records/", lease=str(scene.spoilt.pk)).json()["results"] == []
 
 

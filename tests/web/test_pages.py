@@ -57,14 +57,14 @@ def test_a_workstation_shows_cost_steps_and_what_happened(scene: Scene, sign_in:
     assert "Final cost" in page
     assert "€4.57" in page  # 1 h 12 min 7 s, and the steps before, at 3.80 an hour
     assert "proven clean" in page
-    assert "32 planted, 0 found afterwards" in page
+    assert "32 canaries planted, 0 found afterwards" in page
     assert page.index("Machine, disk and access are gone") < page.index("The machine runs; billing begins")
 
 
 def test_a_failed_scrub_is_told_to_its_user(scene: Scene, sign_in: SignIn) -> None:
     page = text_of(sign_in(scene.bob), "workstation", scene.spoilt.pk)
     assert "not proven clean" in page
-    assert "3 canaries" in page
+    assert "3 of 32 canaries survived the scrub." in page
 
 
 def test_power_is_asked_of_the_host(scene: Scene, sign_in: SignIn) -> None:
