@@ -28,7 +28,7 @@ class ScrubPolicy(Message, frozen=True, kw_only=True):
     """How a GPU's memory is cleared, and what has to be shown before the GPU may be called clean.
 
     All `methods` are used, in this order; protocol 1 knows one, `scrubber`. Reach is in thousandths of the
-    memory. With `read_back` full the host reads all of it afterwards; with sampled its canaries and some more.
+    memory. `read_back` full: the host reads all of it afterwards; sampled: its canaries and some more.
     """
 
     ADDED = {"methods": 2, "read_back": 2}
