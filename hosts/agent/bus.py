@@ -12,6 +12,7 @@ from typing import Protocol
 
 from lxml import etree
 
+from hosts.agent.doctor.facts import CardFacts as Examined
 from hosts.protocol.messages import CardFacts, Fingerprint
 
 
@@ -111,6 +112,9 @@ class PciBus(Protocol):
 
     def cards(self) -> tuple[Card, ...]:
         """Display-class cards by address, those that cannot be leased included, with the reason."""
+
+    def examine(self) -> tuple[Examined, ...]:
+        """The same cards as `doctor` looks at them. Nothing is changed by it, or touched that may hang."""
 
     def card(self, address: str) -> Card:
         """One card, read anew. CardMissing if nothing is there."""

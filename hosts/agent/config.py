@@ -34,8 +34,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     bus: Literal["sysfs", "simulated"] = "sysfs"
     bus_directory: Path | None = None
     scrubbers: Path | None = None
+    accepted_risks: tuple[Literal["boot_vga", "pcie_acs_override"], ...] = ()
     resend_seconds: Seconds = 10.0
     inventory_seconds: Seconds = 60.0
+    check_up_seconds: Seconds = 3600.0
     watch_seconds: Seconds = 1.0
     stop_machines_on_exit: bool = False
 

@@ -35,4 +35,4 @@ def open_hardware(config: Config) -> Hardware:
 def _open_bus(config: Config) -> PciBus:
     if config.bus_directory is not None and config.bus == "simulated":
         return SimulatedBus(config.bus_directory)
-    return SysfsBus()
+    return SysfsBus(accepted_risks=config.accepted_risks)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from hosts.agent.check_up import check_up_of
 from hosts.agent.inventory import take_inventory
 from hosts.agent.machine_plans import DEADLINE, POWER_OFF, POWER_ON, PROVISION, RELEASE, RESTART, RESUME
 from hosts.agent.scrubbing import INTAKE, SCRUB
 from hosts.agent.steps import Job, PlanKind, Step
+from hosts.protocol.checkup import CheckUp
 
 
 def _look(job: Job) -> None:
+    """The inventory comes last: it is what answers the order."""
+    if job.rig.spool.spoken >= CheckUp.SINCE:
+        job.report(check_up_of(job.rig))
     job.report(take_inventory(job.rig))
 
 

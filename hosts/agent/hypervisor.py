@@ -16,6 +16,7 @@ import libvirt
 from lxml import etree
 
 from hosts.agent import domain_facts
+from hosts.agent.doctor.facts import Version
 from hosts.agent.domain import key_usage, node
 from hosts.agent.machines import (
     ACTIVE,
@@ -159,6 +160,10 @@ class Hypervisor:
             raise HypervisorError(f"Cannot find the console of {name}: it is not running, or has none.")
         return socket
 
+    def versions(self) -> tuple[Version, Version]:
+        with explained("ask for versions"):
+            return _version(self._machines.getLibVersion()), _version(self._machines.getVersion())
+
     def on_stopped(self, listener: StopListener) -> None:
         self._listeners.append(listener)
 
@@ -193,6 +198,11 @@ def _state(domain: libvirt.virDomain) -> MachineState:
     if state == libvirt.VIR_DOMAIN_SHUTOFF and reason == libvirt.VIR_DOMAIN_SHUTOFF_CRASHED:
         return MachineState.CRASHED
     return STATES[state]
+
+
+def _version(number: int) -> Version:
+    """libvirt writes 9.0.1 as 9000001."""
+    return number // 1_000_000, number // 1_000 % 1_000, number % 1_000
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Protocol
 from uuid import UUID
 
+from hosts.agent.doctor.facts import Version
+
 
 class HypervisorError(Exception):
     """The hypervisor refused or failed; the text says what was asked and why it was not done."""
@@ -100,6 +102,9 @@ class MachineHost(Protocol):
 
     def console_socket(self, name: str) -> Path:
         """The socket of the running machine's VNC server."""
+
+    def versions(self) -> tuple[Version, Version]:
+        """Of libvirt, and of QEMU."""
 
     def on_stopped(self, listener: StopListener) -> None:
         """Call `listener` after each stop, on another thread, where it must not call back."""

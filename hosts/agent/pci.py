@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+DEVICES = "sys/bus/pci/devices"
+GROUPS = "sys/kernel/iommu_groups"
 DISPLAY_CLASS = 0x03
 BRIDGE_CLASS = 0x06
 _MEMORY, _PREFETCHABLE, _UNASSIGNED = 0x200, 0x2000, 0x20000000
@@ -27,9 +29,10 @@ _VENDOR_NAMES = {0x10DE: "NVIDIA", 0x1002: "AMD", 0x8086: "Intel", 0x1234: "QEMU
 
 @dataclass(frozen=True)
 class Bar:
-    """A memory BAR: its number, its size in bytes, whether the firmware gave it an address."""
+    """A memory BAR: its number, start and size in bytes, and whether the firmware gave it an address."""
 
     index: int
+    start: int
     size: int
     prefetchable: bool
     assigned: bool
@@ -128,7 +131,7 @@ class PciFunction:
     def bars(self) -> list[Bar]:
         rows = [[int(word, 16) for word in line.split()] for line in self.text("resource").splitlines()[:6]]
         return [
-            Bar(index, end - start + 1, bool(flags & _PREFETCHABLE), not flags & _UNASSIGNED)
+            Bar(index, start, end - start + 1, bool(flags & _PREFETCHABLE), not flags & _UNASSIGNED)
             for index, (start, end, flags) in enumerate(rows)
             if flags & _MEMORY
         ]
@@ -185,7 +188,7 @@ class PciTree:
 
     @property
     def devices(self) -> Path:
-        return self.root / "sys/bus/pci/devices"
+        return self.root / DEVICES
 
     @property
     def drivers(self) -> Path:
@@ -217,8 +220,11 @@ class PciTree:
         return list(first.values())
 
     def group_members(self, group: int) -> list[PciFunction]:
-        path = self.root / f"sys/kernel/iommu_groups/{group}/devices"
+        path = self.root / f"{GROUPS}/{group}/devices"
         return [PciFunction(self.devices / entry.name) for entry in sorted(path.iterdir())]
+
+    def group_name(self, group: int) -> str:
+        return read_text(self.root / f"{GROUPS}/{group}/name")
 
     def name_of(self, function: PciFunction) -> str:
         """Vendor and device by name where the host has pci.ids, else by number."""

@@ -27,6 +27,8 @@ from hosts.agent.bus import (
     ResetRung,
     Wedged,
 )
+from hosts.agent.doctor.facts import CardFacts
+from hosts.agent.doctor.simulated_facts import simulated_facts
 from hosts.agent.fragments import emulated_display, root_port
 from hosts.agent.memory import MappedWindow, mapped
 from hosts.protocol.messages import Fingerprint
@@ -201,6 +203,12 @@ class SimulatedBus:
             with suppress(CardMissing):
                 found.append(self.card(model.address))
         return tuple(found)
+
+    def examine(self) -> tuple[CardFacts, ...]:
+        state, methods = self._store.read().cards, " ".join(_LADDER)
+        return tuple(
+            simulated_facts(card, state[card.address].drivers, reset_methods=methods) for card in self.cards()
+        )
 
     def card(self, address: str) -> Card:
         state = self._store.read()

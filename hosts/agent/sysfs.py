@@ -26,6 +26,8 @@ from hosts.agent.bus import (
     ResetRung,
     Wedged,
 )
+from hosts.agent.doctor.card_reader import read_card
+from hosts.agent.doctor.facts import CardFacts
 from hosts.agent.fragments import hostdevs, root_port
 from hosts.agent.holders import holders
 from hosts.agent.memory import mapped
@@ -105,6 +107,10 @@ class SysfsBus:
 
     def cards(self) -> tuple[Card, ...]:
         return tuple(card for display in self._tree.displays() if (card := self._card_if_there(display)))
+
+    def examine(self) -> tuple[CardFacts, ...]:
+        cards = (self._functions_of(display) for display in self._tree.displays())
+        return tuple(read_card(self._tree, card, holders=holders(self._tree.root, card)) for card in cards)
 
     def card(self, address: str) -> Card:
         display = self._tree.function(address)
@@ -238,8 +244,7 @@ class SysfsBus:
         return card if display.path.exists() else None
 
     def _card(self, display: PciFunction) -> Card:
-        functions = self._tree.card_functions(display)
-        functions.sort(key=lambda function: function.address != display.address)
+        functions = self._functions_of(display)
         return Card(
             address=display.address,
             functions=tuple(function.address for function in functions),
@@ -250,6 +255,11 @@ class SysfsBus:
             fingerprint=self._fingerprint(display, rom_sha256=self._known_rom(display)),
             refusal=refusal(self._tree, functions, accepted_risks=self._accepted_risks),
         )
+
+    def _functions_of(self, display: PciFunction) -> list[PciFunction]:
+        """The display first."""
+        functions = self._tree.card_functions(display)
+        return sorted(functions, key=lambda function: function.address != display.address)
 
     def _fingerprint(self, function: PciFunction, *, rom_sha256: str) -> Fingerprint:
         return Fingerprint(

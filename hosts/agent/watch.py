@@ -9,9 +9,11 @@ from collections.abc import Callable
 from uuid import UUID
 
 from hosts.agent import vigil
+from hosts.agent.check_up import check_up_of
 from hosts.agent.inventory import take_inventory
 from hosts.agent.machines import HypervisorError, Stop, StopCause
 from hosts.agent.rig import Rig
+from hosts.protocol.checkup import CheckUp
 from hosts.protocol.messages import Inventory
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ class Watch:
         self._reported: Inventory | None = None
         self._report_at = 0.0
         self._report = 0
+        self._check_up_at = 0.0
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     def start(self) -> None:
@@ -82,6 +85,7 @@ class Watch:
         self._stopped_by_guest -= seen
         vigil.report_lost_gpus(self._rig)
         self._report_inventory()
+        self._report_check_up()
 
     def _stop_overdue(self) -> None:
         now = time.monotonic()
@@ -98,3 +102,11 @@ class Watch:
             self._report = self._rig.spool.add(inventory, self._rig.spool.host_origin)
             self._reported = inventory
             self._report_at = time.monotonic() + self._rig.config.inventory_seconds
+
+    def _report_check_up(self) -> None:
+        """At the start, which shows the portal what is spoken here, and every so often if it understands."""
+        if time.monotonic() < self._check_up_at:
+            return
+        if not self._check_up_at or self._rig.spool.spoken >= CheckUp.SINCE:
+            self._rig.spool.add(check_up_of(self._rig), self._rig.spool.host_origin)
+        self._check_up_at = time.monotonic() + self._rig.config.check_up_seconds

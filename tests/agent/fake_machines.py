@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+from hosts.agent.doctor.facts import Version
 from hosts.agent.domain_facts import read_facts
 from hosts.agent.machines import (
     ACTIVE,
@@ -90,6 +91,10 @@ class FakeMachines:
     def console_socket(self, name: str) -> Path:
         self._require_active(name, "find the console of")
         return self.directory / name / "vnc.sock"
+
+    def versions(self) -> tuple[Version, Version]:
+        self._refuse("versions")
+        return (9, 0, 0), (7, 2, 22)
 
     def on_stopped(self, listener: StopListener) -> None:
         self._listeners.append(listener)

@@ -128,3 +128,9 @@ def test_who_listens_is_told_of_a_stop(host: MachineHost, xml: str) -> None:
     host.start(NAME)
     host.destroy(NAME)
     assert stops.get(timeout=10) == Stop(name=NAME, cause=StopCause.DESTROYED)
+
+
+def test_versions_are_told(host: MachineHost) -> None:
+    libvirt, qemu = host.versions()
+    assert (libvirt, qemu) > ((8, 7, 0), (7, 2, 0))
+    assert max(*libvirt, *qemu) < 1000

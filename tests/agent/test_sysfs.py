@@ -130,7 +130,7 @@ REFUSALS: dict[str, tuple[Change, str]] = {
     ),
     "lockdown": (
         lambda host: host.write("sys/kernel/security/lockdown", "none [integrity] confidentiality"),
-        "Kernel lockdown forbids the host to map the card's memory, so it could not be scrubbed.",
+        "Kernel lockdown (integrity) forbids the host to map the card's memory.",
     ),
 }
 

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("portal", "leasing", "hosts")
 SYSFS_WRITER = "hosts/agent/sysfs.py"
-SYSFS_READERS = ["hosts/agent/pci.py", "hosts/agent/refusals.py"]
+SYSFS_READERS = ["hosts/agent/doctor/host_reader.py", "hosts/agent/pci.py"]
 WRITES_IN_A_CHILD = "hosts.agent.child"
 WAYS_TO_WRITE = {"write", "write_text", "write_bytes", "O_WRONLY", "O_RDWR", "touch", "unlink", "mkdir"}
 LONGEST_FILE = 400

@@ -1,0 +1,38 @@
+"""`doctor` on this host: its configuration, bus and hypervisor put before the examiner."""
+
+from __future__ import annotations
+
+from hosts.agent.bus import PciBus
+from hosts.agent.config import Config
+from hosts.agent.doctor.examination import Surroundings, examine, fitting
+from hosts.agent.doctor.facts import HypervisorFacts
+from hosts.agent.machines import HypervisorError, MachineHost
+from hosts.agent.rig import Rig
+from hosts.protocol.checkup import CheckUp
+
+
+def check_up(config: Config, bus: PciBus, hypervisor: HypervisorFacts) -> CheckUp:
+    """Everything that can be said about the host now. BusError if the cards cannot be looked at."""
+    surroundings = Surroundings(
+        simulated=bus.simulated,
+        domain_type=config.domain_type,
+        accepted_risks=frozenset(config.accepted_risks),
+        state_directory=config.state_directory,
+        hypervisor=hypervisor,
+    )
+    return examine(surroundings, bus.examine())
+
+
+def ask_hypervisor(uri: str, hypervisor: MachineHost) -> HypervisorFacts:
+    """The versions of a hypervisor that is connected to, or why it does not tell them."""
+    try:
+        libvirt, qemu = hypervisor.versions()
+    except HypervisorError as error:
+        return HypervisorFacts(uri, error=str(error))
+    return HypervisorFacts(uri, libvirt=libvirt, qemu=qemu)
+
+
+def check_up_of(rig: Rig) -> CheckUp:
+    """What a running worker finds, as much of it as fits into a report."""
+    hypervisor = ask_hypervisor(rig.config.libvirt_uri, rig.hypervisor)
+    return fitting(check_up(rig.config, rig.bus, hypervisor))

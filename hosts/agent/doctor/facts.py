@@ -1,0 +1,176 @@
+"""What `doctor` judges: facts about a host and its cards, read by others, without any opinion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Version = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Platform:
+    """What decides whether the kernel can isolate devices. Texts are as the kernel wrote them, or empty."""
+
+    cmdline: str = ""
+    iommus: tuple[str, ...] = ()
+    ecaps: tuple[str, ...] = ()
+    unsafe_interrupts: str = ""
+    noiommu_mode: str = ""
+    lockdown: str = ""
+
+
+@dataclass(frozen=True)
+class Processor:
+    """`vendor` is GenuineIntel or AuthenticAMD; `virtualisation` is vmx, svm or empty."""
+
+    vendor: str = ""
+    virtualisation: str = ""
+    has_kvm: bool = False
+    isolated: str = ""
+    numa_nodes: int = 1
+
+
+@dataclass(frozen=True)
+class HugePages:
+    """Pages of one size, in KiB."""
+
+    size_kib: int
+    count: int
+
+
+@dataclass(frozen=True)
+class HypervisorFacts:
+    """Versions of what answers at `uri`; `error` says why nothing does."""
+
+    uri: str
+    libvirt: Version | None = None
+    qemu: Version | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Storage:
+    """The file system below `path`. Sizes in bytes."""
+
+    path: str
+    kind: str
+    total: int
+    free: int
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Whether the kernel's clock follows a time service, and its own estimate of the error. None: unknown."""
+
+    synchronised: bool | None
+    error_us: int = 0
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """A whole host. `denied` are the files that could not be read for lack of rights."""
+
+    simulated: bool
+    domain_type: Literal["kvm", "qemu"]
+    accepted_risks: frozenset[str]
+    is_root: bool
+    denied: tuple[str, ...]
+    platform: Platform
+    processor: Processor
+    huge_pages: tuple[HugePages, ...]
+    hypervisor: HypervisorFacts
+    storage: Storage
+    clock: Clock
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A device in a card's IOMMU group that is not of the card, and no bridge."""
+
+    address: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class GroupFacts:
+    """One IOMMU group of a card."""
+
+    number: int
+    is_noiommu: bool = False
+    others: tuple[Neighbour, ...] = ()
+
+
+@dataclass(frozen=True)
+class FunctionFacts:
+    """One PCI function. `reset_methods` is what the kernel lists; `can_reset` whether it has any at all."""
+
+    address: str
+    ids: str = ""
+    driver: str = ""
+    is_bridge: bool = False
+    is_alive: bool = True
+    virtual_functions: int = 0
+    can_reset: bool = True
+    reset_methods: str = ""
+
+
+@dataclass(frozen=True)
+class Grounds:
+    """What decides whether a card may be leased. The display function comes first."""
+
+    functions: tuple[FunctionFacts, ...]
+    groups: tuple[GroupFacts, ...] = ()
+    physical_function: str = ""
+    is_boot_display: bool = False
+    has_bridge: bool = True
+    unassigned_bars: bool = False
+
+    @property
+    def address(self) -> str:
+        return self.functions[0].address
+
+
+@dataclass(frozen=True)
+class Link:
+    """A PCIe link: lanes, and transfers per second as the kernel writes them; width 0 is unknown."""
+
+    width: int = 0
+    speed: str = ""
+
+    @property
+    def rate(self) -> float:
+        """In GT/s."""
+        number = self.speed.split(" ")[0]
+        return float(number) if number.replace(".", "", 1).isdigit() else 0.0
+
+    def __str__(self) -> str:
+        return f"x{self.width} at {self.speed.removesuffix(' PCIe')}"
+
+
+@dataclass(frozen=True)
+class Window:
+    """The memory BAR: sizes in bytes, `most` as far as the card can be resized (or its size)."""
+
+    address: int
+    size: int
+    most: int
+    resizable: bool
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """All that is looked at on one card. `rom_bytes` is 0 where there is no ROM."""
+
+    grounds: Grounds
+    holders: tuple[str, ...] = ()
+    claimed_by: str = ""
+    window: Window | None = None
+    rom_bytes: int = 0
+    rom_is_shadow: bool = False
+    numa_node: int = -1
+    link: Link = Link()
+    best_link: Link = Link()
+    power_state: str = ""
+    d3cold_allowed: str = ""
+    simulated: bool = False

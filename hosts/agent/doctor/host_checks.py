@@ -1,0 +1,121 @@
+"""Whether the host is fit to run machines at all. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hosts.agent.doctor.facts import (
+    Clock,
+    HostFacts,
+    HugePages,
+    HypervisorFacts,
+    Processor,
+    Storage,
+    Version,
+)
+from hosts.agent.doctor.host_reader import HUGE_PAGES, ISOLATED_CPUS
+from hosts.agent.doctor.verdicts import failed, passed, skipped, warned
+from hosts.protocol.checkup import Check
+
+# Since 8.7 libvirt can give a guest the host's address width, which large BARs need. QEMU 7.2 is Debian 12's.
+OLDEST_LIBVIRT: Version = (8, 7, 0)
+OLDEST_QEMU: Version = (7, 2, 0)
+GIB = 1024**3
+_TIGHT_BYTES, _FULL_BYTES = 20 * GIB, 2 * GIB
+_IN_MEMORY = ("tmpfs", "ramfs")
+_ON_NETWORK = ("nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p", "ceph", "fuse.glusterfs")
+_KINDS = {"vmx": ("VT-x", "kvm_intel"), "svm": ("AMD-V", "kvm_amd")}
+
+
+def privileges(host: HostFacts) -> Check:
+    if host.is_root and not host.denied:
+        return passed("privileges", "root")
+    denied = ", ".join(sorted(set(host.denied))) or "open files of other users"
+    return warned("privileges", "not-root", denied=denied)
+
+
+def cards(count: int) -> Check:
+    if count:
+        return passed("cards", "found", count=count)
+    return failed("cards", "none")
+
+
+def cpu_virtualisation(processor: Processor, *, domain_type: str) -> Check:
+    code = "cpu-virtualisation"
+    if domain_type == "qemu":
+        return skipped(code, "not-used", ("host.toml", 'domain_type = "qemu"'))
+    read = ("/proc/cpuinfo", processor.virtualisation or "neither vmx nor svm")
+    if not processor.virtualisation:
+        return failed(code, "off", read)
+    kind, module = _KINDS[processor.virtualisation]
+    if not processor.has_kvm:
+        return failed(code, "no-kvm", read, ("/dev/kvm", "absent"), kind=kind, module=module)
+    return passed(code, "on", read, kind=kind)
+
+
+def huge_pages(pages: tuple[HugePages, ...]) -> Check:
+    if not pages:
+        return passed("hugepages", "none", (f"/{HUGE_PAGES}", 0))
+    told = ", ".join(f"{each.count} × {each.size_kib} KiB" for each in pages)
+    gib = sum(each.size_kib * each.count for each in pages) / 1024**2
+    return warned("hugepages", "reserved", (f"/{HUGE_PAGES}", told), gib=f"{gib:.1f}", pages=told)
+
+
+def isolated_cpus(processor: Processor) -> Check:
+    read = (f"/{ISOLATED_CPUS}", processor.isolated or "none")
+    if processor.isolated:
+        return warned("isolated-cpus", "some", read, cpus=processor.isolated)
+    return passed("isolated-cpus", "none", read)
+
+
+def libvirt(hypervisor: HypervisorFacts) -> Check:
+    if hypervisor.libvirt is None:
+        return failed("libvirt", "away", uri=hypervisor.uri, error=hypervisor.error or "no answer")
+    version = _written(hypervisor.libvirt)
+    if hypervisor.libvirt < OLDEST_LIBVIRT:
+        return failed("libvirt", "old", version=version, needed=_written(OLDEST_LIBVIRT))
+    return passed("libvirt", "ok", version=version, uri=hypervisor.uri)
+
+
+def qemu(hypervisor: HypervisorFacts) -> Check:
+    if hypervisor.qemu is None:
+        return skipped("qemu", "unknown")
+    version = _written(hypervisor.qemu)
+    if hypervisor.qemu < OLDEST_QEMU:
+        return warned("qemu", "old", version=version, needed=_written(OLDEST_QEMU))
+    return passed("qemu", "ok", version=version)
+
+
+def storage(place: Storage) -> Check:
+    facts: dict[str, Any] = {
+        "path": place.path,
+        "type": place.kind,
+        "free": place.free // GIB,
+        "total": place.total // GIB,
+    }
+    if place.kind in _IN_MEMORY:
+        return failed("storage", "in-memory", **facts)
+    if place.free < _FULL_BYTES:
+        return failed("storage", "full", **facts)
+    if place.kind in _ON_NETWORK:
+        return warned("storage", "network", **facts)
+    if place.free < max(_TIGHT_BYTES, place.total // 10):
+        return warned("storage", "tight", **facts)
+    return passed("storage", "ok", **facts)
+
+
+def time_sync(clock: Clock) -> Check:
+    if clock.synchronised is None:
+        return warned("time-sync", "unknown")
+    if not clock.synchronised:
+        return warned("time-sync", "off", ("adjtimex", f"maxerror {clock.error_us} µs, unsynchronised"))
+    return passed(
+        "time-sync",
+        "ok",
+        ("adjtimex", f"maxerror {clock.error_us} µs"),
+        milliseconds=f"{clock.error_us / 1000:.0f}",
+    )
+
+
+def _written(version: Version) -> str:
+    return ".".join(map(str, version))
