@@ -11,6 +11,7 @@ from django.utils.translation import gettext_lazy
 
 from leasing import holds, notices, policy, quotas
 from leasing.actors import Actor
+from leasing.addresses import of_approvals
 from leasing.audit.log import record
 from leasing.errors import InvalidRequest, NotVisible
 from leasing.limits import check_window
@@ -168,6 +169,7 @@ def _ask_approvers(lease: Lease, *, now: datetime) -> None:
             ),
             body=lease.purpose or gettext_lazy("No purpose was given."),
             now=now,
+            link=of_approvals(),
         )
 
 

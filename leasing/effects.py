@@ -10,6 +10,7 @@ from django.utils.translation import gettext_lazy as _
 
 from leasing import goals, holds, notices
 from leasing.actors import Actor
+from leasing.addresses import of_lease
 from leasing.models import ConsoleSession, Extension, Lease
 from leasing.outbox import close_commands, queue_command, supersede_updates
 from leasing.reasons import filled
@@ -133,4 +134,5 @@ def _tell_owner(lease: Lease, *, event: LeaseEvent, now: datetime) -> None:
         subject=filled(_SUBJECTS[event], name=lease.machine_name),
         body=body,
         now=now,
+        link=of_lease(lease),
     )

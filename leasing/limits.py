@@ -156,6 +156,12 @@ def objections(measures: Iterable[Measure]) -> list[Reason]:
     return list(found.values())
 
 
+def longest_unasked(limits: Iterable[Limit], model_id: int) -> timedelta:
+    """How long a lease of a model may last without asking."""
+    values = [one.value for one in limits if one.kind == "longest" and one.model_id in (None, model_id)]
+    return timedelta(hours=float(min([*values, Decimal(LONGEST_LEASE // timedelta(hours=1))])))
+
+
 def peak_gpus(uses: Iterable[Use], *, within: Use) -> int:
     """The most GPUs at any one moment of `within`, which counts itself."""
     inside = [use for use in uses if use.starts_at < within.ends_at and use.ends_at > within.starts_at]

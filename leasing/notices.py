@@ -34,19 +34,23 @@ def notify(
     body: Words | Reason,
     now: datetime,
     lease: Lease | None = None,
+    link: str = "",
 ) -> Notification:
-    """Write a notice. Lazily translated words come out in the recipient's language, times in their zone."""
+    """Write a notice. Lazily translated words come out in the recipient's language, times in their zone.
+
+    `link` is where the recipient can do something about it: nothing is done by following it.
+    """
     with (
         translation.override(recipient.language or settings.LANGUAGE_CODE),
         timezone.override(recipient.timezone),
     ):
-        about = f"\n\n{_describe(lease)}" if lease else ""
+        parts = [str(body), _describe(lease) if lease else "", link]
         return Notification.objects.create(
             recipient=recipient,
             lease=lease,
             kind=kind,
             subject=" ".join(str(subject).split())[:200],
-            body=f"{body}{about}",
+            body="\n\n".join(filter(None, parts)),
             created_at=now,
             next_send_at=now if recipient.email else None,
         )

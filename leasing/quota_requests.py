@@ -15,6 +15,7 @@ from django.utils.translation import gettext_lazy
 from hosts.models import GpuModel
 from leasing import notices, policy
 from leasing.actors import Actor
+from leasing.addresses import of_quota
 from leasing.audit.log import record
 from leasing.errors import InvalidRequest, NotAllowed, NotVisible, WrongState
 from leasing.locking import locked
@@ -180,4 +181,6 @@ def _note(asked: QuotaRequest, action: str, actor: Actor, *, now: datetime) -> N
 
 def _tell(recipient: Person, subject: Promise, body: str, asked: QuotaRequest, *, now: datetime) -> None:
     said = filled(subject, person=asked.asked_by)
-    notices.notify(recipient=recipient, kind="quota-request", subject=said, body=body, now=now)
+    notices.notify(
+        recipient=recipient, kind="quota-request", subject=said, body=body, now=now, link=of_quota()
+    )

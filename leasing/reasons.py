@@ -30,6 +30,7 @@ TEXTS: dict[str, str | Promise] = {
     "machine-lost": _("The host no longer has the machine."),
     "never-ready": _("Its machine was not ready before its end. Nothing is billed."),
     "never-started": _("No clean GPU could be had before its end. Nothing is billed."),
+    "no-price": _("“%(flavor)s” has no price at that time."),
     "over-limit": _("%(what)s at the same time: %(peak)d. Without approval: at most %(limit)s."),
     "own-over-limit": _("Your own %(what)s at the same time: %(peak)d. Without approval: at most %(limit)s."),
     "over-gpu-hours": _(

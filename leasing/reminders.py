@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 from leasing import tidings
 from leasing.models import Lease
+from leasing.more_time import more_time
 from leasing.states.lease import LeaseState
 
 LADDER = (timedelta(hours=24), timedelta(hours=1), timedelta(minutes=10))
@@ -40,7 +41,7 @@ def remind(lease: Lease, *, now: datetime) -> None:
     if rung is not None:
         lease.warned_at_seconds = int(rung.total_seconds())
         lease.save(update_fields=["warned_at_seconds"])
-        tidings.ends_soon(lease, now=now)
+        tidings.ends_soon(lease, more_time(lease, now=now), now=now)
 
 
 def _due(lease: Lease, *, now: datetime) -> timedelta | None:

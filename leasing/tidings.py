@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from django.utils.formats import date_format
-from django.utils.functional import Promise
+from django.utils.functional import Promise, lazy
 from django.utils.translation import gettext_lazy as _
 
 from hosts.models import Gpu, Host
 from leasing import notices, policy
+from leasing.addresses import of_lease, of_more_time
+from leasing.errors import Words
 from leasing.models import Lease, Notification, Person
 from leasing.reasons import Reason, because, filled
+
+if TYPE_CHECKING:
+    from leasing.more_time import MoreTime, Offer
 
 
 def moved(lease: Lease, *, now: datetime) -> None:
@@ -38,6 +45,9 @@ def local_time(moment: datetime, person: Person) -> str:
     return date_format(moment.astimezone(ZoneInfo(person.timezone)), "DATETIME_FORMAT")
 
 
+_local_time = lazy(local_time, str)
+
+
 def waits(lease: Lease, *, now: datetime) -> None:
     """No GPU is ready for it. The caller has locked the lease."""
     _note(lease, because("waits-for-gpu"))
@@ -50,10 +60,30 @@ def delayed(lease: Lease, *, now: datetime) -> None:
     _tell_owner(lease, "lease-delayed", _("%(name)s has to wait"), lease.waiting_because, now=now)
 
 
-def ends_soon(lease: Lease, *, now: datetime) -> None:
-    """Its end is near."""
-    body = _("Save what you need: its disk is destroyed at the end. On its page you can change the end.")
-    _tell_owner(lease, "lease-ends-soon", _("%(name)s ends soon"), body, now=now)
+def ends_soon(lease: Lease, more: MoreTime, *, now: datetime) -> None:
+    """Its end is near; how it can be kept longer, and where one click does that."""
+    lines: list[Words | Reason] = [_("Save what you need: its disk is destroyed at the end.")]
+    if more.pending_until is not None:
+        until = _local_time(more.pending_until, lease.owner)
+        lines.append(filled(_("A later end waits for the host's word: %(until)s."), until=until))
+    lines += [_offer_words(offer, lease.owner) for offer in more.offers]
+    if more.limit.taken:
+        until = _local_time(more.limit.until, lease.owner)
+        lines.append(filled(_("Until %(until)s at most, then somebody else has it."), until=until))
+    if more.why_not_longer:
+        lines.append(more.why_not_longer)
+    if any(not offer.outside for offer in more.offers):
+        lines.append(_("One click on this page keeps it longer:"))
+    subject = _("%(name)s ends soon")
+    _tell_owner(lease, "lease-ends-soon", subject, _lines(lines), now=now, link=of_more_time(lease))
+
+
+def _offer_words(offer: Offer, person: Person) -> Words:
+    text = _("%(offer)s, until %(until)s: %(price)s")
+    if offer.outside:
+        text = _("%(offer)s, until %(until)s: %(price)s; outside your limits")
+    price = f"{offer.quote.total} {offer.quote.currency}"
+    return filled(text, offer=offer.words, until=_local_time(offer.ends_at, person), price=price)
 
 
 def host_silent(host: Host, lease: Lease, *, now: datetime) -> None:
@@ -88,7 +118,9 @@ def _note(lease: Lease, reason: Reason) -> None:
     lease.save(update_fields=["waiting_because"])
 
 
-def _tell_owner(lease: Lease, kind: str, subject: Promise, body: Promise | Reason, *, now: datetime) -> None:
+def _tell_owner(
+    lease: Lease, kind: str, subject: Promise, body: Words | Reason, *, now: datetime, link: str = ""
+) -> None:
     notices.notify(
         recipient=lease.owner,
         lease=lease,
@@ -96,4 +128,12 @@ def _tell_owner(lease: Lease, kind: str, subject: Promise, body: Promise | Reaso
         subject=filled(subject, name=lease.machine_name),
         body=body,
         now=now,
+        link=link or of_lease(lease),
     )
+
+
+def _joined(lines: Sequence[Words | Reason]) -> str:
+    return "\n".join(map(str, lines))
+
+
+_lines = lazy(_joined, str)

@@ -20,6 +20,7 @@ urlpatterns = [
     path("workstations/<uuid:lease_id>/live/", workstation.workstation_live, name="workstation-live"),
     path("workstations/<uuid:lease_id>/power/", workstation.switch, name="workstation-power"),
     path("workstations/<uuid:lease_id>/end-at/", workstation.end_at, name="workstation-end-at"),
+    path("workstations/<uuid:lease_id>/extend/", workstation.extend, name="workstation-extend"),
     path("workstations/<uuid:lease_id>/end/", workstation.end, name="workstation-end"),
     path("workstations/<uuid:lease_id>/console/", workstation.console, name="console"),
     path("workstations/<uuid:lease_id>/console/ticket/", workstation.console_ticket, name="console-ticket"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC
 from typing import Any
 from uuid import UUID
 
@@ -18,14 +17,13 @@ from rest_framework.response import Response
 from leasing import policy
 from leasing.approval import approve_lease, reject_lease
 from leasing.booking import request_lease
-from leasing.changing import change_end, change_window, extension_limit
 from leasing.console import open_console
 from leasing.ending import end_lease
 from leasing.models import Lease
 from leasing.power import switch_power
 from leasing.states.lease import LeaseState
 from leasing.timing import TICKET_LIFETIME
-from portal.api.fields import MomentField, StrictSerializer
+from portal.api.fields import StrictSerializer
 from portal.api.named import flavor_named, image_named, tenant_named
 from portal.api.serializers import LeaseDetailSerializer, LeaseSerializer
 from portal.api.slots import WindowSerializer, end_of
@@ -36,20 +34,6 @@ from portal.console.admission import credential_of_token
 class BookingSerializer(WindowSerializer):
     image = serializers.SlugField()
     purpose = serializers.CharField(required=False, allow_blank=True, default="", max_length=500)
-
-
-class EndAtSerializer(StrictSerializer[dict[str, Any]]):
-    ends_at = MomentField()
-
-
-class ChangeSerializer(StrictSerializer[dict[str, Any]]):
-    starts_at = MomentField()
-    ends_at = MomentField()
-
-
-class ExtensionLimitSerializer(serializers.Serializer[Any]):
-    until = serializers.DateTimeField(default_timezone=UTC)
-    taken = serializers.BooleanField(help_text="Whether somebody else has the GPUs from then on")
 
 
 class PowerSerializer(StrictSerializer[dict[str, Any]]):
@@ -125,7 +109,7 @@ class LeaseDetail(ActionView):
     @extend_schema(responses=LeaseDetailSerializer)
     def get(self, request: Request, lease_id: UUID) -> Response:
         """One lease, with the steps of its host."""
-        return _shown(policy.fetch_lease(person_of(request), lease_id, "view"))
+        return shown(policy.fetch_lease(person_of(request), lease_id, "view"))
 
 
 class EndView(ActionView):
@@ -134,33 +118,7 @@ class EndView(ActionView):
         """End it now; what has not started is cancelled."""
         policy.fetch_lease(person_of(request), lease_id, "end")
         checked(NothingSerializer, request.data)
-        return _shown(end_lease(actor=api_actor(request), lease_id=lease_id, now=timezone.now()))
-
-
-class EndAtView(ActionView):
-    @extend_schema(request=EndAtSerializer, responses=LeaseDetailSerializer)
-    def post(self, request: Request, lease_id: UUID) -> Response:
-        """Another end, later or earlier. On a host a later one counts when the host has confirmed it."""
-        policy.fetch_lease(person_of(request), lease_id, "use")
-        ends_at = checked(EndAtSerializer, request.data)["ends_at"]
-        lease = change_end(actor=api_actor(request), lease_id=lease_id, ends_at=ends_at, now=timezone.now())
-        return _shown(lease)
-
-    @extend_schema(responses=ExtensionLimitSerializer)
-    def get(self, request: Request, lease_id: UUID) -> Response:
-        """The latest end that is possible now, and why no later one is."""
-        lease = policy.fetch_lease(person_of(request), lease_id, "use")
-        return Response(ExtensionLimitSerializer(extension_limit(lease, now=timezone.now())).data)
-
-
-class ChangeView(ActionView):
-    @extend_schema(request=ChangeSerializer, responses=LeaseDetailSerializer)
-    def post(self, request: Request, lease_id: UUID) -> Response:
-        """Another window for a lease that has not begun, at the price in force."""
-        policy.fetch_lease(person_of(request), lease_id, "use")
-        asked = checked(ChangeSerializer, request.data)
-        lease = change_window(actor=api_actor(request), lease_id=lease_id, now=timezone.now(), **asked)
-        return _shown(lease)
+        return shown(end_lease(actor=api_actor(request), lease_id=lease_id, now=timezone.now()))
 
 
 class PowerView(ActionView):
@@ -170,7 +128,7 @@ class PowerView(ActionView):
         policy.fetch_lease(person_of(request), lease_id, "use")
         wanted = checked(PowerSerializer, request.data)["action"]
         lease = switch_power(actor=api_actor(request), lease_id=lease_id, action=wanted, now=timezone.now())
-        return _shown(lease, status.HTTP_202_ACCEPTED)
+        return shown(lease, status.HTTP_202_ACCEPTED)
 
 
 class ApproveView(ActionView):
@@ -180,7 +138,7 @@ class ApproveView(ActionView):
         policy.fetch_lease(person_of(request), lease_id, "decide")
         note = checked(NoteSerializer, request.data)["note"]
         lease = approve_lease(actor=api_actor(request), lease_id=lease_id, note=note, now=timezone.now())
-        return _shown(lease)
+        return shown(lease)
 
 
 class RejectView(ActionView):
@@ -190,7 +148,7 @@ class RejectView(ActionView):
         policy.fetch_lease(person_of(request), lease_id, "decide")
         note = checked(ReasonSerializer, request.data)["note"]
         lease = reject_lease(actor=api_actor(request), lease_id=lease_id, note=note, now=timezone.now())
-        return _shown(lease)
+        return shown(lease)
 
 
 class ConsoleView(ActionView):
@@ -211,7 +169,7 @@ class ConsoleView(ActionView):
         return Response(ConsoleSerializer(answer).data, status=status.HTTP_201_CREATED)
 
 
-def _shown(lease: Lease, code: int = status.HTTP_200_OK) -> Response:
+def shown(lease: Lease, code: int = status.HTTP_200_OK) -> Response:
     return Response(LeaseDetailSerializer(lease).data, status=code)
 
 

@@ -6,7 +6,7 @@ from django.urls import path
 from django.views.decorators.cache import cache_page
 from drf_spectacular.views import SpectacularAPIView
 
-from portal.api import fleet, leases, me, quotas, records, slots
+from portal.api import changing, fleet, leases, me, quotas, records, slots
 
 schema = SpectacularAPIView.as_view(authentication_classes=[], permission_classes=[], throttle_classes=[])
 
@@ -23,8 +23,8 @@ urlpatterns = [
     path("leases/", leases.LeaseList.as_view(), name="api-leases"),
     path("leases/<uuid:lease_id>/", leases.LeaseDetail.as_view(), name="api-lease"),
     path("leases/<uuid:lease_id>/end/", leases.EndView.as_view(), name="api-lease-end"),
-    path("leases/<uuid:lease_id>/end-at/", leases.EndAtView.as_view(), name="api-lease-end-at"),
-    path("leases/<uuid:lease_id>/window/", leases.ChangeView.as_view(), name="api-lease-window"),
+    path("leases/<uuid:lease_id>/end-at/", changing.EndAtView.as_view(), name="api-lease-end-at"),
+    path("leases/<uuid:lease_id>/window/", changing.ChangeView.as_view(), name="api-lease-window"),
     path("leases/<uuid:lease_id>/power/", leases.PowerView.as_view(), name="api-lease-power"),
     path("leases/<uuid:lease_id>/approve/", leases.ApproveView.as_view(), name="api-lease-approve"),
     path("leases/<uuid:lease_id>/reject/", leases.RejectView.as_view(), name="api-lease-reject"),

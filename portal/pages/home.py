@@ -16,6 +16,8 @@ from django.views.decorators.http import require_safe
 
 from leasing import policy
 from leasing.models import Lease, Person
+from leasing.more_time import MoreTime, more_time
+from leasing.reminders import LADDER
 from leasing.states.lease import HOLDING, ON_HOST, LeaseState
 from leasing.usage import lease_cost
 from portal.middleware import PersonRequest
@@ -33,6 +35,7 @@ class Card:
     passed_permille: int
     usable: bool
     step: Any
+    more: MoreTime | None
 
 
 @login_required
@@ -76,12 +79,15 @@ def _mine(person: Person, now: datetime) -> dict[str, Any]:
 
 
 def _card(lease: Lease, person: Person, now: datetime) -> Card:
+    usable = lease.state == LeaseState.ACTIVE and policy.may(person, lease, "use")
+    ends_soon = lease.ends_at - now <= LADDER[0]
     return Card(
         lease=lease,
         cost=lease_cost(lease, now=now),
         passed_permille=passed_permille(lease, now),
-        usable=lease.state == LeaseState.ACTIVE and policy.may(person, lease, "use"),
+        usable=usable,
         step=lease.steps.exclude(state="done").last(),
+        more=more_time(lease, now=now) if usable and ends_soon else None,
     )
 
 

@@ -17,18 +17,19 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
 from leasing import policy
-from leasing.changing import change_end, extension_limit
+from leasing.changing import change_end
 from leasing.console import open_console
 from leasing.ending import end_lease
 from leasing.errors import DomainError, InvalidRequest, WrongState
 from leasing.goals import PowerAction
 from leasing.models import Extension, Lease, Person
+from leasing.more_time import EXTENDABLE, more_time
 from leasing.power import switch_power
 from leasing.states.lease import LeaseState
 from leasing.usage import lease_cost
 from portal.api.problems import plain_problem, status_of
 from portal.middleware import PersonRequest
-from portal.pages.actions import action
+from portal.pages.actions import action, back_of
 from portal.pages.booking_form import LocalTimeField
 from portal.pages.history import history_of
 from portal.pages.home import passed_permille
@@ -77,7 +78,19 @@ def end_at(request: PersonRequest, lease_id: UUID) -> str:
         messages.success(request, _("Asked the host. The new end counts as soon as it has confirmed it."))
     else:
         messages.success(request, _("The new end is set."))
-    return _page_of(lease_id)
+    return back_of(request) if "back" in request.POST else _page_of(lease_id)
+
+
+@login_required
+@require_safe
+def extend(request: PersonRequest, lease_id: UUID) -> HttpResponse:
+    """Where the warning before the end leads: each way to keep it longer is one click."""
+    now = timezone.now()
+    lease = policy.fetch_lease(request.user, lease_id, "use")
+    if lease.state not in EXTENDABLE:
+        raise WrongState(_("This workstation cannot be changed any more."), hint=_("Book another one."))
+    context = {"lease": lease, "more": more_time(lease, now=now), "now": now}
+    return render(request, "workstation/extend.html", context)
 
 
 @login_required
@@ -138,19 +151,13 @@ def _shown(person: Person, lease: Lease, now: datetime) -> dict[str, Any]:
         "may_use": usable and lease.state == LeaseState.ACTIVE,
         "may_end": lease.state in ENDABLE and policy.may(person, lease, "end"),
         "may_decide": lease.state == LeaseState.REQUESTED and policy.may(person, lease, "decide"),
-        "extension": _extension(lease, now) if usable and lease.state in ENDABLE else None,
+        "more": more_time(lease, now=now) if usable and lease.state in ENDABLE else None,
         "steps": lease.steps.order_by("id"),
         "scrubs": lease.scrubs.select_related("gpu__host", "gpu__model"),
         "happened": history_of(lease),
         "disk_gib": sum(hold.gpu.share_disk_gib for hold in holds),
         "now": now,
     }
-
-
-def _extension(lease: Lease, now: datetime) -> dict[str, Any]:
-    """How long it could be kept, and the end that waits for the host's word."""
-    pending = lease.extensions.filter(state=Extension.State.PENDING).first()
-    return {"limit": extension_limit(lease, now=now), "pending": pending}
 
 
 def _page_of(lease_id: UUID) -> str:

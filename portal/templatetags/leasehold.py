@@ -18,6 +18,7 @@ from hosts.models import Gpu
 from leasing.limits import Limit, plain
 from leasing.metering import WHOLE_CURRENCIES
 from leasing.models import Lease, QuotaKind, QuotaRequest
+from leasing.quotas import Standing
 from portal.pages import words
 from portal.pages.looks import STEP_LOOKS, TRUST_LOOKS, Look, look_of_gpu, look_of_lease
 
@@ -88,6 +89,14 @@ def moment(at: datetime | None) -> SafeString | str:
         f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
         _said(timezone.localtime(at), timezone.localtime()),
     )
+
+
+@register.filter
+def quota_tone(stand: Standing) -> str:
+    """Red when it is used up, amber when little is left."""
+    if stand.used is None or stand.used < stand.limit.value * 4 / 5:
+        return "blue"
+    return "amber" if stand.used < stand.limit.value else "red"
 
 
 @register.filter

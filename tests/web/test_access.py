@@ -103,6 +103,8 @@ TABLE = [
     Row("workstation-end", "ada=409 approver=409 auditor=403", arguments=ENDED),
     posting("workstation-end", "ada=302 approver=302 auditor=403", arguments=ACTIVE),
     posting("workstation-end-at", USES_ACTIVE, body={"ends_at": "2026-03-02T12:00"}, arguments=ACTIVE),
+    Row("workstation-extend", "ada=200 approver=403 auditor=403", arguments=ACTIVE),
+    Row("workstation-extend", "ada=409 approver=403 auditor=403", arguments=ENDED),
     Row("console", "ada=200 approver=403 auditor=403", arguments=ACTIVE),
     posting("console-ticket", "ada=201 approver=403 auditor=403", arguments=ACTIVE),
     posting("console-ticket", "ada=409 approver=403 auditor=403", arguments=ENDED),

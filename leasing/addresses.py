@@ -1,0 +1,24 @@
+"""Where notices point to: addresses of the portal's pages, as browsers see them."""
+
+from __future__ import annotations
+
+from django.conf import settings
+
+from leasing.models import Lease
+
+
+def of_lease(lease: Lease) -> str:
+    return f"{settings.SITE_URL}/workstations/{lease.pk}/"
+
+
+def of_more_time(lease: Lease) -> str:
+    """Where one click keeps it longer."""
+    return f"{of_lease(lease)}extend/"
+
+
+def of_approvals() -> str:
+    return f"{settings.SITE_URL}/approvals/"
+
+
+def of_quota() -> str:
+    return f"{settings.SITE_URL}/quota/"
