@@ -9,7 +9,7 @@ from django.db import transaction
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from leasing import holds, notices, policy, quotas
+from leasing import holds, notices, offering, policy, quotas
 from leasing.actors import Actor
 from leasing.addresses import of_approvals
 from leasing.audit.log import record
@@ -43,10 +43,10 @@ def request_lease(
     Inside the tenant's limits the lease is scheduled at once, otherwise it waits for an approver; either way
     its GPUs are held. Raises InvalidRequest, NothingFree or NotVisible.
     """
-    person = _member(actor, tenant)
+    person = member_of(actor, tenant)
     asked = starts_at or now
     check_window(asked, ends_at, now=now)
-    _check_offered(flavor, image)
+    check_offered(flavor, image)
     return retrying(
         lambda: _book(
             actor=actor,
@@ -104,10 +104,10 @@ def _book(*, actor: Actor, person: Person, tenant: Tenant, lease: Lease, now: da
         lease.state = LeaseState.REQUESTED if reason else LeaseState.SCHEDULED
         lease.decide_by = decide_by(lease, now) if reason else None
         lease.save(force_insert=True)
-        holds.place(lease, now=now)
+        offering.place_after_line(lease, now=now)
         _record(lease, verdict, actor=actor, now=now)
         if reason:
-            _ask_approvers(lease, now=now)
+            ask_approvers(lease, now=now)
         if starts_now(lease, now=now):
             transaction.on_commit(wake_control)
     return lease
@@ -130,10 +130,9 @@ def decide_by(lease: Lease, now: datetime) -> datetime:
     return min(lapses, now + DECISION_WINDOW)
 
 
-def _record(lease: Lease, verdict: quotas.Verdict, *, actor: Actor, now: datetime) -> None:
-    facts: dict[str, Any] = {
-        "from": None,
-        "to": lease.state,
+def facts_of(lease: Lease, verdict: quotas.Verdict) -> dict[str, Any]:
+    """What was booked, for whom, at which price and within which limits: for the audit log."""
+    return {
         "owner": lease.owner.username,
         "flavor": lease.flavor.slug,
         "model": lease.flavor.model.slug,
@@ -148,17 +147,20 @@ def _record(lease: Lease, verdict: quotas.Verdict, *, actor: Actor, now: datetim
         "needs_approval_because": lease.needs_approval_because.in_english(),
         "gpus": [str(gpu) for gpu in lease.holds.values_list("gpu_id", flat=True)],
     }
+
+
+def _record(lease: Lease, verdict: quotas.Verdict, *, actor: Actor, now: datetime) -> None:
     record(
         action="lease.request",
         actor=actor,
         subject=f"lease:{lease.pk}",
         tenant=lease.tenant,
         now=now,
-        **facts,
+        **{"from": None, "to": lease.state, **facts_of(lease, verdict)},
     )
 
 
-def _ask_approvers(lease: Lease, *, now: datetime) -> None:
+def ask_approvers(lease: Lease, *, now: datetime) -> None:
     for approver in policy.people_with_role(lease.tenant, "approver").exclude(pk=lease.owner_id):
         notices.notify(
             recipient=approver,
@@ -173,13 +175,13 @@ def _ask_approvers(lease: Lease, *, now: datetime) -> None:
         )
 
 
-def _member(actor: Actor, tenant: Tenant) -> Person:
+def member_of(actor: Actor, tenant: Tenant) -> Person:
     if actor.person is None or not policy.has_role(actor.person, tenant, "member"):
         raise NotVisible(_("There is no such team."))
     return actor.person
 
 
-def _check_offered(flavor: Flavor, image: Image) -> None:
+def check_offered(flavor: Flavor, image: Image) -> None:
     if not flavor.offered:
         raise InvalidRequest(_("This workstation is no longer offered."), field="flavor")
     if not image.offered:

@@ -16,7 +16,7 @@ from django.db import transaction
 from django.db.models import Q
 from django.utils.translation import gettext as _
 
-from leasing import effects, holds, metering, policy, quotas, tidings
+from leasing import effects, holds, metering, offering, policy, quotas, tidings
 from leasing.actors import SYSTEM, Actor
 from leasing.audit.log import record
 from leasing.booking import check_limits, decide_by, fill_quote
@@ -27,11 +27,10 @@ from leasing.models import Closure, Extension, Hold, Lease, Person, Tenant
 from leasing.pricing import quote_lease
 from leasing.reasons import NONE, Reason
 from leasing.retrying import retrying
-from leasing.states.lease import LeaseState
+from leasing.states.lease import AHEAD, LeaseState
 from leasing.timing import LONGEST_LEASE, SHORTEST_LEASE
 from leasing.wake import wake_control
 
-AHEAD = (LeaseState.REQUESTED, LeaseState.SCHEDULED)
 RUNNING = (LeaseState.PROVISIONING, LeaseState.ACTIVE)
 
 
@@ -201,6 +200,8 @@ def _change_window(
             lease.decide_by = decide_by(lease, now)
         lease.waiting_because = NONE
         lease.save()
+        for block in locked(offering.freed_blocks(lease.flavor.model_id)):
+            offering.show_freed(block, now=now)
         holds.drop(lease)
         holds.place(lease, now=now)
         _note(

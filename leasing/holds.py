@@ -19,14 +19,22 @@ from leasing.models import Block, Flavor, Hold, Lease
 from leasing.openings import search
 from leasing.openings.search import Pool, tightest_block
 from leasing.openings.spans import Span, micros
-from leasing.openings.upkeep import GpuTime, lock_block, read, refresh, span_of, write
+from leasing.openings.upkeep import GpuTime, give_up_kept, lock_block, read, refresh, span_of, write
 from leasing.placement import FreeGpu, choose_gpus
 from leasing.states.gpu import GpuState
-from leasing.states.lease import LeaseState
+from leasing.states.lease import AHEAD, LeaseState
 from leasing.timing import HOST_SILENT_AFTER, OVERRUN_STEP
 
 OVERLAP = "leasing_hold_no_overlap"
 _INSTANT = timedelta(seconds=1)
+
+
+class LineFirst(Exception):
+    """Something of the block, which is locked, came free and has not been shown to those who wait."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__(str(block))
+        self.block = block
 
 
 def window(
@@ -39,12 +47,18 @@ def window(
 
 
 def place(
-    lease: Lease, *, now: datetime, only_ready: bool = False, avoid: frozenset[UUID] = frozenset()
+    lease: Lease,
+    *,
+    now: datetime,
+    only_ready: bool = False,
+    avoid: frozenset[UUID] = frozenset(),
+    after_line: bool = False,
 ) -> None:
     """Hold GPUs for the lease, on the block whose opening has the fewest GPUs. Raises NothingFree.
 
     The block is locked before it is looked at: what somebody else took meanwhile is seen, and the next one
-    is tried.
+    is tried. With `after_line`, nothing is placed on a block of which those who wait must be shown something
+    first; this raises LineFirst.
     """
     starts_at, ends_at = window(lease.flavor, lease.starts_at, lease.ends_at, now=now)
     span, pool = span_of(starts_at, ends_at), pool_of(lease.flavor)
@@ -55,7 +69,10 @@ def place(
         and (found := tightest_block(pool, *span, without=frozenset(seen))) is not None
     ):
         seen.add(found)
-        choice = _choose(lease.flavor, lock_block(found), span, avoid=avoid, only_ready=only_ready, now=now)
+        block = lock_block(found)
+        if after_line and block.freed_from is not None:
+            raise LineFirst(block)
+        choice = _choose(lease.flavor, block, span, avoid=avoid, only_ready=only_ready, now=now)
         if choice is None:
             continue
         if starts_at > now or choice.unready == 0:
@@ -63,11 +80,18 @@ def place(
             return
         fallback = min(fallback or choice, choice, key=lambda one: one.unready)
     if fallback is None:
-        raise NothingFree(
-            _("No %(flavor)s is free from then until then.") % {"flavor": lease.flavor.name},
-            hint=_("Somebody else has it. Choose another time, a shorter one, or another workstation."),
-        )
+        raise _nothing_free(lease)
     _hold(lease, fallback, starts_at, ends_at)
+
+
+def place_on(lease: Lease, block: Block, *, now: datetime) -> None:
+    """Hold GPUs of this block, which the caller has locked, for the lease. Raises NothingFree."""
+    starts_at, ends_at = window(lease.flavor, lease.starts_at, lease.ends_at, now=now)
+    span = span_of(starts_at, ends_at)
+    choice = _choose(lease.flavor, block, span, avoid=frozenset(), only_ready=False, now=now)
+    if choice is None:
+        raise _nothing_free(lease)
+    _hold(lease, choice, starts_at, ends_at)
 
 
 def pool_of(flavor: Flavor) -> Pool:
@@ -91,10 +115,22 @@ def is_ready(gpu: Gpu, *, now: datetime) -> bool:
 def move(lease: Lease, *, now: datetime, only_ready: bool) -> bool:
     """Hold other, equal GPUs for a lease that has not started; False, unchanged, if none is free.
 
-    The caller has locked the lease: nobody else may give it holds, or take them away, meanwhile.
+    What is kept for somebody who waits gives way if it must: it is a hope, and the lease is a promise. The
+    caller has locked the lease: nobody else may give it holds, or take them away, meanwhile.
     """
+    if _moved(lease, now=now, only_ready=only_ready):
+        return True
+    kept = Block.objects.filter(model=lease.flavor.model_id, kept_for__isnull=False)
+    return kept.exists() and _moved(lease, now=now, only_ready=only_ready, instead_of=kept)
+
+
+def _moved(
+    lease: Lease, *, now: datetime, only_ready: bool, instead_of: QuerySet[Block] | None = None
+) -> bool:
     try:
         with transaction.atomic():
+            for block in locked(instead_of).order_by("id") if instead_of is not None else []:
+                give_up_kept(block)
             avoid = frozenset(lease.holds.values_list("gpu_id", flat=True))
             drop(lease)
             place(lease, now=now, only_ready=only_ready, avoid=_unfit(avoid, now=now))
@@ -188,9 +224,7 @@ def grow(overrun: Hold, *, now: datetime) -> Iterator[tuple[Lease, bool]]:
     turnaround = timedelta(seconds=overrun.gpu.model.turnaround_seconds)
     until = now + max(OVERRUN_STEP, turnaround)
     later = Hold.objects.filter(gpu=overrun.gpu_id, starts_at__lt=until, starts_at__gte=overrun.ends_at)
-    waiting = Lease.objects.filter(
-        holds__in=later, state__in=[LeaseState.REQUESTED, LeaseState.SCHEDULED]
-    ).select_related("flavor__model", "owner")
+    waiting = Lease.objects.filter(holds__in=later, state__in=AHEAD).select_related("flavor__model", "owner")
     leases = list(locked(waiting).order_by("id"))
     locked(Gpu.objects.all()).get(pk=overrun.gpu_id)
     if not overrunning(now=now).filter(pk=overrun.pk).exists():
@@ -271,6 +305,13 @@ def _pick(
         count=flavor.gpu_count,
         one_node=flavor.numa == Flavor.Numa.REQUIRED,
         want_ready=span.starts <= micros(now),
+    )
+
+
+def _nothing_free(lease: Lease) -> NothingFree:
+    return NothingFree(
+        _("No %(flavor)s is free from then until then.") % {"flavor": lease.flavor.name},
+        hint=_("Somebody else has it. Choose another time, a shorter one, or another workstation."),
     )
 
 

@@ -25,6 +25,7 @@ from leasing.models import (
     TenantPersonPermission,
     UsageSegment,
 )
+from leasing.states.lease import NEVER_CLAIMED, LeaseState
 
 Role = Literal["member", "approver", "finance"]
 ROLES: tuple[Role, ...] = ("member", "approver", "finance")
@@ -165,8 +166,12 @@ def grant_global_role(*, actor: Actor, person: Person, role: str, now: datetime)
 
 
 def visible_leases(person: Person) -> QuerySet[Lease]:
-    """Own ones in tenants where the person still is a member, all of a tenant for its approvers."""
+    """Own ones in tenants where the person still is a member, all of a tenant for its approvers.
+
+    What was offered to somebody who waits is no workstation unless they claim it.
+    """
     leases = Lease.objects.select_related("tenant", "owner", "flavor__model", "image", "host")
+    leases = leases.exclude(state=LeaseState.OFFERED).exclude(outcome__in=NEVER_CLAIMED)
     if is_auditor(person):
         return leases
     own = Q(owner=person, tenant__in=tenants_with_role(person, "member"))

@@ -226,7 +226,7 @@ _PRICED = ("flavor__gpu_count", "flavor__model_id", "rate_per_hour", "currency")
 
 def _uses(leases: QuerySet[Lease], person: Person, starts_at: datetime, ends_at: datetime) -> list[Use]:
     """What holds GPUs of the tenant in the window."""
-    states = [LeaseState.RELEASING, LeaseState.ENDED]
+    states = [LeaseState.OFFERED, LeaseState.RELEASING, LeaseState.ENDED]
     rows = leases.filter(starts_at__lt=ends_at, ends_at__gt=starts_at).exclude(state__in=states)
     return [
         Use(starts, ends, gpus, model_id, owner == person.pk, rate, currency)
@@ -246,7 +246,7 @@ def _months(
     leases: QuerySet[Lease], person: Person, starts_at: datetime, ends_at: datetime, zone: str
 ) -> list[MonthUse]:
     """One query a month: booked time counts from the start to the end, or to when it was given back."""
-    never_used = Q(state=LeaseState.ENDED, active_at=None)
+    never_used = Q(state=LeaseState.ENDED, active_at=None) | Q(state=LeaseState.OFFERED)
     found = []
     for month, begin, end in month_spans(starts_at, ends_at, zone):
         since = Greatest(F("starts_at"), _value(begin))

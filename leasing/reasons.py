@@ -31,6 +31,10 @@ TEXTS: dict[str, str | Promise] = {
     "never-ready": _("Its machine was not ready before its end. Nothing is billed."),
     "never-started": _("No clean GPU could be had before its end. Nothing is billed."),
     "no-price": _("“%(flavor)s” has no price at that time."),
+    "offer-declined": _("The offer was declined."),
+    "offer-left": _("The person left the line."),
+    "offer-ran-out": _("The offer was not claimed in time."),
+    "offer-spoilt": _("A GPU of it cannot be had in time, and no equal one is free. You keep your place."),
     "over-limit": _("%(what)s at the same time: %(peak)d. Without approval: at most %(limit)s."),
     "own-over-limit": _("Your own %(what)s at the same time: %(peak)d. Without approval: at most %(limit)s."),
     "over-gpu-hours": _(
@@ -56,6 +60,10 @@ TEXTS: dict[str, str | Promise] = {
         "The time itself is free, but not the %(minutes)d minutes in which a GPU is cleaned and prepared."
     ),
     "deadline-too-early": _("It would end after the latest end that you gave."),
+    "wait-lapsed": _("Nothing came free that would still have ended by your deadline."),
+    "wait-no-member": _("You are no longer a member of the team."),
+    "wait-not-offered": _("This workstation or its system is no longer offered."),
+    "wait-passed": _("You let %(count)d offers pass."),
     "waits-for-gpu": _("Its GPU is out of service and no equal one is free. It starts as soon as one is."),
     "waits-for-return": _(
         "The GPU is not back from its previous lease. Your end stays; the time lost is not billed."

@@ -14,12 +14,12 @@ from django.db import transaction
 from django.db.models import Exists, Model, OuterRef, Q, QuerySet
 
 from hosts.models import Gpu, Host
-from leasing import changing, effects, goals, holds, outbox, reminders, tidings
+from leasing import changing, effects, goals, holds, keeping, offering, outbox, reminders, tidings
 from leasing.actors import SYSTEM
 from leasing.audit.sealer import seal
 from leasing.errors import DomainError
 from leasing.locking import locked
-from leasing.models import Hold, Lease, OutboxMessage
+from leasing.models import Block, Hold, Lease, OutboxMessage, WaitlistEntry
 from leasing.openings import upkeep
 from leasing.reasons import NONE, Reason, because
 from leasing.states.gpu import GpuEvent, GpuState
@@ -131,6 +131,34 @@ def send_receipts(now: datetime, send: outbox.Send) -> None:
         send(host, outbox.sign_receipt(host, now=now))
 
 
+def pass_unclaimed_on(now: datetime) -> None:
+    """Offers that nobody claimed in time."""
+    _each_locked(offering.offers_due(now), lambda offer: _pass_on(offer, now=now))
+
+
+def mend_offers(now: datetime) -> None:
+    """Offers whose GPUs went out of service, or are not back in time."""
+    offers = offering.offers_spoilt().select_related("flavor__model")
+    _each_locked(offers, lambda offer: offering.mend(offer, now=now))
+
+
+def lapse_waits(now: datetime) -> None:
+    """Those who wait for what cannot end by their deadline any more."""
+    due = offering.line().filter(last_start_at__lt=now)
+    lapsed, reason = WaitlistEntry.Outcome.LAPSED, because("wait-lapsed")
+    _each_locked(due, lambda entry: offering.close(entry, lapsed, reason, now=now))
+
+
+def serve_lines(now: datetime) -> None:
+    """What came free is offered to those who wait; then GPUs are kept for the first."""
+    in_vain = Block.objects.filter(pk__in=[block.pk for block in keeping.kept_in_vain()])
+    _each_locked(in_vain, upkeep.give_up_kept)
+    _each_locked(offering.freed_blocks(), lambda block: offering.show_freed(block, now=now))
+    fresh = offering.fresh_entries().values_list("pk", flat=True)
+    _each(fresh, lambda pk: offering.look_for(pk, now=now))
+    _each(keeping.lines_without(), lambda model_id: keeping.keep_for_first(model_id, now=now))
+
+
 def seal_audit(now: datetime) -> None:
     """Give what was recorded its place in the Merkle log."""
     seal(now=now)
@@ -146,6 +174,10 @@ DUTIES: tuple[Callable[[datetime], None], ...] = (
     release_again,
     distrust_stuck_scrubs,
     order_intakes,
+    pass_unclaimed_on,
+    mend_offers,
+    lapse_waits,
+    serve_lines,
     forget_past,
     seal_audit,
 )
@@ -164,6 +196,11 @@ def _start(lease: Lease, *, spare: frozenset[int], now: datetime) -> None:
             return
         tidings.moved(lease, now=now)
     _apply(lease, LeaseEvent.START, at=now, now=now)
+
+
+def _pass_on(offer: Lease, *, now: datetime) -> None:
+    offering.pass_on(offer, because("offer-ran-out"), now=now)
+    tidings.offer_passed(offer, now=now)
 
 
 def _ready(lease: Lease, *, now: datetime) -> bool:

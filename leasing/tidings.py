@@ -15,8 +15,9 @@ from hosts.models import Gpu, Host
 from leasing import notices, policy
 from leasing.addresses import of_lease, of_more_time
 from leasing.errors import Words
-from leasing.models import Lease, Notification, Person
+from leasing.models import Lease, Notification, Person, WaitlistEntry
 from leasing.reasons import Reason, because, filled
+from leasing.states.lease import LeaseState
 
 if TYPE_CHECKING:
     from leasing.more_time import MoreTime, Offer
@@ -86,6 +87,39 @@ def _offer_words(offer: Offer, person: Person) -> Words:
     return filled(text, offer=offer.words, until=_local_time(offer.ends_at, person), price=price)
 
 
+def offered(offer: Lease, *, now: datetime) -> None:
+    """What its owner waited for has come free."""
+    assert offer.decide_by is not None  # noqa: S101 - a constraint says so
+    notices.notify(
+        recipient=offer.owner,
+        lease=offer,
+        kind="waitlist-offer",
+        subject=filled(_("%(flavor)s is free for you"), flavor=offer.flavor.name),
+        body=filled(
+            _("It is held for you until %(until)s. Claim it before then, or it passes to the next in line."),
+            until=_local_time(offer.decide_by, offer.owner),
+        ),
+        now=now,
+    )
+
+
+def offer_passed(offer: Lease, *, now: datetime) -> None:
+    """Its owner did not claim it in time."""
+    _tell_of_offer(offer, _("It was not claimed in time and has passed to the next in line."), now=now)
+
+
+def offer_withdrawn(offer: Lease, reason: Reason, *, now: datetime) -> None:
+    """It cannot be had any more, through no fault of its owner."""
+    _tell_of_offer(offer, reason, now=now)
+
+
+def waits_no_more(entry: WaitlistEntry, *, now: datetime) -> None:
+    """Its owner is no longer in line."""
+    subject = filled(_("You are no longer in line for %(flavor)s"), flavor=entry.flavor.name)
+    body = entry.outcome_reason
+    notices.notify(recipient=entry.owner, kind="waitlist-end", subject=subject, body=body, now=now)
+
+
 def host_silent(host: Host, lease: Lease, *, now: datetime) -> None:
     """Tell the operators, once per lease, that nobody knows whether its machine is gone."""
     if Notification.objects.filter(lease=lease, kind="host-silent").exists():
@@ -113,6 +147,13 @@ def gpu_out(gpu: Gpu, why: str, *, now: datetime) -> None:
         )
 
 
+def _tell_of_offer(offer: Lease, body: Promise | Reason, *, now: datetime) -> None:
+    subject = filled(_("%(flavor)s is no longer held for you"), flavor=offer.flavor.name)
+    notices.notify(
+        recipient=offer.owner, lease=offer, kind="waitlist-passed", subject=subject, body=body, now=now
+    )
+
+
 def _note(lease: Lease, reason: Reason) -> None:
     lease.waiting_because = reason
     lease.save(update_fields=["waiting_because"])
@@ -121,6 +162,8 @@ def _note(lease: Lease, reason: Reason) -> None:
 def _tell_owner(
     lease: Lease, kind: str, subject: Promise, body: Words | Reason, *, now: datetime, link: str = ""
 ) -> None:
+    if lease.state == LeaseState.OFFERED:
+        return  # It is not theirs yet, and stays what it was offered as.
     notices.notify(
         recipient=lease.owner,
         lease=lease,

@@ -8,6 +8,13 @@ FARTHEST_START = timedelta(days=731)
 DECISION_WINDOW = timedelta(hours=24)
 PAST_TOLERANCE = timedelta(minutes=5)
 
+# An offer is held so long, or until its slot begins if that is sooner, but for the shortest time at least.
+CLAIM_WINDOW = timedelta(minutes=30)
+SHORTEST_CLAIM = timedelta(minutes=10)
+# The GPU time of so long decides how far back a team joins a line, by at most the setback (leasing.lines).
+SHARE_SPAN = timedelta(days=28)
+LONGEST_SETBACK = timedelta(hours=24)
+
 PROVISION_DEADLINE = timedelta(minutes=15)
 RELEASE_DEADLINE = timedelta(minutes=15)
 INTAKE_DEADLINE = timedelta(minutes=30)

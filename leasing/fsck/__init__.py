@@ -12,7 +12,7 @@ from datetime import datetime
 from django.db import connection, transaction
 
 from leasing.audit.verifier import verify_log
-from leasing.fsck import bookings, lifecycles, limits, machines, money
+from leasing.fsck import bookings, lifecycles, limits, machines, money, waiting
 from leasing.fsck.finding import Check, Finding
 
 __all__ = ["CHECKS", "Finding", "run_checks", "words_of"]
@@ -40,6 +40,9 @@ CHECKS: dict[str, Check] = {
     "leftovers": machines.nothing_is_left,
     "once": machines.machines_are_created_once,
     "tenures": machines.old_numbers_change_nothing,
+    "offers": waiting.offers_are_held,
+    "waitlist": waiting.entries_follow_from_the_log,
+    "kept": waiting.kept_is_for_who_waits,
     "consoles": machines.open_consoles_are_permitted,
 }
 

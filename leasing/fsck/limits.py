@@ -20,6 +20,7 @@ from leasing.states.lease import LeaseState
 
 _ALWAYS = frozenset({"gpus", "longest", "ahead"})
 _MONTHLY = frozenset({"gpu-hours", "budget"})
+_BOOKS = frozenset({"request", "claim", "ask"})
 _AHEAD = frozenset({LeaseState.REQUESTED, LeaseState.SCHEDULED})
 _ROUNDED = Decimal("0.005")
 
@@ -77,7 +78,7 @@ def bookings_were_allowed(now: datetime) -> Iterator[Finding]:
         if act.action == "quota.set":
             _note_quota(tenant, act)
             continue
-        if act.action == "lease.request":
+        if act.event in _BOOKS:
             tenant.ledger.move_to(act.detail["zone"])
             tenant.ledger.add(act.subject_id, _requested(act))
         booking = tenant.ledger.bookings.get(act.subject_id)

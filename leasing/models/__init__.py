@@ -10,6 +10,7 @@ from leasing.models.people import Person, Tenant
 from leasing.models.permissions import TenantGroupPermission, TenantPersonPermission
 from leasing.models.proof import ScrubRecord
 from leasing.models.quotas import Quota, QuotaKind, QuotaRequest
+from leasing.models.waitlist import WaitlistEntry
 
 __all__ = [
     "AuditEntry",
@@ -38,4 +39,5 @@ __all__ = [
     "TreeHead",
     "UnsealedEntry",
     "UsageSegment",
+    "WaitlistEntry",
 ]

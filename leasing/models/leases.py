@@ -57,6 +57,8 @@ class Lease(models.Model):
     waiting_because = ReasonField()
     # The rung of the ladder of warnings that its owner was told last, in seconds before the end.
     warned_at_seconds = models.PositiveIntegerField(null=True)
+    # The wish that this was offered for; until it is claimed, `decide_by` says until when it can be.
+    entry = models.ForeignKey("leasing.WaitlistEntry", models.PROTECT, null=True, related_name="offers")
 
     class Meta:
         ordering = ["-starts_at", "id"]
@@ -76,6 +78,13 @@ class Lease(models.Model):
             models.CheckConstraint(
                 condition=Q(state=LeaseState.ENDED, outcome__gt="") | ~Q(state=LeaseState.ENDED),
                 name="leasing_lease_ended_has_outcome",
+            ),
+            models.CheckConstraint(
+                condition=~Q(state=LeaseState.OFFERED) | Q(entry__isnull=False, decide_by__isnull=False),
+                name="leasing_lease_offered_for_an_entry",
+            ),
+            models.UniqueConstraint(
+                fields=["entry"], condition=Q(state=LeaseState.OFFERED), name="leasing_lease_one_offer"
             ),
         ]
 

@@ -12,17 +12,23 @@ from leasing.models.people import Person
 class Block(models.Model):
     """The GPUs of one model on one host, and over how many NUMA nodes they are spread.
 
-    Its row is locked by whoever changes what is free on it.
+    Its row is locked by whoever changes what is free on it. What came free from `freed_from` to
+    `freed_until`, microseconds since 1970, has not been shown to those who wait yet (leasing.offering). Some
+    of its GPUs may be kept for one of them (leasing.keeping).
     """
 
     host = models.ForeignKey(Host, models.CASCADE, related_name="blocks")
     model = models.ForeignKey(GpuModel, models.CASCADE, related_name="blocks")
     gpus = models.PositiveSmallIntegerField(default=0)
     nodes = models.PositiveSmallIntegerField(default=0)
+    freed_from = models.BigIntegerField(null=True)
+    freed_until = models.BigIntegerField(null=True)
+    kept_for = models.ForeignKey("leasing.WaitlistEntry", models.PROTECT, null=True, related_name="+")
 
     class Meta:
         ordering = ["id"]
         indexes = [
+            models.Index(fields=["id"], name="leasing_block_freed", condition=Q(freed_from__isnull=False)),
             models.Index(fields=["model", "gpus"], name="leasing_block_by_gpus"),
             models.Index(fields=["model", "nodes"], name="leasing_block_by_nodes"),
         ]

@@ -44,6 +44,9 @@ class Tenant(models.Model):
     timezone = models.CharField(max_length=64, default="UTC", validators=[check_zone])
     longest_lease_hours = models.PositiveIntegerField(default=168, validators=[MinValueValidator(1)])
     book_ahead_days = models.PositiveIntegerField(default=60, validators=[MinValueValidator(1)])
+    weight = models.PositiveIntegerField(
+        default=1, validators=[MinValueValidator(1)], help_text=_("Its share of what is scarce")
+    )
     concurrent_gpus = models.PositiveIntegerField(
         default=0, help_text=_("GPUs at the same time without asking for approval")
     )

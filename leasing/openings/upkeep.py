@@ -17,7 +17,7 @@ from django.db.models import F, OuterRef, QuerySet, Subquery
 
 from hosts.models import Gpu
 from leasing.locking import locked
-from leasing.models import Block, Closure, Hold, Opening
+from leasing.models import Block, Closure, Hold, Opening, WaitlistEntry
 from leasing.openings.search import TABLE, Scope
 from leasing.openings.spans import (
     ALWAYS,
@@ -64,7 +64,7 @@ def lock_block(block_id: int) -> Block:
 
 
 def refresh(gpu_ids: Iterable[UUID], starts_at: datetime, ends_at: datetime | None) -> None:
-    """What is free of these GPUs has changed in `[starts_at, ends_at)`."""
+    """What is free of these GPUs has changed in `[starts_at, ends_at)`; some may have come free."""
     blocks = Block.objects.filter(host__gpus__in=list(gpu_ids), model=F("host__gpus__model"))
     refresh_blocks(blocks, span_of(starts_at, ends_at))
 
@@ -78,6 +78,14 @@ def refresh_blocks(blocks: QuerySet[Block], region: Span) -> None:
     ids = set(blocks.values_list("pk", flat=True))
     for block in list(locked(Block.objects.filter(pk__in=ids)).order_by("id")):
         write(block, read(block, region), region)
+        note_freed(block, region)
+
+
+def note_freed(block: Block, region: Span) -> None:
+    """What may have come free is still to be shown to those who wait. The caller has locked the block."""
+    block.freed_from = min(region.starts, FOREVER if block.freed_from is None else block.freed_from)
+    block.freed_until = max(region.ends, block.freed_until or ALWAYS)
+    block.save(update_fields=["freed_from", "freed_until"])
 
 
 @transaction.atomic
@@ -90,6 +98,7 @@ def rebuild(host_id: UUID) -> None:
         block.gpus, block.nodes = len(times), len({time.gpu.numa_node for time in times})
         block.save(update_fields=["gpus", "nodes"])
         write(block, times, EVER)
+        note_freed(block, EVER)
 
 
 def read(block: Block, region: Span) -> list[GpuTime]:
@@ -160,6 +169,32 @@ def _close(block: Block, times: dict[UUID, GpuTime]) -> None:
         for gpu_id, time in times.items():
             if closure.gpu_id in (None, gpu_id):
                 time.busy.append(closed)
+    for gpu_id, kept in kept_of(block):
+        if gpu_id in times:
+            times[gpu_id].busy.append(kept)
+
+
+def give_up_kept(block: Block) -> None:
+    """Nothing of the block is kept for anybody any more. The caller has locked it."""
+    spans = [kept for _gpu_id, kept in kept_of(block)]
+    entry_id, block.kept_for_id = block.kept_for_id, None
+    block.save(update_fields=["kept_for"])
+    for entry in locked(WaitlistEntry.objects.filter(pk__in=[entry_id])):
+        entry.kept_gpus.clear()
+        entry.kept_from = entry.kept_until = None
+        entry.save(update_fields=["kept_from", "kept_until"])
+    for region in set(spans):
+        write(block, read(block, region), region)
+        note_freed(block, region)
+
+
+def kept_of(block: Block) -> Iterator[tuple[UUID, Span]]:
+    """The GPUs of a block that are kept for somebody who waits, and when."""
+    if block.kept_for_id is not None:
+        rows = WaitlistEntry.objects.filter(pk=block.kept_for_id)
+        for starts_at, ends_at, gpu_id in rows.values_list("kept_from", "kept_until", "kept_gpus"):
+            if starts_at is not None:
+                yield gpu_id, span_of(starts_at, ends_at)
 
 
 def _edges(gpu: Gpu) -> Iterator[Span]:

@@ -4,6 +4,7 @@ from enum import StrEnum
 
 
 class LeaseState(StrEnum):
+    OFFERED = "offered"
     REQUESTED = "requested"
     SCHEDULED = "scheduled"
     PROVISIONING = "provisioning"
@@ -20,9 +21,15 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
     EXPIRED = "expired"
     FAILED = "failed"
+    PASSED = "passed"
+    WITHDRAWN = "withdrawn"
 
 
 class LeaseEvent(StrEnum):
+    CLAIM = "claim"
+    ASK = "ask"
+    PASS = "pass"  # noqa: S105 - an event, not a password
+    WITHDRAW = "withdraw"
     APPROVE = "approve"
     REJECT = "reject"
     EXPIRE = "expire"
@@ -36,8 +43,12 @@ class LeaseEvent(StrEnum):
 
 S, E = LeaseState, LeaseEvent
 
-INITIAL = frozenset({S.REQUESTED, S.SCHEDULED})
+INITIAL = frozenset({S.OFFERED, S.REQUESTED, S.SCHEDULED})
 TRANSITIONS: dict[tuple[LeaseState, LeaseEvent], LeaseState] = {
+    (S.OFFERED, E.CLAIM): S.SCHEDULED,
+    (S.OFFERED, E.ASK): S.REQUESTED,
+    (S.OFFERED, E.PASS): S.ENDED,
+    (S.OFFERED, E.WITHDRAW): S.ENDED,
     (S.REQUESTED, E.APPROVE): S.SCHEDULED,
     (S.REQUESTED, E.REJECT): S.ENDED,
     (S.REQUESTED, E.EXPIRE): S.ENDED,
@@ -57,6 +68,8 @@ TRANSITIONS: dict[tuple[LeaseState, LeaseEvent], LeaseState] = {
 # The outcome that an event decides. A lease keeps the first one it is given: one that was cancelled while
 # being provisioned is still `cancelled` when its machine is gone.
 OUTCOMES: dict[LeaseEvent, Outcome] = {
+    E.PASS: Outcome.PASSED,
+    E.WITHDRAW: Outcome.WITHDRAWN,
     E.REJECT: Outcome.REJECTED,
     E.EXPIRE: Outcome.EXPIRED,
     E.CANCEL: Outcome.CANCELLED,
@@ -64,5 +77,9 @@ OUTCOMES: dict[LeaseEvent, Outcome] = {
     E.END: Outcome.COMPLETED,
 }
 
-HOLDING = frozenset({S.REQUESTED, S.SCHEDULED, S.PROVISIONING, S.ACTIVE, S.RELEASING})
+# Has not begun: it may still be moved to equal GPUs.
+AHEAD = frozenset({S.OFFERED, S.REQUESTED, S.SCHEDULED})
+# A lease with one of these was never more than an offer.
+NEVER_CLAIMED = frozenset({Outcome.PASSED, Outcome.WITHDRAWN})
+HOLDING = frozenset({S.OFFERED, S.REQUESTED, S.SCHEDULED, S.PROVISIONING, S.ACTIVE, S.RELEASING})
 ON_HOST = frozenset({S.PROVISIONING, S.ACTIVE, S.RELEASING})

@@ -23,6 +23,7 @@ class Look:
 
 
 LEASE_LOOKS = {
+    "offered": Look("violet", "hand", pgettext_lazy("workstation", "offered")),
     "requested": Look("violet", "hand", _("waiting for approval")),
     "scheduled": Look("blue", "calendar-clock", pgettext_lazy("workstation", "scheduled")),
     "provisioning": Look("amber", "loader-circle", pgettext_lazy("workstation", "preparing"), moving=True),
@@ -37,6 +38,8 @@ OUTCOME_LOOKS = {
     "cancelled": Look("grey", "circle-minus", pgettext_lazy("workstation", "cancelled")),
     "expired": Look("grey", "clock", pgettext_lazy("workstation", "lapsed")),
     "failed": Look("red", "circle-x", pgettext_lazy("workstation", "failed")),
+    "passed": Look("grey", "clock", pgettext_lazy("workstation", "not claimed")),
+    "withdrawn": Look("grey", "circle-minus", pgettext_lazy("workstation", "taken back")),
 }
 GPU_LOOKS = {
     "clean": Look("green", "sparkles", pgettext_lazy("GPU", "clean")),

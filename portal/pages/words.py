@@ -53,6 +53,11 @@ ROLES: dict[str, str | Promise] = {
 }
 ACTS: dict[str, str | Promise] = {
     "lease.request": _("Asked for"),
+    "lease.offer": _("Offered to the first in line"),
+    "lease.claim": _("Claimed by who waited for it"),
+    "lease.ask": _("Claimed, and an approver asked for"),
+    "lease.pass": _("Not claimed; passed to the next in line"),
+    "lease.withdraw": _("Offer taken back"),
     "lease.approve": _("Approved"),
     "lease.reject": _("Not approved"),
     "lease.expire": _("Nobody decided in time, so the request lapsed"),
@@ -96,6 +101,13 @@ ACTS: dict[str, str | Promise] = {
     "quota.grant": _("Larger quota granted"),
     "quota.decline": _("Larger quota declined"),
     "quota.withdraw": _("Request for a larger quota taken back"),
+    "waitlist.join": _("Joined the waiting list"),
+    "waitlist.change": _("Changed the deadline on the waiting list"),
+    "waitlist.served": _("Served by the waiting list"),
+    "waitlist.left": _("Left the waiting list"),
+    "waitlist.lapsed": _("Waited in vain until the deadline"),
+    "waitlist.passed": _("Off the waiting list: offers were not claimed"),
+    "waitlist.withdrawn": _("Off the waiting list: no longer possible"),
     "token.create": _("API token made"),
     "token.revoke": _("API token revoked"),
 }

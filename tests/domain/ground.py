@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from hosts.models import Gpu, GpuModel, Host
-from leasing.models import Flavor, Image, Lease, Person, Tenant
+from leasing.models import Flavor, Image, Lease, Person, Tenant, WaitlistEntry
 from leasing.openings.upkeep import rebuild
 
 NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
@@ -50,6 +50,20 @@ class Ground:
             share_memory_mib=4096,
             share_disk_gib=50,
         )
+
+    def waiting(self, **fields: Any) -> WaitlistEntry:
+        facts: dict[str, Any] = {
+            "tenant": self.tenant,
+            "owner": self.person,
+            "flavor": self.flavor,
+            "image": self.image,
+            "duration": timedelta(hours=4),
+            "earliest_at": NOW,
+            "last_start_at": NOW,
+            "joined_at": NOW,
+            "rank_at": NOW,
+        }
+        return WaitlistEntry.objects.create(**{**facts, **fields})
 
     def lease(self, **fields: Any) -> Lease:
         facts: dict[str, Any] = {

@@ -13,15 +13,17 @@ from leasing.actors import SYSTEM
 from leasing.approval import approve_lease
 from leasing.audit.log import record
 from leasing.booking import request_lease
+from leasing.ending import end_lease
 from leasing.guards import guards_of
-from leasing.models import Lease
+from leasing.models import Flavor, Lease
+from leasing.waitlist import claim_offer, join_waitlist
 from tests.world import World
 
 HOUR = timedelta(hours=1)
 
 
 class Story:
-    """One lease that is over, one that runs, one that was approved and waits, one request."""
+    """One lease that is over, one that runs, one that was approved and waits, one request; a line of two."""
 
     def __init__(self) -> None:
         self.world = World(gpus=5, concurrent_gpus=2)
@@ -41,6 +43,7 @@ class Story:
         approve_lease(actor=approver, lease_id=self.approved.pk, now=self.world.now)
         self.asked = self._book(hours=1, start=timedelta(minutes=40))
         self.world.tick()
+        self._wait()
         for lease in (self.over, self.running, self.auto, self.approved, self.asked):
             lease.refresh_from_db()
 
@@ -55,6 +58,38 @@ class Story:
             ends_at=(starts_at or self.world.now) + hours * HOUR,
             now=self.world.now,
         )
+
+    def _wait(self) -> None:
+        """All GPUs come free tomorrow: the first in line claims one, which is in the way of the second."""
+        world, tomorrow = self.world, self.world.now + timedelta(hours=24)
+        whole = Flavor.objects.create(slug="whole", name="Whole", model=world.model, gpu_count=5)
+        world.price(whole)
+        bob = world.actor(world.bob)
+        booked = request_lease(
+            actor=bob,
+            tenant=world.research,
+            flavor=whole,
+            image=world.image,
+            starts_at=tomorrow,
+            ends_at=tomorrow + 4 * HOUR,
+            now=world.now,
+        )
+        self.first, self.second = (
+            join_waitlist(
+                actor=bob,
+                tenant=world.research,
+                flavor=flavor,
+                image=world.image,
+                duration=4 * HOUR,
+                earliest=tomorrow,
+                deadline=tomorrow + 4 * HOUR,
+                now=now,
+            )
+            for flavor, now in ((world.flavor, world.now), (whole, world.now + timedelta(seconds=1)))
+        )
+        end_lease(actor=bob, lease_id=booked.pk, now=world.now)
+        world.tick()
+        self.claimed = claim_offer(actor=bob, entry_id=self.first.pk, now=world.now)
 
     def _bring_up(self, lease: Lease) -> None:
         self.world.tick()

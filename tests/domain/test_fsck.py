@@ -25,7 +25,16 @@ from leasing.actors import SYSTEM
 from leasing.console import admit_browser, open_console
 from leasing.fsck import CHECKS, run_checks, words_of
 from leasing.guards import guards_of
-from leasing.models import AuditEntry, ConsoleSession, Hold, Opening, OutboxMessage, ScrubRecord, UsageSegment
+from leasing.models import (
+    AuditEntry,
+    ConsoleSession,
+    Hold,
+    Opening,
+    OutboxMessage,
+    ScrubRecord,
+    UsageSegment,
+    WaitlistEntry,
+)
 from tests.domain.story import HOUR, Story
 from tests.world import World
 
@@ -261,6 +270,32 @@ def revoke_under_an_open_console(s: Story) -> None:
     )
 
 
+def lose_the_hold_of_an_offer(s: Story) -> None:
+    s.only(s.claimed, state="offered", decide_by=s.world.now + HOUR)
+    Hold.objects.filter(lease=s.claimed).delete()
+
+
+def offer_for_too_long(s: Story) -> None:
+    s.only(s.claimed, state="offered", decide_by=s.world.now - timedelta(minutes=2))
+
+
+def change_how_waiting_ended(s: Story) -> None:
+    WaitlistEntry.objects.filter(pk=s.first.pk).update(outcome="left")
+
+
+def slip_into_the_line(s: Story) -> None:
+    s.second.pk = None
+    s.second.save(force_insert=True)
+
+
+def forget_for_whom_it_is_kept(s: Story) -> None:
+    WaitlistEntry.objects.filter(pk=s.second.pk).update(kept_from=None)
+
+
+def keep_nothing(s: Story) -> None:
+    s.second.kept_gpus.clear()
+
+
 @pytest.mark.parametrize(
     ("damage", "check", "words"),
     [
@@ -299,6 +334,13 @@ def revoke_under_an_open_console(s: Story) -> None:
         (order_a_machine_twice, "once", "its machine was ordered 2 times"),
         (write_an_entry_too_many, "once", "came up for the first time 2 times"),
         (act_on_an_old_tenure, "tenures", "release of tenure 0 in tenure"),
+        (lose_the_hold_of_an_offer, "offers", "is offered with 0 GPUs on 0 hosts"),
+        (offer_for_too_long, "offers", "is still offered, which it was until"),
+        (offer_for_too_long, "offers", "is offered to somebody who does not wait"),
+        (change_how_waiting_ended, "waitlist", "is left, which the audit log does not say"),
+        (slip_into_the_line, "waitlist", "is open, which the audit log does not say"),
+        (forget_for_whom_it_is_kept, "kept", "is kept for an entry that does not know of it"),
+        (keep_nothing, "kept", "is kept, but not its own GPUs"),
         (revoke_under_an_open_console, "consoles", "may not use the console"),
     ],
 )

@@ -25,6 +25,7 @@ DIAGRAMS = Path(__file__).resolve().parents[2] / "docs" / "lifecycles.md"
 
 # Written out by hand, not taken from the tables: what must hold whatever else changes.
 LEASE_PATHS = {
+    LeaseState.OFFERED: {"claim": "scheduled", "ask": "requested", "pass": "ended", "withdraw": "ended"},
     LeaseState.REQUESTED: {"approve": "scheduled", "reject": "ended", "expire": "ended", "cancel": "ended"},
     LeaseState.SCHEDULED: {"start": "provisioning", "cancel": "ended", "fail": "ended"},
     LeaseState.PROVISIONING: {
@@ -62,6 +63,9 @@ GPU_PATHS = {
     GpuState.MAINTENANCE: {"readmit": "dirty"},
     GpuState.MISSING: {"readmit": "dirty"},
 }
+
+
+BEFORE_HAND_OVER = {LeaseState.OFFERED, LeaseState.REQUESTED, LeaseState.SCHEDULED}
 
 
 def reachable(initial: frozenset[Any], table: Mapping[Any, str]) -> set[str]:
@@ -119,10 +123,11 @@ def test_a_lease_moves_as_its_table_says_or_not_at_all(
     ground: Ground, state: LeaseState, event: LeaseEvent
 ) -> None:
     over = state in (LeaseState.RELEASING, LeaseState.ENDED)
-    moving = ground.lease(state=state, host=ground.host, outcome="completed" if over else "")
+    outcome, waiting = "completed" if over else "", ground.waiting()
+    moving = ground.lease(state=state, host=ground.host, outcome=outcome, entry=waiting, decide_by=ground.now)
     starts_at, ends_at = moving.starts_at, moving.ends_at + timedelta(hours=1)
     Hold.objects.create(lease=moving, gpu=ground.gpu, starts_at=starts_at, ends_at=ends_at)
-    gpu_state = GpuState.CLEAN if state in (LeaseState.REQUESTED, LeaseState.SCHEDULED) else GpuState.LEASED
+    gpu_state = GpuState.CLEAN if state in BEFORE_HAND_OVER else GpuState.LEASED
     Gpu.objects.filter(pk=ground.gpu.pk).update(state=gpu_state)
     expected = LEASE_PATHS[state].get(event)
     told = AuditEntry.objects.filter(subject=f"lease:{moving.pk}")
