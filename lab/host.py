@@ -19,7 +19,6 @@ CONFIG = "/etc/leasehold/host.toml"
 UNIT = "/opt/leasehold/systemd/leasehold-host.service"
 PROGRAM = "/root/search.py"
 IMAGES = "/opt/leasehold/images"
-NOBODY_YET = {"broker_url": "redis://127.0.0.1:1/0", "control_keys": ["0" * 64]}
 OPERATOR = ("", "operator")
 INVENTORY_SECONDS = 150.0
 INTAKE_SECONDS = 200.0
@@ -58,10 +57,11 @@ class LabHost:
         """Make its keys inside, have the portal trust them, start the worker."""
         run = self.hypervisor.run
         run(f"install -d -m 711 {STATE} && install -m 644 -t /etc/systemd/system {UNIT}")
-        self._configure(msgspec.toml.encode({"host": NAME, **NOBODY_YET}).decode())
+        self._configure()
         halves = run("/opt/leasehold/bin/leasehold-host init", seconds=120)
         broker = self.portal.broker_from_inside
-        self._configure(self.portal.manage("enrol_host", "-", "--broker", broker, stdin=halves))
+        told = self.portal.manage("enrol_host", NAME, "-", "--broker", broker, stdin=halves)
+        self.hypervisor.put(f"{STATE}/enrolment.json", told.encode(), mode=0o600)
         run(f"systemctl set-property machine.slice AllowedCPUs={MACHINES_CPU}")
         run(f"systemctl daemon-reload && systemctl enable --quiet --now {SERVICE}")
 
@@ -107,8 +107,8 @@ class LabHost:
     def _all_clean(self) -> bool:
         return {gpu["state"] for gpu in self.gpus().values()} == {"clean"}
 
-    def _configure(self, lines: str) -> None:
+    def _configure(self) -> None:
         own: dict[str, object] = {"state_directory": STATE, "images_directory": IMAGES}
         if self.scrubbers:
             own["scrubbers"] = self.scrubbers
-        self.hypervisor.put(CONFIG, (lines + msgspec.toml.encode(own).decode()).encode(), mode=0o600)
+        self.hypervisor.put(CONFIG, msgspec.toml.encode(own), mode=0o600)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hosts.agent.bus import PciBus
-from hosts.agent.config import Config
+from hosts.agent.config import Settings
 from hosts.agent.doctor.examination import Surroundings, examine, fitting
 from hosts.agent.doctor.facts import HypervisorFacts
 from hosts.agent.machines import HypervisorError, MachineHost
@@ -11,13 +11,13 @@ from hosts.agent.rig import Rig
 from hosts.protocol.checkup import CheckUp
 
 
-def check_up(config: Config, bus: PciBus, hypervisor: HypervisorFacts) -> CheckUp:
+def check_up(settings: Settings, bus: PciBus, hypervisor: HypervisorFacts) -> CheckUp:
     """Everything that can be said about the host now. BusError if the cards cannot be looked at."""
     surroundings = Surroundings(
         simulated=bus.simulated,
-        domain_type=config.domain_type,
-        accepted_risks=frozenset(config.accepted_risks),
-        state_directory=config.state_directory,
+        domain_type=settings.domain_type,
+        accepted_risks=frozenset(settings.accepted_risks),
+        state_directory=settings.state_directory,
         hypervisor=hypervisor,
     )
     return examine(surroundings, bus.examine())

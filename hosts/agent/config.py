@@ -1,7 +1,8 @@
-"""What the operator of a hypervisor decides: one TOML file, checked as a whole before anything starts."""
+"""What the operator of a hypervisor decides (one TOML file), and what the portal told it at its enrolment."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,31 +11,27 @@ from msgspec import Meta
 
 from hosts.protocol.fields import Name
 
+DEFAULT_CONFIG = Path("/etc/leasehold/host.toml")
 PublicKey = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 Seconds = Annotated[float, Meta(gt=0)]
+Risk = Literal["boot_vga", "pcie_acs_override"]
 
 
 class ConfigError(Exception):
-    """The configuration file cannot be used; the text says what to change."""
+    """The configuration cannot be used; the text says what to change."""
 
 
-class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The whole configuration. Times in seconds.
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The operator's decisions, all of which may be left out. Times in seconds."""
 
-    `broker_url` carries the password of the host's own broker account, so the file must be private.
-    """
-
-    host: Name
-    state_directory: Path
-    broker_url: str
-    control_keys: Annotated[tuple[PublicKey, ...], Meta(min_length=1)]
-    images_directory: Path
+    state_directory: Path = Path("/var/lib/leasehold")
+    images_directory: Path = Path("/var/lib/leasehold/images")
     libvirt_uri: str = "qemu:///system"
     domain_type: Literal["kvm", "qemu"] = "kvm"
     bus: Literal["sysfs", "simulated"] = "sysfs"
     bus_directory: Path | None = None
     scrubbers: Path | None = None
-    accepted_risks: tuple[Literal["boot_vga", "pcie_acs_override"], ...] = ()
+    accepted_risks: tuple[Risk, ...] = ()
     resend_seconds: Seconds = 10.0
     inventory_seconds: Seconds = 60.0
     check_up_seconds: Seconds = 3600.0
@@ -45,9 +42,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if self.bus == "simulated" and self.bus_directory is None:
             raise ValueError("`bus_directory` must be set when `bus` is `simulated`")
 
-    def __repr__(self) -> str:
-        return f"Config({self.host})"
-
     @property
     def journal_path(self) -> Path:
         return self.state_directory / "journal.sqlite3"
@@ -55,6 +49,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def identity_directory(self) -> Path:
         return self.state_directory / "identity"
+
+    @property
+    def enrolment_path(self) -> Path:
+        return self.state_directory / "enrolment.json"
 
     @property
     def socket_path(self) -> Path:
@@ -70,16 +68,77 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return self.state_directory / "machines"
 
 
-def load_config(path: Path) -> Config:
-    """The configuration in the file at `path`, or ConfigError."""
+class Enrolment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the portal answered. `broker_url` carries the password of the host's own broker account."""
+
+    host: Name
+    portal: str
+    broker_url: str
+    control_keys: Annotated[tuple[PublicKey, ...], Meta(min_length=1)]
+
+    def __repr__(self) -> str:
+        return f"Enrolment({self.host})"
+
+
+class Config(Settings, frozen=True, kw_only=True):
+    """All that an enrolled host's worker needs."""
+
+    host: Name
+    portal: str
+    broker_url: str
+    control_keys: tuple[PublicKey, ...]
+
+    def __repr__(self) -> str:
+        return f"Config({self.host})"
+
+
+def load_settings(path: Path = DEFAULT_CONFIG) -> Settings:
+    """The operator's decisions in the file at `path`; there need be none at the default path. ConfigError."""
+    if path == DEFAULT_CONFIG and not path.exists():
+        return Settings()
     try:
-        if path.stat().st_mode & 0o077:
-            raise ConfigError(f"{path} holds the broker's password: make it private with `chmod 600 {path}`.")
-        return msgspec.toml.decode(path.read_bytes(), type=Config, dec_hook=_decode_path)
+        if path.stat().st_mode & 0o022:
+            raise ConfigError(f"{path} can be changed by others than its owner: run `chmod go-w {path}`.")
+        return msgspec.toml.decode(path.read_bytes(), type=Settings, dec_hook=_decode_path)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
     except msgspec.MsgspecError as error:
         raise ConfigError(f"{path}: {error}.") from error
+
+
+def load_enrolment(path: Path) -> Enrolment:
+    """What `leasehold-host enrol` has written to `path`. ConfigError if it is not there, or not private."""
+    try:
+        if path.stat().st_mode & 0o077:
+            raise ConfigError(f"{path} holds the broker's password: make it private with `chmod 600 {path}`.")
+        return msgspec.json.decode(path.read_bytes(), type=Enrolment)
+    except FileNotFoundError as error:
+        raise ConfigError(
+            "This host is not enrolled yet. Have an operator make a token at the portal, then run "
+            "`leasehold-host enrol --portal URL --token-file FILE`."
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"{path}: {error}.") from error
+
+
+def write_enrolment(path: Path, enrolment: Enrolment) -> None:
+    """Replace what is at `path`, at once and for the owner alone."""
+    draft = path.with_suffix(".new")
+    draft.unlink(missing_ok=True)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(enrolment)) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def load_config(path: Path) -> Config:
+    """Everything an enrolled host knows. ConfigError says what is missing."""
+    settings = load_settings(path)
+    enrolment = load_enrolment(settings.enrolment_path)
+    return Config(**msgspec.structs.asdict(settings), **msgspec.structs.asdict(enrolment))
 
 
 def _decode_path(kind: type, value: object) -> object:

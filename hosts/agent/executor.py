@@ -189,8 +189,9 @@ class Executor:
 
     def _end(self, plan: Plan, kind: PlanKind, step: Step, state: PlanState, reason: Exception) -> None:
         with self._rig.journal.transaction():
-            self._report_step(plan, kind, step, "failed", str(reason) or type(reason).__name__)
-            self._rig.plans.set_state(plan.plan_id, state)
+            detail = str(reason) or type(reason).__name__
+            self._report_step(plan, kind, step, "failed", detail)
+            self._rig.plans.set_state(plan.plan_id, state, failure=detail[:2000])
 
     def _report_step(
         self, plan: Plan, kind: PlanKind, step: Step, state: StepState, detail: str = ""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hosts.agent.bus import PciBus
-from hosts.agent.config import Config
+from hosts.agent.config import Settings
 from hosts.agent.hypervisor import Hypervisor
 from hosts.agent.machines import MachineHost
 from hosts.agent.scrubbers import Installed, load_scrubbers
@@ -23,16 +23,17 @@ class Hardware:
     scrubbers: Mapping[str, Installed]
 
 
-def open_hardware(config: Config) -> Hardware:
+def open_hardware(settings: Settings) -> Hardware:
     """Connect to what the configuration names."""
     return Hardware(
-        bus=_open_bus(config),
-        hypervisor=Hypervisor.open(config.libvirt_uri),
-        scrubbers=load_scrubbers(config.scrubbers),
+        bus=open_bus(settings),
+        hypervisor=Hypervisor.open(settings.libvirt_uri),
+        scrubbers=load_scrubbers(settings.scrubbers),
     )
 
 
-def _open_bus(config: Config) -> PciBus:
-    if config.bus_directory is not None and config.bus == "simulated":
-        return SimulatedBus(config.bus_directory)
-    return SysfsBus(accepted_risks=config.accepted_risks)
+def open_bus(settings: Settings) -> PciBus:
+    """The bus alone, which can be looked at without anything else."""
+    if settings.bus_directory is not None and settings.bus == "simulated":
+        return SimulatedBus(settings.bus_directory)
+    return SysfsBus(accepted_risks=settings.accepted_risks)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from hosts.agent.check_up import check_up_of
 from hosts.agent.inventory import take_inventory
 from hosts.agent.machine_plans import DEADLINE, POWER_OFF, POWER_ON, PROVISION, RELEASE, RESTART, RESUME
+from hosts.agent.resetting import RESET
 from hosts.agent.scrubbing import INTAKE, SCRUB
 from hosts.agent.steps import Job, PlanKind, Step
 from hosts.protocol.checkup import CheckUp
@@ -36,6 +37,7 @@ PLAN_KINDS: Mapping[str, PlanKind] = {
         RELEASE,
         SCRUB,
         INTAKE,
+        RESET,
         POWER_ON,
         POWER_OFF,
         RESTART,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from importlib.metadata import PackageNotFoundError, version
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -25,14 +25,21 @@ def take_inventory(rig: Rig, *, restarted: bool = False) -> Inventory:
     return Inventory(
         cards=_cards(rig),
         machines=_machines(rig),
-        cpu_count=os.cpu_count() or 0,
-        memory_mib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // MIB,
-        disk_gib=shutil.disk_usage(rig.config.state_directory).total // GIB,
-        kernel=os.uname().release,
-        worker_version=worker_version(),
         simulated=rig.bus.simulated,
         restarted=restarted,
+        **host_facts(disk_bytes=shutil.disk_usage(rig.config.state_directory).total),
     )
+
+
+def host_facts(*, disk_bytes: int) -> dict[str, Any]:
+    """The host's size and programs."""
+    return {
+        "cpu_count": os.cpu_count() or 0,
+        "memory_mib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // MIB,
+        "disk_gib": disk_bytes // GIB,
+        "kernel": os.uname().release,
+        "worker_version": worker_version(),
+    }
 
 
 def _cards(rig: Rig) -> tuple[CardFacts, ...]:

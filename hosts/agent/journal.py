@@ -57,7 +57,10 @@ CREATE TABLE plan (
         CHECK (state IN ('waiting', 'running', 'cancelling', 'done', 'failed', 'cancelled')),
     step TEXT NOT NULL DEFAULT '',
     attempt INTEGER NOT NULL DEFAULT 0,
-    progress BLOB
+    progress BLOB,
+    failure TEXT NOT NULL DEFAULT '',
+    added_at TEXT,
+    ended_at TEXT
 ) STRICT;
 CREATE INDEX plan_open ON plan (id) WHERE state IN ('waiting', 'running', 'cancelling');
 CREATE TABLE console (session_id TEXT PRIMARY KEY, lease_id TEXT NOT NULL, open INTEGER NOT NULL) STRICT;

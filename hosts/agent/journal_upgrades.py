@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-# Schema 1 counted the steps of a plan; each version of the program may have others.
+# Schema 1 counted the steps of a plan, and did not say when it was made, or why it failed.
 _STEPS_OF_SCHEMA_1: Mapping[str, str] = {
     "provision": "identify bind reserve define start confirm",
     "release": "close stop undefine destroy-disk",
@@ -31,6 +31,9 @@ def _named_steps() -> Iterable[str]:
     begun = "kind IN ('scrub', 'intake') AND step IN ('fill', 'verify', 'reset-again', 'compare')"
     still_open = "state IN ('waiting', 'running', 'cancelling')"
     yield f"UPDATE plan SET step = 'plant', attempt = 0 WHERE {begun} AND {still_open}"  # noqa: S608
+    yield "ALTER TABLE plan ADD COLUMN failure TEXT NOT NULL DEFAULT ''"
+    yield "ALTER TABLE plan ADD COLUMN added_at TEXT"
+    yield "ALTER TABLE plan ADD COLUMN ended_at TEXT"
     yield "PRAGMA user_version = 2"
 
 

@@ -6,19 +6,21 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
 import msgspec
 
 from hosts.agent.journal import Journal
-from hosts.agent.spool import Origin
+from hosts.agent.spool import Clock, Origin
 from hosts.protocol.messages import Goal, GpuOrder, Inspect, Intake, Power, Provision, Release
 
 # Of the plans that are over, this many of the latest are kept to be looked at.
 KEPT_AT_MOST = 1000
 
 PlanState = Literal["waiting", "running", "cancelling", "done", "failed", "cancelled"]
+OVER: tuple[PlanState, ...] = ("done", "failed", "cancelled")
 PlanGoal = Provision | Release | Power | Intake | Inspect
 
 
@@ -26,7 +28,8 @@ PlanGoal = Provision | Release | Power | Intake | Inspect
 class Plan:
     """One plan. `step` names the step to run next, empty for the first; `attempt` counts its runs so far.
 
-    `locks` name what nobody else may touch meanwhile: plans that share one run in order of their ids.
+    `failure` says why it failed. `locks` name what nobody else may touch meanwhile: plans that share one run
+    in order of their ids.
     """
 
     plan_id: int
@@ -39,6 +42,9 @@ class Plan:
     step: str
     attempt: int
     progress: bytes | None
+    failure: str = ""
+    added_at: datetime | None = None
+    ended_at: datetime | None = None
 
 
 def lease_lock(lease_id: UUID) -> str:
@@ -76,17 +82,22 @@ def runnable(open_plans: Iterable[Plan], running: Iterable[int]) -> list[Plan]:
 class Plans:
     """The table of plans. `on_added` is told after a plan was written, inside the transaction."""
 
-    def __init__(self, journal: Journal, *, on_added: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, journal: Journal, *, clock: Clock, on_added: Callable[[], None] = lambda: None
+    ) -> None:
         self._journal = journal
+        self._clock = clock
         self.on_added = on_added
 
     def add(
         self, kind: str, goal: PlanGoal, origin: Origin, *, lease_id: UUID | None, locks: Iterable[str]
-    ) -> None:
+    ) -> int:
+        """Write a plan down; its number."""
         with self._journal.transaction():
-            self._journal.execute(
-                "INSERT INTO plan (kind, command_id, subject, generation, lease_id, locks, goal, state)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, 'waiting')",
+            cursor = self._journal.execute(
+                "INSERT INTO plan"
+                " (kind, command_id, subject, generation, lease_id, locks, goal, added_at, state)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'waiting')",
                 kind,
                 None if origin.command_id is None else str(origin.command_id),
                 origin.subject,
@@ -94,9 +105,11 @@ class Plans:
                 None if lease_id is None else str(lease_id),
                 json.dumps(sorted(locks)),
                 msgspec.json.encode(goal),
+                self._clock().isoformat(),
             )
             self._forget_old()
             self.on_added()
+            return cursor.lastrowid or 0
 
     def _forget_old(self) -> None:
         self._journal.execute(
@@ -160,9 +173,16 @@ class Plans:
         with self._journal.transaction():
             self._journal.execute("UPDATE plan SET step = ?, attempt = 0 WHERE id = ?", following, plan_id)
 
-    def set_state(self, plan_id: int, state: PlanState) -> None:
+    def set_state(self, plan_id: int, state: PlanState, *, failure: str = "") -> None:
+        ended_at = self._clock().isoformat() if state in OVER else None
         with self._journal.transaction():
-            self._journal.execute("UPDATE plan SET state = ? WHERE id = ?", state, plan_id)
+            self._journal.execute(
+                "UPDATE plan SET state = ?, failure = ?, ended_at = ? WHERE id = ?",
+                state,
+                failure,
+                ended_at,
+                plan_id,
+            )
 
     def save_progress(self, plan_id: int, progress: bytes) -> None:
         """What the plan has to know after a crash."""
@@ -182,4 +202,11 @@ def _plan(row: sqlite3.Row) -> Plan:
         step=row["step"],
         attempt=row["attempt"],
         progress=row["progress"],
+        failure=row["failure"],
+        added_at=_moment(row["added_at"]),
+        ended_at=_moment(row["ended_at"]),
     )
+
+
+def _moment(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)

@@ -19,8 +19,8 @@ from hosts.protocol.signing import Signer
 
 
 @dataclass(frozen=True)
-class Rig:
-    """The host worker's parts. `close_consoles` ends every console of a lease before it returns."""
+class Books:
+    """What the host has in writing."""
 
     config: Config
     clock: Clock
@@ -30,6 +30,12 @@ class Rig:
     gpus: Gpus
     machines: Machines
     consoles: Consoles
+
+
+@dataclass(frozen=True)
+class Rig(Books):
+    """The host worker's parts. `close_consoles` ends every console of a lease before it returns."""
+
     bus: PciBus
     hypervisor: MachineHost
     scrubbers: Mapping[str, Installed]
@@ -41,25 +47,24 @@ class Rig:
         return next(found, None)
 
 
-def make_rig(
-    *,
-    config: Config,
-    clock: Clock,
-    journal: Journal,
-    signer: Signer,
-    hardware: Hardware,
-    close_consoles: Callable[[UUID], None],
-) -> Rig:
-    """A rig around an open journal."""
-    return Rig(
+def open_books(*, config: Config, clock: Clock, journal: Journal, signer: Signer) -> Books:
+    """The tables of an open journal."""
+    return Books(
         config=config,
         clock=clock,
         journal=journal,
         spool=Spool(journal, signer=signer, host=config.host, clock=clock),
-        plans=Plans(journal),
+        plans=Plans(journal, clock=clock),
         gpus=Gpus(journal),
         machines=Machines(journal),
         consoles=Consoles(journal),
+    )
+
+
+def make_rig(books: Books, hardware: Hardware, *, close_consoles: Callable[[UUID], None]) -> Rig:
+    """A rig around open books."""
+    return Rig(
+        **vars(books),
         bus=hardware.bus,
         hypervisor=hardware.hypervisor,
         scrubbers=hardware.scrubbers,

@@ -11,6 +11,7 @@ import msgspec
 from hosts.agent import reset, scrub
 from hosts.agent.bus import Card, CardMissing
 from hosts.agent.machines import MachineFacts
+from hosts.agent.plans import Plan
 from hosts.agent.records import GpuState
 from hosts.agent.scrub import Scrub
 from hosts.agent.scrubber import Workplace
@@ -33,6 +34,12 @@ class ScrubProgress(msgspec.Struct, frozen=True, kw_only=True):
 
     scrub: Scrub | None = None
     evidence: ScrubEvidence | None = None
+
+
+def scrub_evidence(plan: Plan) -> ScrubEvidence | None:
+    """What a scrub that is over has shown, if it came to a verdict."""
+    saved = plan.progress
+    return None if saved is None else msgspec.json.decode(saved, type=ScrubProgress).evidence
 
 
 def _gpu(job: Job) -> GpuOrder:
@@ -69,10 +76,10 @@ def _claim(job: Job) -> None:
     with job.rig.journal.transaction():
         job.rig.gpus.put(order, "scrubbing", lease_id=None)
         job.report(ScrubStarted(gpu_id=order.gpu_id, tenure=order.tenure))
-    _refuse_if_in_use(job, order)
+    refuse_if_in_use(job, order)
 
 
-def _refuse_if_in_use(job: Job, order: GpuOrder) -> None:
+def refuse_if_in_use(job: Job, order: GpuOrder) -> None:
     """The kernel resets a card under a running machine without a word: the hypervisor is asked first."""
     card = _card(job)
     users = [facts.name for facts in job.rig.hypervisor.machines() if _runs_with(facts, card)]
@@ -205,10 +212,11 @@ def _fail(job: Job, step: Step, error: Exception) -> None:
     )
 
 
+# A group that was not viable may be so after its members were read again: one retry.
+BIND = Step("bind", _bind, check=_is_bound, attempts=2)
 _STEPS = (
     Step("claim", _claim),
-    # A group that was not viable may be so after its members were read again: one retry.
-    Step("bind", _bind, check=_is_bound, attempts=2),
+    BIND,
     Step("begin", _begin),
     Step("reset", _reset),
     Step("plant", _plant),

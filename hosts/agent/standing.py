@@ -1,29 +1,59 @@
-"""What the worker answers to `leasehold-host status` and `leasehold-host journal`."""
+"""What is answered to the `leasehold-host` commands: by the running worker, or from its journal."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hosts.agent.control_socket import Answer
-from hosts.agent.inventory import worker_version
+import msgspec
+
+from hosts.agent.check_up import ask_hypervisor, check_up
+from hosts.agent.control_socket import Answer, Refused
+from hosts.agent.inventory import take_inventory, worker_version
+from hosts.agent.orders import Action, OrderRefused, follow, order
 from hosts.agent.plans import Plan
-from hosts.agent.rig import Rig
+from hosts.agent.rig import Books, Rig
 
 PLANS_SHOWN = 50
+PLANS_AT_MOST = 1000
 
 
 def answers(rig: Rig) -> Mapping[str, Answer]:
     """The questions that the control socket understands."""
-    return {"status": lambda: status(rig), "journal": lambda: journal(rig)}
+    return {
+        "status": lambda _: iter([status(rig)]),
+        "journal": lambda asked: iter([journal(rig, asked.get("count", PLANS_SHOWN))]),
+        "inventory": lambda _: iter([msgspec.to_builtins(take_inventory(rig))]),
+        "doctor": lambda _: iter([doctor(rig)]),
+        "scrub": lambda asked: carry_out(rig, "scrub", **asked),
+        "reset": lambda asked: carry_out(rig, "reset", **asked),
+    }
 
 
-def status(rig: Rig) -> dict[str, Any]:
+def doctor(rig: Rig) -> Any:
+    """Everything that is found now."""
+    found = check_up(rig.config, rig.bus, ask_hypervisor(rig.config.libvirt_uri, rig.hypervisor))
+    return msgspec.to_builtins(found)
+
+
+def carry_out(rig: Rig, action: Action, *, address: str, by: str) -> Iterator[Any]:
+    """Order it, and say how it goes. It goes on whether anybody listens or not."""
+    try:
+        plan_id = order(rig, action, address, by=by)
+    except OrderRefused as error:
+        raise Refused(str(error), error.hint) from error
+    yield {"ordered": plan_id}
+    yield from follow(rig, plan_id)
+
+
+def status(rig: Books) -> dict[str, Any]:
     """Where the host stands."""
     with rig.journal.transaction():
         return {
             "host": rig.config.host,
+            "portal": rig.config.portal,
             "version": worker_version(),
+            "protocol": rig.spool.spoken,
             "journal_id": str(rig.journal.journal_id),
             "reports_waiting": rig.spool.size(),
             "plans": [_plan(plan) for plan in rig.plans.open()],
@@ -49,9 +79,11 @@ def status(rig: Rig) -> dict[str, Any]:
         }
 
 
-def journal(rig: Rig) -> list[dict[str, Any]]:
+def journal(rig: Books, count: object) -> list[dict[str, Any]]:
     """The latest plans, the newest first."""
-    return [_plan(plan) for plan in rig.plans.latest(PLANS_SHOWN)]
+    if not isinstance(count, int) or not 0 < count <= PLANS_AT_MOST:
+        raise Refused(f"Between 1 and {PLANS_AT_MOST} plans can be shown.")
+    return [_plan(plan) for plan in rig.plans.latest(count)]
 
 
 def _plan(plan: Plan) -> dict[str, Any]:
@@ -63,4 +95,7 @@ def _plan(plan: Plan) -> dict[str, Any]:
         "state": plan.state,
         "next_step": plan.step,
         "attempt": plan.attempt,
+        "failure": plan.failure,
+        "added_at": plan.added_at and plan.added_at.isoformat(),
+        "ended_at": plan.ended_at and plan.ended_at.isoformat(),
     }

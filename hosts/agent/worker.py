@@ -6,7 +6,6 @@ import logging
 import signal
 import threading
 from contextlib import ExitStack
-from datetime import UTC, datetime
 
 from hosts.agent.acceptance import Acceptance
 from hosts.agent.config import Config
@@ -22,8 +21,8 @@ from hosts.agent.journal import Journal
 from hosts.agent.loop import Loop
 from hosts.agent.receiver import Receiver, make_app, register_delivery
 from hosts.agent.reconcile import read_boot_id, reconcile
-from hosts.agent.rig import make_rig
-from hosts.agent.spool import Clock
+from hosts.agent.rig import make_rig, open_books
+from hosts.agent.spool import Clock, utc_now
 from hosts.agent.standing import answers
 from hosts.agent.suspend import suspend_machines
 from hosts.agent.watch import Watch
@@ -32,10 +31,6 @@ from hosts.protocol.signing import COMMAND, REPORT, Signer, Verifier, key_id, ve
 log = logging.getLogger(__name__)
 
 STOP_SECONDS = 10.0
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 class Worker:
@@ -57,14 +52,13 @@ class Worker:
         self._failed = False
         self._loop = Loop()
         relays = ConsoleRelays(self._loop)
-        self.rig = make_rig(
+        books = open_books(
             config=config,
             clock=clock,
             journal=Journal(config.journal_path),
             signer=Signer(identity.signing, REPORT),
-            hardware=hardware,
-            close_consoles=relays.close_lease,
         )
+        self.rig = make_rig(books, hardware, close_consoles=relays.close_lease)
         self._executor = Executor(self.rig, PLAN_KINDS, on_boundary=on_boundary, on_death=self._die)
         desk = ConsoleDesk(self.rig, relays, identity.sealing)
         self._acceptance = Acceptance(self.rig, _command_verifier(config), open_console=desk.open)

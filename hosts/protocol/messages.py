@@ -239,6 +239,27 @@ class GpuFailed(Message, frozen=True, kw_only=True, tag="gpu-failed"):
     missing: bool = False
 
 
+class Ordered(Message, frozen=True, kw_only=True, tag="ordered"):
+    """Somebody on the host has ordered this for a GPU that nobody uses; until it is over it is not clean."""
+
+    SINCE = 2
+
+    gpu_id: UUID
+    tenure: Counter
+    action: Literal["scrub", "reset"]
+    by: Short
+
+
+class GpuReset(Message, frozen=True, kw_only=True, tag="gpu-reset"):
+    """The GPU was reset by order. That proves nothing about its memory: it stays dirty."""
+
+    SINCE = 2
+
+    gpu_id: UUID
+    tenure: Counter
+    record: ResetRecord
+
+
 class ConsoleClosed(Message, frozen=True, kw_only=True, tag="console-closed"):
     """The relay of this console session has ended."""
 
@@ -261,7 +282,7 @@ class Inventory(Message, frozen=True, kw_only=True, tag="inventory"):
 
 
 MachineEvent = MachineRunning | MachineStopped | MachineGone | ProvisionFailed
-GpuEvent = ScrubStarted | Scrubbed | GpuFailed
+GpuEvent = ScrubStarted | Scrubbed | GpuFailed | Ordered | GpuReset
 Event = Accepted | Refused | StepReport | MachineEvent | GpuEvent | ConsoleClosed | Inventory | CheckUp
 
 

@@ -224,6 +224,26 @@ def _inventory(
     return inventory.take(host, event, at=report.occurred_at, now=now)
 
 
+def _ordered(host: Host, report: m.Report, event: m.Ordered, stored: ReceivedReport, now: datetime) -> str:
+    return scrubs.doubt(host, report, event, now=now)
+
+
+def _gpu_reset(host: Host, report: m.Report, event: m.GpuReset, stored: ReceivedReport, now: datetime) -> str:
+    gpu = gpu_of(host, event.gpu_id)
+    record(
+        action="gpu.reset",
+        actor=Actor.of_host(host),
+        subject=f"gpu:{gpu.pk}",
+        effective_at=report.occurred_at,
+        now=now,
+        host=host.name,
+        address=gpu.address,
+        reason=f"{event.record.method} ({event.record.scope})",
+        attempts=event.record.attempts,
+    )
+    return APPLIED
+
+
 def _checked_up(host: Host, report: m.Report, event: m.CheckUp, stored: ReceivedReport, now: datetime) -> str:
     HostCheckUp.objects.update_or_create(
         host=host,
@@ -249,6 +269,8 @@ _HANDLERS: dict[type[m.Event], Handler] = {
     m.Scrubbed: _scrubbed,
     m.GpuFailed: _gpu_failed,
     m.ConsoleClosed: _console_closed,
+    m.Ordered: _ordered,
+    m.GpuReset: _gpu_reset,
     m.Inventory: _inventory,
     m.CheckUp: _checked_up,
 }

@@ -11,6 +11,7 @@ from hosts.protocol import messages as m
 from hosts.protocol.first_evidence import without_summary
 from leasing import holds, outbox, tidings
 from leasing.actors import Actor
+from leasing.audit.log import record
 from leasing.goals import scrub_policy
 from leasing.locking import locked
 from leasing.models import Lease, ScrubRecord
@@ -19,6 +20,7 @@ from leasing.reasons import because
 from leasing.reports.subjects import gpu_of, lease_of
 from leasing.states.gpu import GpuEvent, GpuState
 from leasing.states.lease import LeaseEvent, LeaseState
+from leasing.timing import SCRUB_DEADLINE
 from leasing.transitions import apply_gpu_event, apply_lease_event
 
 MIB = 2**20
@@ -74,6 +76,41 @@ def give_up(host: Host, report: m.Report, event: m.GpuFailed, *, now: datetime) 
         return f"stale: tenure {event.tenure}, now {gpu.tenure}"
     reason = f"{event.step}: {event.reason}"
     take_out(gpu, host, missing=event.missing, reason=reason, at=report.occurred_at, now=now)
+    return "applied"
+
+
+def doubt(host: Host, report: m.Report, event: m.Ordered, *, now: datetime) -> str:
+    """Somebody on the host has ordered something for a GPU: a clean one is not known to be so any more.
+
+    A scrub's evidence is waited for; after a reset an intake is ordered.
+    """
+    gpu = gpu_of(host, event.gpu_id)
+    record(
+        action="gpu.order",
+        actor=Actor.of_host(host),
+        subject=f"gpu:{gpu.pk}",
+        effective_at=report.occurred_at,
+        now=now,
+        host=host.name,
+        address=gpu.address,
+        order=event.action,
+        by=event.by,
+        reason=f"{event.action}, by {event.by}",
+    )
+    if gpu.tenure != event.tenure or gpu.state not in (GpuState.CLEAN, GpuState.DIRTY):
+        return f"stale: tenure {event.tenure}, now {gpu.tenure}, {gpu.state}"
+    if gpu.state == GpuState.CLEAN:
+        gpu = apply_gpu_event(
+            gpu_id=gpu.pk,
+            event=GpuEvent.DISTRUST,
+            actor=Actor.of_host(host),
+            effective_at=report.occurred_at,
+            now=now,
+            reason=f"A {event.action} was ordered on the host by {event.by}.",
+        )
+    if event.action == "scrub":
+        gpu.scrub_expected_by = now + SCRUB_DEADLINE
+        gpu.save(update_fields=["scrub_expected_by"])
     return "applied"
 
 

@@ -18,6 +18,7 @@ from django.conf import settings
 from django.core.management import call_command
 from django.utils import timezone
 
+from hosts.agent.config import Enrolment, write_enrolment
 from hosts.models import Gpu, Host
 from leasing import enrolment
 from leasing.actors import SYSTEM
@@ -169,11 +170,15 @@ class Demo:
 
     def _write_config(self, access: enrolment.HostAccess) -> None:
         socket = self.var / "broker.sock"
+        enrolment = Enrolment(
+            host=HOST,
+            portal=self.url,
+            broker_url=f"redis+socket://{access.broker_user}:{access.broker_password}@{socket}",
+            control_keys=(access.control_key,),
+        )
+        write_enrolment(self._folder("host") / "enrolment.json", enrolment)
         text = {
-            "host": HOST,
             "state_directory": str(self._folder("host")),
-            "broker_url": f"redis+socket://{access.broker_user}:{access.broker_password}@{socket}",
-            "control_keys": [access.control_key],
             "images_directory": str(self.var / "images"),
             "libvirt_uri": f"qemu:///embed?root={self._folder('libvirt')}",
             "domain_type": "qemu",

@@ -23,7 +23,7 @@ from hosts.agent.hardware import Hardware
 from hosts.agent.host_plans import PLAN_KINDS
 from hosts.agent.journal import Journal
 from hosts.agent.reconcile import reconcile
-from hosts.agent.rig import Rig, make_rig
+from hosts.agent.rig import Rig, make_rig, open_books
 from hosts.agent.scrubbers import load_scrubbers
 from hosts.agent.simulated import SimulatedBus, demo_topology
 from hosts.agent.spool import Origin
@@ -125,6 +125,7 @@ class Box:
         self.consoles: list[tuple[OpenConsole, Origin]] = []
         self.config = Config(
             host=HOST,
+            portal="https://portal.example",
             state_directory=directory / "state",
             broker_url="memory://",
             control_keys=(public_hex(self.control.key),),
@@ -143,14 +144,13 @@ class Box:
             hypervisor=self.machines,
             scrubbers=load_scrubbers(),
         )
-        self.rig: Rig = make_rig(
+        books = open_books(
             config=self.config,
             clock=lambda: self.now,
             journal=Journal(self.config.journal_path),
             signer=Signer(self.signing, REPORT),
-            hardware=hardware,
-            close_consoles=self.closed_leases.append,
         )
+        self.rig: Rig = make_rig(books, hardware, close_consoles=self.closed_leases.append)
         keys = {key_id(self.control.key.verify_key): self.control.key.verify_key}
         self.acceptance = Acceptance(
             self.rig,

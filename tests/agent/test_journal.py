@@ -11,8 +11,7 @@ from nacl.signing import SigningKey
 
 from hosts.agent.journal import Journal, JournalError
 from hosts.agent.plans import Plan, Plans, gpu_lock, lease_lock, runnable
-from hosts.agent.spool import Origin, Spool
-from hosts.agent.worker import utc_now
+from hosts.agent.spool import Origin, Spool, utc_now
 from hosts.protocol.codec import decode_report
 from hosts.protocol.messages import Accepted, Inspect
 from hosts.protocol.signing import COMMAND, REPORT, ForgedMessage, Signer, Verifier, key_id
@@ -127,7 +126,7 @@ def test_a_commit_that_fails_leaves_no_transaction_behind(tmp_path: Path) -> Non
 def test_what_is_over_is_forgotten_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hosts.agent.plans.KEPT_AT_MOST", 3)
     journal = Journal(tmp_path / "journal")
-    table = Plans(journal)
+    table = Plans(journal, clock=utc_now)
     for number in range(1, 11):
         table.add("inspect", Inspect(), ORIGIN, lease_id=None, locks=())
         if number != 2:
@@ -163,7 +162,7 @@ def test_a_report_is_signed_as_a_report(tmp_path: Path) -> None:
 
 def plans(tmp_path: Path, *locks: set[str]) -> list[Plan]:
     journal = Journal(tmp_path / "journal")
-    table = Plans(journal)
+    table = Plans(journal, clock=utc_now)
     for wanted in locks:
         table.add("inspect", Inspect(), ORIGIN, lease_id=None, locks=wanted)
     found = table.open()

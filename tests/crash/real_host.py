@@ -22,6 +22,7 @@ from celery import Celery
 from kombu import Queue
 from nacl.signing import VerifyKey
 
+from hosts.agent.config import Enrolment, write_enrolment
 from hosts.agent.identity import Identity, create_identity
 from hosts.agent.simulated import SimulatedBus, demo_topology, memory_file
 from hosts.protocol.broker import broker_acl, broker_user
@@ -109,10 +110,7 @@ class RealHost:
         broker: Any = self._broker
         broker.execute_command("ACL", "SETUSER", *broker_acl(HOST, digest))
         settings = {
-            "host": HOST,
             "state_directory": str(self.directory / "state"),
-            "broker_url": f"redis://{broker_user(HOST)}:{PASSWORD}@127.0.0.1:{server.port}/0",
-            "control_keys": [bytes(self.control.key.verify_key).hex()],
             "images_directory": str(self.directory / "images"),
             "libvirt_uri": f"qemu:///embed?root={self.directory / 'libvirt'}",
             "domain_type": "qemu",
@@ -121,6 +119,13 @@ class RealHost:
             "resend_seconds": 1.0,
             "watch_seconds": 0.5,
         }
+        enrolment = Enrolment(
+            host=HOST,
+            portal="https://portal.example",
+            broker_url=f"redis://{broker_user(HOST)}:{PASSWORD}@127.0.0.1:{server.port}/0",
+            control_keys=(bytes(self.control.key.verify_key).hex(),),
+        )
+        write_enrolment(self.directory / "state" / "enrolment.json", enrolment)
         path = self.directory / "host.toml"
         path.touch(mode=0o600)
         path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()))

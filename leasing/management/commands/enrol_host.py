@@ -1,4 +1,4 @@
-"""`manage.py enrol_host`: trust a hypervisor's keys and print the lines that its configuration needs."""
+"""`manage.py enrol_host`: trust a hypervisor's keys and print what it is told at its enrolment."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from leasing.errors import DomainError
 class PublicHalves(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What `leasehold-host init` prints. The keys are hex."""
 
-    host: str
     signing_key: str
     sealing_key: str
 
 
 class Command(BaseCommand):
-    help = "Trust the host whose `leasehold-host init` wrote FILE, and print the lines for its host.toml."
+    help = "Trust the host whose `leasehold-host init` wrote FILE, and print its enrolment.json."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("name", help="what the host is called")
         parser.add_argument("file", type=Path, help="the output of `leasehold-host init`; - reads it here")
         parser.add_argument("--broker", default="", help="the broker's URL as the host reaches it")
         parser.add_argument("--simulated", action="store_true", help="its GPUs are not real")
@@ -40,21 +40,26 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        halves = _read(options["file"])
+        name, halves = options["name"], _read(options["file"])
         now = timezone.now()
         try:
-            access = _renew(halves, now) if options["renew"] else _enrol(halves, options["simulated"], now)
+            access = (
+                _renew(name, halves, now)
+                if options["renew"]
+                else _enrol(name, halves, options["simulated"], now)
+            )
         except enrolment.BrokerRefused as error:
             raise CommandError(f"{error} Once it answers, run this with --renew.") from error
         except DomainError as error:
             raise CommandError(str(error)) from error
         lines = {
-            "host": halves.host,
+            "host": options["name"],
+            "portal": settings.SITE_URL,
             "broker_url": broker_url(options["broker"] or settings.BROKER_URL, access),
             "control_keys": [access.control_key],
         }
-        self.stdout.write(msgspec.toml.encode(lines).decode(), ending="")
-        self.stderr.write("The password is shown this once. Keep host.toml private: chmod 600.")
+        self.stdout.write(msgspec.json.encode(lines).decode())
+        self.stderr.write("The password is shown this once. Keep enrolment.json private: chmod 600.")
 
 
 def broker_url(base: str, access: enrolment.HostAccess) -> str:
@@ -74,10 +79,10 @@ def _read(path: Path) -> PublicHalves:
         raise CommandError(f"{path} is not what `leasehold-host init` prints: {error}.") from error
 
 
-def _enrol(halves: PublicHalves, simulated: bool, now: datetime) -> enrolment.HostAccess:
+def _enrol(name: str, halves: PublicHalves, simulated: bool, now: datetime) -> enrolment.HostAccess:
     _, access = enrolment.enrol_host(
         actor=SYSTEM,
-        name=halves.host,
+        name=name,
         signing_key=halves.signing_key,
         sealing_key=halves.sealing_key,
         simulated=simulated,
@@ -86,8 +91,8 @@ def _enrol(halves: PublicHalves, simulated: bool, now: datetime) -> enrolment.Ho
     return access
 
 
-def _renew(halves: PublicHalves, now: datetime) -> enrolment.HostAccess:
-    host = Host.objects.filter(name=halves.host, signing_key=halves.signing_key).first()
+def _renew(name: str, halves: PublicHalves, now: datetime) -> enrolment.HostAccess:
+    host = Host.objects.filter(name=name, signing_key=halves.signing_key).first()
     if host is None:
-        raise CommandError(f"No host “{halves.host}” with these keys is enrolled.")
+        raise CommandError(f"No host “{name}” with these keys is enrolled.")
     return enrolment.grant_access(actor=SYSTEM, host=host, now=now)
