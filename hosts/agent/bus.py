@@ -101,6 +101,14 @@ class MemoryWindow(Protocol):
         """Where the range first differs from `byte`, or None."""
 
 
+class Registers(MemoryWindow, Protocol):
+    """A card's registers, mapped writable; each access to one is a single one of 32 bits."""
+
+    def read32(self, offset: int) -> int: ...
+
+    def write32(self, offset: int, value: int) -> None: ...
+
+
 class PciBus(Protocol):
     """What can be done to cards. Every method may raise BusError; none blocks for ever."""
 
@@ -119,11 +127,11 @@ class PciBus(Protocol):
     def card(self, address: str) -> Card:
         """One card, read anew. CardMissing if nothing is there."""
 
-    def is_alive(self, card: Card) -> bool:
-        """Every function answers in configuration space."""
+    def dead_because(self, card: Card) -> str:
+        """Why the card seems dead: a function that does not answer, registers that read ones; or empty."""
 
     def is_bound(self, card: Card) -> bool:
-        """Every endpoint of the IOMMU group is on vfio-pci, and the group is viable."""
+        """Every endpoint is on vfio-pci and kept awake and from harmful resets, and the group is viable."""
 
     def bind(self, card: Card) -> None:
         """Give every function to vfio-pci and verify it. Idempotent. CardBusy if the host uses the card."""
@@ -135,7 +143,10 @@ class PciBus(Protocol):
         """The reset ladder that this card offers, gentlest scope that is known to work first."""
 
     def memory(self, card: Card) -> AbstractContextManager[MemoryWindow]:
-        """The card's memory, mapped for the time of the context; memory decoding is switched on first."""
+        """The best way to the card's memory, for the time of the context; decoding is switched on first."""
+
+    def registers(self, card: Card) -> AbstractContextManager[Registers]:
+        """The card's first BAR, as `memory`."""
 
     def fingerprint(self, card: Card) -> Fingerprint:
         """Identity, firmware and modes, read from the card now."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -16,14 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from hosts.agent import vfio
+from hosts.agent.stuck import end, reap_stuck
 
-REAP_SECONDS = 2.0
 Writes = Sequence[tuple[str, str]]
-_stuck: list[subprocess.Popen[bytes]] = []
-
-
-class ChildStuckError(Exception):
-    """The child outlived its kill signal: the kernel is wedged."""
 
 
 def write_each(writes: Writes) -> None:
@@ -73,31 +67,9 @@ def call(
     try:
         answer, complaint = child.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        _end(child, kill)
+        end(child, kill=kill)
         raise TimeoutError(f"no answer within {seconds:g} s") from None
     _raise_answer(answer, complaint, child.returncode)
-
-
-def _end(child: subprocess.Popen[bytes], kill: Callable[[int, int], None]) -> None:
-    kill(child.pid, signal.SIGKILL)
-    try:
-        child.communicate(timeout=REAP_SECONDS)
-    except subprocess.TimeoutExpired:
-        _close_pipes(child)
-        _stuck.append(child)
-        raise ChildStuckError(f"process {child.pid} cannot be killed") from None
-
-
-def _close_pipes(child: subprocess.Popen[bytes]) -> None:
-    for pipe in (child.stdout, child.stderr):
-        if pipe is not None:
-            pipe.close()
-
-
-def reap_stuck() -> int:
-    """How many children are stuck for good; those whose kernel call has come back after all are reaped."""
-    _stuck[:] = [child for child in _stuck if child.poll() is None]
-    return len(_stuck)
 
 
 def _raise_answer(answer: bytes, complaint: bytes, status: int) -> None:

@@ -22,7 +22,7 @@ _memcmp.restype = ctypes.c_int
 
 
 class MappedWindow:
-    """A MemoryWindow over a shared mapping. `close` it before the mapping."""
+    """Memory or registers over a shared mapping. `close` it before the mapping."""
 
     name = "bar"
     is_fast = True
@@ -58,9 +58,22 @@ class MappedWindow:
                 return start + size - len(seen.lstrip(wanted[:1]))
         return None
 
+    def read32(self, offset: int) -> int:
+        self._check(offset, 4)
+        return ctypes.c_uint32.from_address(self._address + offset).value
+
+    def write32(self, offset: int, value: int) -> None:
+        self._check(offset, 4)
+        ctypes.c_uint32.from_address(self._address + offset).value = value
+
     def _check(self, offset: int, length: int) -> None:
-        if offset < 0 or length < 0 or offset + length > self.size:
-            raise ValueError(f"{length} bytes at {offset} are not inside {self.size} bytes of memory.")
+        check_range(offset, length, self.size)
+
+
+def check_range(offset: int, length: int, size: int) -> None:
+    """ValueError unless the range lies inside memory of that size."""
+    if offset < 0 or length < 0 or offset + length > size:
+        raise ValueError(f"{length} bytes at {offset} are not inside {size} bytes of memory.")
 
 
 def _blocks(offset: int, length: int, step: int) -> Iterator[tuple[int, int]]:

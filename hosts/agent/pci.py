@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from hosts.agent import known_bad
+
 DEVICES = "sys/bus/pci/devices"
 GROUPS = "sys/kernel/iommu_groups"
 DISPLAY_CLASS = 0x03
 BRIDGE_CLASS = 0x06
 _MEMORY, _PREFETCHABLE, _UNASSIGNED = 0x200, 0x2000, 0x20000000
 _SERIAL_NUMBER_CAPABILITY = 0x0003
+_LIFELESS = ("D3cold", "unknown", "error")
 _CLASS_NAMES = {
     0x0108: "NVMe controller",
     0x0200: "Ethernet controller",
@@ -73,8 +76,39 @@ class PciFunction:
 
     @property
     def is_alive(self) -> bool:
+        """It answers in configuration space."""
         identity = self.config(4)
         return len(identity) == 4 and identity != b"\xff" * 4 and self.header_type != 0x7F
+
+    @property
+    def dead_because(self) -> str:
+        """Why the function, which nobody lets sleep, seems to be dead; or empty."""
+        if not self.is_alive:
+            return "configuration space does not answer"
+        power = self.text("power_state")
+        return f"its power state is {power}" if power in _LIFELESS else ""
+
+    @property
+    def forbidden_resets(self) -> frozenset[str]:
+        """Methods that this card must not be reset by, as in `reset_method`."""
+        return known_bad.forbidden(self.ids)
+
+    @property
+    def permitted_resets(self) -> str:
+        """What is left of its `reset_method`."""
+        methods = self.text("reset_method").split()
+        return " ".join(method for method in methods if method not in self.forbidden_resets)
+
+    @property
+    def resets_by_itself(self) -> bool:
+        """Whether the kernel has a way to reset this function alone that does it no harm."""
+        if not (self.path / "reset").exists():
+            return False
+        if not (
+            self.path / "reset_method"
+        ).exists():  # a kernel before 5.15, which cannot be told what to use
+            return not self.forbidden_resets
+        return bool(self.permitted_resets)
 
     @property
     def driver(self) -> str:

@@ -5,15 +5,21 @@ A reset does not scrub; it puts firmware and engines into a known state before a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from hosts.agent.bus import BusError, Card, CardBusy, PciBus, ResetFailed, ResetRung, Wedged
 from hosts.protocol.messages import ResetRecord
 
 _LONGEST_FAILURE = 200
+# A card may need a moment after its reset before it answers.
+ANSWER_SECONDS = 5.0
+POLL_SECONDS = 0.1
 
 
-def climb(bus: PciBus, card: Card, *, clock: Callable[[], float]) -> ResetRecord:
+def climb(
+    bus: PciBus, card: Card, *, clock: Callable[[], float], sleep: Callable[[float], None] = time.sleep
+) -> ResetRecord:
     """Reset the card. `clock` counts seconds.
 
     CardBusy if somebody has it open; ResetFailed, with every rung's failure, if no rung worked; Wedged at
@@ -24,7 +30,7 @@ def climb(bus: PciBus, card: Card, *, clock: Callable[[], float]) -> ResetRecord
     started = clock()
     failures: list[str] = []
     for rung in bus.reset_rungs(card):
-        failure = _try(bus, card, rung)
+        failure = _try(bus, card, rung, clock, sleep)
         if failure is None:
             return _record(rung, failures, seconds=clock() - started)
         failures.append(f"{rung.method}: {failure}"[:_LONGEST_FAILURE])
@@ -42,12 +48,14 @@ def _record(rung: ResetRung, failures: list[str], *, seconds: float) -> ResetRec
     )
 
 
-def _try(bus: PciBus, card: Card, rung: ResetRung) -> str | None:
+def _try(
+    bus: PciBus, card: Card, rung: ResetRung, clock: Callable[[], float], sleep: Callable[[float], None]
+) -> str | None:
     """Why the rung did not work, or None."""
     try:
         rung.run()
-        if not bus.is_alive(card):
-            return "configuration space does not answer afterwards."
+        if because := _dead_after_a_while(bus, card, clock, sleep):
+            return f"it is dead afterwards: {because}."
         if not bus.is_bound(card):
             return "it is no longer in VFIO's hands afterwards."
     except Wedged:
@@ -55,3 +63,13 @@ def _try(bus: PciBus, card: Card, rung: ResetRung) -> str | None:
     except BusError as error:
         return str(error)
     return None
+
+
+def _dead_after_a_while(
+    bus: PciBus, card: Card, clock: Callable[[], float], sleep: Callable[[float], None]
+) -> str:
+    """Why the card still seems dead when it has had its time to answer; or empty."""
+    deadline = clock() + ANSWER_SECONDS
+    while (because := bus.dead_because(card)) and clock() < deadline:
+        sleep(POLL_SECONDS)
+    return because

@@ -1,4 +1,4 @@
-"""Which scrubbers may run on this host: the built-in one, and plug-ins that root has put on a list.
+"""Which scrubbers may run on this host: the built-in ones, and plug-ins that root has put on a list.
 
 The list is TOML, owned by root and writable by nobody else:
 
@@ -22,8 +22,9 @@ from typing import Any
 
 import msgspec
 
-from hosts.agent import bar
+from hosts.agent import bar, nvidia
 from hosts.agent.bar import BarScrubber
+from hosts.agent.nvidia import FirmwareClear
 from hosts.agent.scrubber import Scrubber
 
 
@@ -50,13 +51,19 @@ class _AllowList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def load_scrubbers(allow_list: Path | None = None) -> dict[str, Installed]:
     """Scrubbers by name. UntrustedScrubber unless the whole list, if there is one, is in order."""
-    built_in = Installed(BarScrubber(), hashlib.sha256(Path(bar.__file__).read_bytes()).hexdigest())
-    found = {BarScrubber.name: built_in}
+    found = {
+        BarScrubber.name: Installed(BarScrubber(), _digest(Path(bar.__file__))),
+        FirmwareClear.name: Installed(FirmwareClear(), _digest(Path(nvidia.__file__))),
+    }
     for name, entry in _read(allow_list).scrubbers.items() if allow_list else ():
         if name in found:
             raise UntrustedScrubber(f"{name!r} is built in and cannot be replaced.")
         found[name] = Installed(_load(name, entry), entry.sha256)
     return found
+
+
+def _digest(source: Path) -> str:
+    return hashlib.sha256(source.read_bytes()).hexdigest()
 
 
 def _read(path: Path) -> _AllowList:

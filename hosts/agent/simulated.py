@@ -6,23 +6,23 @@ read, and faults injected, by another process. A reset does not scrub here eithe
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 from lxml import etree
 
+from hosts.agent import nvidia
 from hosts.agent.bus import (
     BusError,
     Card,
     CardBusy,
     CardMissing,
     MemoryWindow,
+    Registers,
     ResetFailed,
     ResetRung,
     Wedged,
@@ -31,153 +31,22 @@ from hosts.agent.doctor.facts import CardFacts
 from hosts.agent.doctor.simulated_facts import simulated_facts
 from hosts.agent.fragments import emulated_display, root_port
 from hosts.agent.memory import MappedWindow, mapped
+from hosts.agent.simulated_nvidia import SimulatedRegisters
+from hosts.agent.simulated_state import CardState as CardState
+from hosts.agent.simulated_state import Fault as Fault
+from hosts.agent.simulated_state import Kind as Kind
+from hosts.agent.simulated_state import Operation, Store
+from hosts.agent.simulated_state import SimulatedCard as SimulatedCard
+from hosts.agent.simulated_state import State as State
+from hosts.agent.simulated_state import clear_faults as clear_faults
+from hosts.agent.simulated_state import demo_topology as demo_topology
+from hosts.agent.simulated_state import inject as inject
+from hosts.agent.simulated_state import memory_file as memory_file
+from hosts.agent.simulated_state import read_state as read_state
 from hosts.protocol.messages import Fingerprint
 
-MIB = 1024 * 1024
 VFIO_DRIVER = "vfio-pci"
 RESIDUE = b"residue of the last tenant / "
-
-Operation = Literal["bind", "reset", "memory", "config", "card", "fingerprint", "holders"]
-Kind = Literal[
-    "error", "hang", "lie", "vanish", "wrong-identity", "enotty", "stale", "stuck", "partial", "busy"
-]
-
-
-class Fault(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that goes wrong with one card, `times` times (0: until cleared).
-
-    bind: error, hang (Wedged after `seconds`), lie (nothing happens, no error), vanish.
-    reset: as bind, and wrong-identity (comes back as another card), enotty and stale (the sysfs rung only);
-    `rung` confines it to one rung of the ladder.
-    memory, once per mapping: error (cannot be mapped), stuck (ignores writes), partial (last eighth does).
-    config: error (reads ff). card: vanish. fingerprint: wrong-identity. holders: busy.
-    """
-
-    operation: Operation
-    address: str
-    kind: Kind = "error"
-    times: int = 1
-    rung: str = ""
-    seconds: float = 0.0
-
-
-class SimulatedCard(msgspec.Struct, frozen=True, kw_only=True):
-    """What a simulated card is; nothing here changes."""
-
-    address: str
-    functions: tuple[str, ...]
-    iommu_group: int
-    name: str
-    memory_bytes: int
-    numa_node: int
-    fingerprint: Fingerprint
-    host_driver: str = "simdrm"
-    refusal: str = ""
-
-
-class CardState(msgspec.Struct, kw_only=True):
-    """What has become of a simulated card. `tenants` counts how often it was given to a machine."""
-
-    drivers: dict[str, str]
-    present: bool = True
-    other_identity: bool = False
-    tenants: int = 0
-    resets: int = 0
-    reset_methods_renewed: int = 0
-
-
-class State(msgspec.Struct, kw_only=True):
-    """The whole bus."""
-
-    topology: tuple[SimulatedCard, ...]
-    cards: dict[str, CardState]
-    faults: list[Fault] = []
-
-
-def demo_topology(memory_bytes: int = 64 * MIB) -> tuple[SimulatedCard, ...]:
-    """Four GPUs of two models on two NUMA nodes, each with its audio function."""
-    models = ("Simulated A6000", "1234:a600"), ("Simulated L40", "1234:0140")
-    return tuple(
-        _demo_card(number, *models[number // 2], numa_node=number % 2, memory_bytes=memory_bytes)
-        for number in range(4)
-    )
-
-
-def _demo_card(number: int, name: str, ids: str, *, numa_node: int, memory_bytes: int) -> SimulatedCard:
-    slot = f"0000:{0x41 + number * 0x10:02x}:00"
-    fingerprint = Fingerprint(
-        vendor_device=ids,
-        subsystem="1234:0001",
-        serial=f"SIM{number:05d}",
-        firmware="revision 01",
-        rom_sha256=f"{0x5EED + number:064x}",
-        modes="ecc=on",
-    )
-    return SimulatedCard(
-        address=f"{slot}.0",
-        functions=(f"{slot}.0", f"{slot}.1"),
-        iommu_group=20 + number,
-        name=name,
-        memory_bytes=memory_bytes,
-        numa_node=numa_node,
-        fingerprint=fingerprint,
-    )
-
-
-class _Store:
-    """The state file. Changes are serialized between threads and processes; readers see whole states."""
-
-    def __init__(self, directory: Path) -> None:
-        self._file = directory / "state.json"
-        self._lock = directory / "lock"
-
-    def create(self, topology: Sequence[SimulatedCard], host_drivers: dict[str, CardState]) -> None:
-        with self._exclusive():
-            if not self._file.exists():
-                self._replace(State(topology=tuple(topology), cards=host_drivers))
-
-    def read(self) -> State:
-        return msgspec.json.decode(self._file.read_bytes(), type=State)
-
-    @contextmanager
-    def changed(self) -> Iterator[State]:
-        with self._exclusive():
-            state = self.read()
-            yield state
-            self._replace(state)
-
-    def _replace(self, state: State) -> None:
-        fresh = self._file.with_suffix(".new")
-        fresh.write_bytes(msgspec.json.format(msgspec.json.encode(state)))
-        fresh.replace(self._file)
-
-    @contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        with self._lock.open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
-
-def inject(directory: Path, fault: Fault) -> None:
-    """Let the fault happen, in whichever process uses the bus."""
-    with _Store(directory).changed() as state:
-        state.faults.append(fault)
-
-
-def clear_faults(directory: Path) -> None:
-    """Faults that have not happened yet will not. What has happened stays."""
-    with _Store(directory).changed() as state:
-        state.faults.clear()
-
-
-def read_state(directory: Path) -> State:
-    """The bus as it is now, for a test or a second process."""
-    return _Store(directory).read()
-
-
-def memory_file(directory: Path, address: str) -> Path:
-    """The file that holds what is in the card's memory."""
-    return directory / "memory" / address
 
 
 class SimulatedBus:
@@ -188,7 +57,7 @@ class SimulatedBus:
     def __init__(self, directory: Path, topology: Sequence[SimulatedCard] | None = None) -> None:
         (directory / "memory").mkdir(mode=0o700, parents=True, exist_ok=True)
         self._directory = directory
-        self._store = _Store(directory)
+        self._store = Store(directory)
         cards = demo_topology() if topology is None else topology
         self._store.create(cards, {card.address: _as_booted(card) for card in cards})
         for card in self._store.read().topology:
@@ -211,12 +80,11 @@ class SimulatedBus:
         )
 
     def card(self, address: str) -> Card:
-        state = self._store.read()
-        model = next((model for model in state.topology if model.address == address), None)
         if self._strike("card", address):
             self._vanish(address)
-        if model is None or not self._is_present(address):
+        if not self._is_present(address):
             raise CardMissing(f"No display-class card is at {address}.")
+        state, model = self._store.read(), self._model(address)
         return Card(
             address=model.address,
             functions=model.functions,
@@ -228,8 +96,15 @@ class SimulatedBus:
             refusal=model.refusal,
         )
 
-    def is_alive(self, card: Card) -> bool:
-        return self._is_present(card.address) and not self._strike("config", card.address)
+    def dead_because(self, card: Card) -> str:
+        if not self._is_present(card.address):
+            return "it is gone from the bus"
+        if self._strike("config", card.address):
+            return "configuration space does not answer"
+        if nvidia.is_nvidia(card.fingerprint.vendor_device):
+            with self.registers(card) as registers:
+                return nvidia.dead_because(registers)
+        return ""
 
     def is_bound(self, card: Card) -> bool:
         self.card(card.address)
@@ -272,8 +147,23 @@ class SimulatedBus:
         fault = self._strike("memory", card.address)
         if fault and fault.kind == "error":
             raise BusError(f"The memory of {card.address} cannot be mapped: Invalid argument.")
+        if nvidia.is_nvidia(card.fingerprint.vendor_device):
+            with self.registers(card) as registers:
+                yield nvidia.RegisterWindow(registers)
+            return
         with mapped(memory_file(self._directory, card.address), card.memory_bytes) as window:
             yield _StuckWindow(window, _writable(window.size, fault))
+
+    @contextmanager
+    def registers(self, card: Card) -> Iterator[Registers]:
+        """Of NVIDIA's cards alone."""
+        model = self._model(card.address)
+        if not model.boot_0:
+            raise BusError(f"{card.address} has no registers that are simulated.")
+        is_dead = bool(self._strike("registers", card.address))
+        with mapped(memory_file(self._directory, card.address), card.memory_bytes) as memory:
+            cleared = self._store.read().cards[card.address].says_cleared
+            yield SimulatedRegisters(memory, boot_0=model.boot_0, says_cleared=cleared, is_dead=is_dead)
 
     def gpu_fragments(self, card: Card, *, slot: int) -> list[etree._Element]:
         """An emulated display; the card's memory now holds what a tenant might have left there."""
@@ -304,6 +194,17 @@ class SimulatedBus:
             now.resets += 1
             now.reset_methods_renewed += bool(fault and fault.kind == "stale")
             now.other_identity |= bool(fault and fault.kind == "wrong-identity")
+        if self._model(card.address).boot_0 and _LADDER[method] == "bus":
+            self._clear_by_firmware(card)
+
+    def _clear_by_firmware(self, card: Card) -> None:
+        """What NVIDIA's firmware does after a bus reset; it may fail to, or only say so."""
+        fault = self._strike("clear", card.address)
+        with self._store.changed() as state:
+            state.cards[card.address].says_cleared = not (fault and fault.kind == "error")
+        if fault is None:
+            with mapped(memory_file(self._directory, card.address), card.memory_bytes) as window:
+                window.fill(0, window.size, 0)
 
     def _suffer(self, fault: Fault | None, address: str, failure: type[BusError]) -> None:
         """Those kinds of faults that end an operation."""
@@ -317,6 +218,9 @@ class SimulatedBus:
             case "hang":
                 time.sleep(fault.seconds if fault else 0)
                 raise Wedged(f"The kernel hangs on {address} (simulated). The host has to be rebooted.")
+
+    def _model(self, address: str) -> SimulatedCard:
+        return next(model for model in self._store.read().topology if model.address == address)
 
     def _is_present(self, address: str) -> bool:
         state = self._store.read().cards.get(address)

@@ -5,73 +5,43 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import subprocess
 import threading
 import time
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Protocol
 
 from lxml import etree
 
-from hosts.agent import child, vfio
+from hosts.agent import nvidia
 from hosts.agent.bus import (
     BusError,
     Card,
     CardBusy,
     CardMissing,
     MemoryWindow,
+    Registers,
     ResetFailed,
     ResetRung,
-    Wedged,
 )
 from hosts.agent.doctor.card_reader import read_card
 from hosts.agent.doctor.facts import CardFacts
+from hosts.agent.far_memory import far_mapped
 from hosts.agent.fragments import hostdevs, root_port
 from hosts.agent.holders import holders
-from hosts.agent.memory import mapped
-from hosts.agent.pci import PciFunction, PciTree, read_text
+from hosts.agent.kernel import VFIO_DRIVER, Kernel, LinuxKernel, Writes, explained
+from hosts.agent.pci import Bar, PciFunction, PciTree, read_text
 from hosts.agent.refusals import refusal
 from hosts.protocol.messages import Fingerprint
 
 log = logging.getLogger(__name__)
 
-VFIO_DRIVER = "vfio-pci"
 BIND_SECONDS = 30.0
 RESET_SECONDS = 120.0
 RETURN_SECONDS = 10.0
 _COMMAND_REGISTER, _COMMAND_MEMORY = 4, 0x2
 # Cards that sleep in D3 are often found stuck there.
 _STAY_AWAKE = (("d3cold_allowed", "0"), ("power/control", "on"))
-
-
-class Kernel(Protocol):
-    """What only a kernel can do. Errors as in `child`: OSError, TimeoutError, ChildStuckError."""
-
-    def write(self, writes: child.Writes, *, seconds: float) -> None: ...
-
-    def hot_reset(self, group: Path, address: str, *, seconds: float) -> None: ...
-
-    def is_viable(self, group: Path) -> bool: ...
-
-    def load_vfio(self) -> None: ...
-
-
-class LinuxKernel:
-    """The running kernel; calls that may hang go through a child process."""
-
-    def write(self, writes: child.Writes, *, seconds: float) -> None:
-        child.write_in_child(writes, seconds=seconds)
-
-    def hot_reset(self, group: Path, address: str, *, seconds: float) -> None:
-        child.hot_reset_in_child(group, address, seconds=seconds)
-
-    def is_viable(self, group: Path) -> bool:
-        return vfio.is_viable(group)
-
-    def load_vfio(self) -> None:
-        subprocess.run(["modprobe", VFIO_DRIVER], check=False, capture_output=True, timeout=BIND_SECONDS)
 
 
 class SysfsBus:
@@ -90,6 +60,7 @@ class SysfsBus:
         self._kernel = kernel or LinuxKernel()
         self._accepted_risks = accepted_risks
         self._roms: dict[tuple[str, str], str] = {}
+        self._sizes: dict[tuple[str, str], int] = {}
         self._rescan = threading.Lock()
         self._pci = root / "sys/bus/pci"
         # In /run, which a reboot empties as it resets the kernel's switch.
@@ -99,9 +70,9 @@ class SysfsBus:
         """A worker killed in the last rung left a card off the bus, and drivers that are not probed."""
         if self._autoprobe_before.exists():
             log.warning("A card was being removed when the worker was killed: the bus is scanned again")
-            with self._rescan, _explained("The bus", BusError):
+            with self._rescan, explained("The bus", BusError):
                 try:
-                    self._kernel.write([(str(self._pci / "rescan"), "1")], seconds=RESET_SECONDS)
+                    self._kernel.write([(self._pci / "rescan", "1")], seconds=RESET_SECONDS)
                 finally:
                     self._restore_autoprobe()
 
@@ -118,12 +89,20 @@ class SysfsBus:
             raise CardMissing(f"No display-class card is at {address}.")
         return self._card(display)
 
-    def is_alive(self, card: Card) -> bool:
+    def dead_because(self, card: Card) -> str:
         functions = [self._tree.function(address) for address in card.functions]
-        return all(function is not None and function.is_alive for function in functions)
+        for address, function in zip(card.functions, functions, strict=True):
+            if because := function.dead_because if function else "it is gone from the bus":
+                return f"{address}: {because}"
+        display = functions[0]
+        if display and display.driver == VFIO_DRIVER and nvidia.is_nvidia(display.ids):
+            with self._registers(display) as registers:
+                return nvidia.dead_because(registers)
+        return ""
 
     def is_bound(self, card: Card) -> bool:
-        if any(function.driver != VFIO_DRIVER for function in self._functions(card)):
+        functions = self._functions(card)
+        if any(function.driver != VFIO_DRIVER for function in functions) or _unsettled(functions):
             return False
         return card.iommu_group is not None and self._kernel.is_viable(self._group_device(card))
 
@@ -133,11 +112,12 @@ class SysfsBus:
             raise BusError(f"{card.address} may not be leased. {card.refusal}")
         if self.is_bound(card):
             return
-        if found := self.holders(card):
+        claims = self._claims(card)
+        if claims and (found := self.holders(card)):
             raise CardBusy(f"{card.address} is in use by {', '.join(found)}.")
         if not (self._tree.drivers / VFIO_DRIVER).is_dir():
             self._kernel.load_vfio()
-        self._write(card.address, self._bind_writes(card))
+        self._write(card.address, [*_unsettled(self._functions(card)), *claims])
         if not self.is_bound(card):
             raise BusError(self._unbound_because(card))
 
@@ -154,34 +134,51 @@ class SysfsBus:
     @contextmanager
     def memory(self, card: Card) -> Iterator[MemoryWindow]:
         function = self._functions(card)[0]
-        bar = function.memory_bar()
+        if nvidia.is_nvidia(function.ids):
+            with self._registers(function) as registers:
+                yield nvidia.RegisterWindow(registers)
+        else:
+            with self._mapped(function, function.memory_bar()) as window:
+                yield window
+
+    @contextmanager
+    def registers(self, card: Card) -> Iterator[Registers]:
+        with self._registers(self._functions(card)[0]) as registers:
+            yield registers
+
+    def _registers(self, function: PciFunction) -> AbstractContextManager[Registers]:
+        return self._mapped(function, next((bar for bar in function.bars() if bar.index == 0), None))
+
+    @contextmanager
+    def _mapped(self, function: PciFunction, bar: Bar | None) -> Iterator[Registers]:
+        """Whatever goes wrong with the mapping while it is used is an error of the card's."""
         if bar is None:
-            raise BusError(f"{card.address} has no memory that the host can map.")
+            raise BusError(f"{function.address} has no memory that the host can map.")
         self._decode_memory(function)
         combined = function.path / f"resource{bar.index}_wc"
         path = combined if combined.exists() else function.path / f"resource{bar.index}"
-        with ExitStack() as stack:
-            try:
-                window = stack.enter_context(mapped(path, bar.size))
-            except OSError as error:
-                raise BusError(f"The memory of {card.address} cannot be mapped: {error.strerror}.") from error
+        with explained(function.address, BusError), far_mapped(path, bar.size) as window:
             yield window
 
     def reset_rungs(self, card: Card) -> tuple[ResetRung, ...]:
         functions = self._functions(card)
         bridge = functions[0].bridge
-        rungs = [ResetRung("vfio-hot-reset", "bus", lambda: self._hot_reset(card))]
-        if bridge and (bridge / "reset_subordinate").exists() and not _strangers_below(bridge, card):
-            writes = [(bridge / "reset_subordinate", "1")]
-            rungs.append(ResetRung("bridge-reset", "bus", lambda: self._write_reset(card, writes)))
-        if any((function.path / "reset").exists() for function in functions):
+        rungs = []
+        if "bus" not in functions[0].forbidden_resets:
+            rungs.append(ResetRung("vfio-hot-reset", "bus", lambda: self._hot_reset(card)))
+            if bridge and (bridge / "reset_subordinate").exists() and not _strangers_below(bridge, card):
+                writes = [(bridge / "reset_subordinate", "1")]
+                rungs.append(ResetRung("bridge-reset", "bus", lambda: self._write_reset(card, writes)))
+        if any(function.resets_by_itself for function in functions):
             rungs.append(ResetRung("sysfs-reset", "function", lambda: self._sysfs_reset(card)))
-        if bridge:
-            rungs.append(ResetRung("remove-rescan", "slot", lambda: self._remove_and_rescan(card, bridge)))
+        if bridge and rungs:
+            above = tuple(rungs)
+            run = lambda: self._remove_and_rescan(card, bridge, above)  # noqa: E731
+            rungs.append(ResetRung("remove-rescan", "slot", run))
         return tuple(rungs)
 
     def _hot_reset(self, card: Card) -> None:
-        with _explained(card.address, ResetFailed):
+        with explained(card.address, ResetFailed):
             self._kernel.hot_reset(self._group_device(card), card.address, seconds=RESET_SECONDS)
 
     def _sysfs_reset(self, card: Card) -> None:
@@ -189,21 +186,22 @@ class SysfsBus:
 
         The choice is stale on multifunction cards, and then fails with ENOTTY: `default` makes it anew.
         """
-        for function in self._functions(card):
-            reset, method = function.path / "reset", function.path / "reset_method"
-            if not reset.exists():
-                continue
-            with _explained(card.address, ResetFailed):
+        for function in [each for each in self._functions(card) if each.resets_by_itself]:
+            reset = [(function.path / "reset", "1")]
+            with explained(card.address, ResetFailed):
                 try:
-                    self._kernel.write([(str(reset), "1")], seconds=RESET_SECONDS)
+                    self._kernel.write(reset, seconds=RESET_SECONDS)
                 except OSError as error:
                     if error.errno != errno.ENOTTY:
                         raise
-                    renewed = [(str(method), "default"), (str(reset), "1")]
-                    self._kernel.write(renewed, seconds=RESET_SECONDS)
+                    self._kernel.write([(function.path / "reset_method", "default")], seconds=BIND_SECONDS)
+                    self._kernel.write([*_unsettled([function]), *reset], seconds=RESET_SECONDS)
 
-    def _remove_and_rescan(self, card: Card, bridge: Path) -> None:
-        """Take the card off the bus and look for it again; no host driver may catch it in between."""
+    def _remove_and_rescan(self, card: Card, bridge: Path, rungs: tuple[ResetRung, ...]) -> None:
+        """Take the card off the bus and look for it again; no host driver may catch it in between.
+
+        That alone resets nothing: afterwards one of the other rungs has to work.
+        """
         with self._rescan:
             removals = [(function.path / "remove", "1") for function in reversed(self._functions(card))]
             self._suspend_autoprobe(card)
@@ -212,8 +210,9 @@ class SysfsBus:
                 self._await_return(card)
                 self.bind(card)
             finally:
-                with _explained(card.address, ResetFailed):
+                with explained(card.address, ResetFailed):
                     self._restore_autoprobe()
+        _run_one(rungs)
 
     def _suspend_autoprobe(self, card: Card) -> None:
         """What it was is written down, for the next start if there is no way back from here."""
@@ -223,7 +222,7 @@ class SysfsBus:
 
     def _restore_autoprobe(self) -> None:
         before = self._autoprobe_before.read_text()
-        self._kernel.write([(str(self._pci / "drivers_autoprobe"), before)], seconds=BIND_SECONDS)
+        self._kernel.write([(self._pci / "drivers_autoprobe", before)], seconds=BIND_SECONDS)
         self._autoprobe_before.unlink()
 
     def _await_return(self, card: Card) -> None:
@@ -250,7 +249,7 @@ class SysfsBus:
             functions=tuple(function.address for function in functions),
             iommu_group=display.group,
             name=self._tree.name_of(display),
-            memory_bytes=display.memory_bytes(),
+            memory_bytes=self._memory_bytes(display),
             numa_node=display.numa_node,
             fingerprint=self._fingerprint(display, rom_sha256=self._known_rom(display)),
             refusal=refusal(self._tree, functions, accepted_risks=self._accepted_risks),
@@ -269,6 +268,22 @@ class SysfsBus:
             firmware=f"revision {function.number('revision'):02x}",
             rom_sha256=rom_sha256,
         )
+
+    def _memory_bytes(self, display: PciFunction) -> int:
+        """By the registers where they tell, once nobody uses the card; until then what the BAR could show."""
+        key = (display.address, display.ids)
+        if key in self._sizes:
+            return self._sizes[key]
+        readable = nvidia.is_nvidia(display.ids) and display.driver == VFIO_DRIVER
+        if not readable or holders(self._tree.root, [display]):
+            return display.memory_bytes()
+        try:
+            with self._registers(display) as registers:
+                self._sizes[key] = nvidia.memory_bytes(registers)
+        except (BusError, nvidia.UnknownChip) as error:
+            log.warning("The memory of %s cannot be sized: %s", display.address, error)
+            self._sizes[key] = display.memory_bytes()
+        return self._sizes[key]
 
     def _known_rom(self, function: PciFunction) -> str:
         """The ROM's digest as last read; a ROM is not touched while a machine may be using the card.
@@ -312,17 +327,17 @@ class SysfsBus:
         except OSError as error:
             raise BusError(f"{function.address} takes no configuration: {error.strerror}.") from error
 
-    def _bind_writes(self, card: Card) -> list[tuple[Path, str]]:
+    def _claims(self, card: Card) -> Writes:
         """Claim every function before the first is let go, so that no host driver comes back in between."""
         functions = self._functions(card)
         moving = [function for function in functions if function.driver != VFIO_DRIVER]
         bound = [function for function in moving if function.driver]
-        awake = [(f.path / name, text) for f in functions for name, text in _STAY_AWAKE]
+        if not moving:
+            return []
         return [
             *((function.path / "driver_override", VFIO_DRIVER) for function in functions),
             *((function.path / "driver/unbind", function.address) for function in bound),
             *((self._tree.drivers / VFIO_DRIVER / "bind", function.address) for function in moving),
-            *((path, text) for path, text in awake if path.exists()),
         ]
 
     def _unbound_because(self, card: Card) -> str:
@@ -338,13 +353,13 @@ class SysfsBus:
     def _group_device(self, card: Card) -> Path:
         return self._tree.root / f"dev/vfio/{card.iommu_group}"
 
-    def _write_reset(self, card: Card, writes: list[tuple[Path, str]]) -> None:
-        with _explained(card.address, ResetFailed):
-            self._kernel.write([(str(path), text) for path, text in writes], seconds=RESET_SECONDS)
+    def _write_reset(self, card: Card, writes: Writes) -> None:
+        with explained(card.address, ResetFailed):
+            self._kernel.write(writes, seconds=RESET_SECONDS)
 
-    def _write(self, address: str, writes: list[tuple[Path, str]]) -> None:
-        with _explained(address, BusError):
-            self._kernel.write([(str(path), text) for path, text in writes], seconds=BIND_SECONDS)
+    def _write(self, address: str, writes: Writes) -> None:
+        with explained(address, BusError):
+            self._kernel.write(writes, seconds=BIND_SECONDS)
 
 
 def _strangers_below(bridge: Path, card: Card) -> list[str]:
@@ -352,13 +367,24 @@ def _strangers_below(bridge: Path, card: Card) -> list[str]:
     return [entry.name for entry in bridge.glob("????:??:??.?") if entry.name not in card.functions]
 
 
-@contextmanager
-def _explained(address: str, kind: type[BusError]) -> Iterator[None]:
-    """Say an operating system's error as a BusError of the given kind; a stuck child means Wedged."""
-    try:
-        yield
-    except child.ChildStuckError as error:
-        raise Wedged(f"The kernel hangs on {address}: {error}. The host has to be rebooted.") from error
-    except OSError as error:
-        where = f" at {error.filename}" if error.filename else ""
-        raise kind(f"{address}: {error.strerror or error}{where}.") from error
+def _unsettled(functions: list[PciFunction]) -> list[tuple[Path, str]]:
+    """What is still to be written so that the card neither sleeps nor is reset in a way that harms it.
+
+    VFIO itself resets a card by the kernel's choice, at the first opening and the last closing.
+    """
+    wanted = [(function.path / name, text) for function in functions for name, text in _STAY_AWAKE]
+    wanted += [(function.path / "reset_method", function.permitted_resets) for function in functions]
+    return [(path, text or "\n") for path, text in wanted if path.exists() and read_text(path) != text]
+
+
+def _run_one(rungs: tuple[ResetRung, ...]) -> None:
+    """The first of them that works; ResetFailed if none does."""
+    failures = []
+    for rung in rungs:
+        try:
+            rung.run()
+        except ResetFailed as error:
+            failures.append(f"{rung.method}: {error}")
+        else:
+            return
+    raise ResetFailed(" ".join(failures))

@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hosts.agent.kernel import Writes
 from hosts.agent.sysfs import SysfsBus
 
 PREFETCHABLE_MEMORY = 0x0014220C
@@ -99,6 +100,8 @@ class FakeHost:
             (device / name).write_text(text + "\n")
         (device / "remove").touch()
         (device / "d3cold_allowed").write_text("1\n")
+        (device / "power").mkdir()
+        (device / "power/control").write_text("auto\n")
         return device
 
     def _join(self, address: str, group: int) -> None:
@@ -122,13 +125,14 @@ class FakeKernel:
     failures: dict[str, list[Exception]] = field(default_factory=dict)
     done: Counter[str] = field(default_factory=Counter)
     stale: set[str] = field(default_factory=set)
+    renewed: str = "bus"
     removed: dict[str, Path] = field(default_factory=dict)
     writes: list[tuple[str, str]] = field(default_factory=list)
 
-    def write(self, writes: object, *, seconds: float) -> None:
-        for path, text in writes:  # type: ignore[attr-defined]
-            self.writes.append((path, text))
-            self._write(Path(path), text)
+    def write(self, writes: Writes, *, seconds: float) -> None:
+        for path, text in writes:
+            self.writes.append((str(path), text))
+            self._write(path, text)
 
     def hot_reset(self, group: Path, address: str, *, seconds: float) -> None:
         self._fail("hot-reset")
@@ -183,6 +187,8 @@ class FakeKernel:
     def _on_reset_method(self, path: Path, text: str) -> None:
         if text == "default":
             self.stale.discard(path.parent.name)
+            text = self.renewed
+        path.write_text(text.strip() + "\n")
 
     def _on_reset_subordinate(self, path: Path, text: str) -> None:
         self.done["reset_subordinate"] += 1
@@ -191,6 +197,8 @@ class FakeKernel:
         link = self.host.path(path.parent.name)
         self.removed[link.name] = link.readlink()
         (link / "driver_override").write_text("\n")
+        (link / "d3cold_allowed").write_text("1\n")
+        (link / "power/control").write_text("auto\n")
         (link / "driver").unlink(missing_ok=True)
         link.unlink()
 

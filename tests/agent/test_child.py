@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hosts.agent import child, vfio
+from hosts.agent import child, stuck, vfio
 
 
 @pytest.fixture
@@ -60,22 +60,22 @@ def test_a_child_that_does_not_answer_is_killed(never_read: Path) -> None:
 def test_a_child_that_cannot_be_killed_is_told_apart(
     never_read: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(child, "REAP_SECONDS", 0.2)
+    monkeypatch.setattr(stuck, "REAP_SECONDS", 0.2)
     spared: list[int] = []
     try:
-        with pytest.raises(child.ChildStuckError, match="cannot be killed"):
+        with pytest.raises(stuck.ChildStuckError, match="cannot be killed"):
             child.call(
                 "write", [[str(never_read), "1"]], seconds=0.3, kill=lambda pid, number: spared.append(pid)
             )
         assert len(spared) == 1
-        assert child.reap_stuck() == 1
+        assert stuck.reap_stuck() == 1
     finally:
         for pid in spared:
             os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + 10
-    while child.reap_stuck() and time.monotonic() < deadline:
+    while stuck.reap_stuck() and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert child.reap_stuck() == 0
+    assert stuck.reap_stuck() == 0
 
 
 def test_a_hot_reset_of_no_group_is_an_oserror(tmp_path: Path) -> None:

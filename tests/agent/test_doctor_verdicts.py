@@ -179,6 +179,11 @@ def ground_cases() -> Iterator[tuple[str, Check]]:
     yield "pass offered", card_checks.reset(with_first(reset_methods="pm"))
     yield "warn weak", card_checks.reset(replace(with_first(reset_methods="pm"), has_bridge=False))
     yield "pass bridge", card_checks.reset(with_first(can_reset=False))
+    yield "fail harmful", card_checks.reset(with_first(ids="1002:7550", reset_methods="bus"))
+    yield "pass offered", card_checks.reset(with_first(ids="1002:7550", reset_methods="flr bus"))
+    yield "fail own-only", card_checks.reset(with_first(ids="1002:67df", reset_methods="bus"))
+    yield "pass offered", card_checks.reset(with_first(ids="1002:67df", reset_methods="device_specific"))
+    yield "fail reboot", card_checks.reset(with_first(ids="1002:74a1", reset_methods="flr bus"))
     yield "fail none", card_checks.reset(replace(with_first(can_reset=False), has_bridge=False))
 
 

@@ -42,9 +42,13 @@ def allow(plugin: Path, *, name: str = "vendor", kind: str = "Scrubber", digest:
     return path
 
 
-def test_without_a_list_there_is_the_built_in_scrubber() -> None:
-    assert list(load_scrubbers()) == ["bar"]
-    assert len(load_scrubbers()["bar"].digest) == 64
+def test_without_a_list_there_are_the_built_in_scrubbers() -> None:
+    found = load_scrubbers()
+    assert {name: each.scrubber.kind for name, each in found.items()} == {
+        "bar": "overwrite",
+        "nvidia-clear": "claim",
+    }
+    assert all(len(each.digest) == 64 and each.scrubber.name == name for name, each in found.items())
 
 
 def test_a_listed_plugin_is_loaded_with_its_digest(plugin: Path) -> None:
@@ -80,6 +84,7 @@ def test_a_list_that_is_not_roots_is_refused(plugin: Path) -> None:
     ("change", "words"),
     [
         ({"name": "bar"}, "cannot be replaced"),
+        ({"name": "nvidia-clear"}, "cannot be replaced"),
         ({"name": "other"}, "calls itself 'vendor'"),
         ({"kind": "Absent"}, "is not a class"),
         ({"digest": "0" * 64}, "does not have the digest"),

@@ -217,15 +217,15 @@ def test_a_card_can_vanish(bound: SimulatedBus, tmp_path: Path) -> None:
     card = bound.card(GPU)
     inject(tmp_path, Fault(operation="card", address=GPU, kind="vanish"))
     assert [found.address for found in bound.cards()] == ["0000:51:00.0", "0000:61:00.0", "0000:71:00.0"]
-    assert not bound.is_alive(card)
+    assert bound.dead_because(card) == "it is gone from the bus"
     with pytest.raises(CardMissing, match=GPU):
         bound.card(GPU)
 
 
 def test_configuration_space_can_read_ones(bound: SimulatedBus, tmp_path: Path) -> None:
     inject(tmp_path, Fault(operation="config", address=GPU))
-    assert not bound.is_alive(bound.card(GPU))
-    assert bound.is_alive(bound.card(GPU))
+    assert bound.dead_because(bound.card(GPU)) == "configuration space does not answer"
+    assert bound.dead_because(bound.card(GPU)) == ""
 
 
 def test_holders_can_be_busy(bus: SimulatedBus, tmp_path: Path) -> None:

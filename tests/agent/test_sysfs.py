@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from lxml import etree
 
-from hosts.agent.bus import BusError, CardBusy, CardMissing, ResetFailed, Wedged
-from hosts.agent.child import ChildStuckError
+from hosts.agent.bus import BusError, Card, CardBusy, CardMissing, ResetFailed, Wedged
 from hosts.agent.pci import PciTree
 from hosts.agent.reset import climb
+from hosts.agent.stuck import ChildStuckError
 from hosts.agent.sysfs import SysfsBus
 from tests.agent.fake_sysfs import (
     PREFETCHABLE_MEMORY,
@@ -26,6 +27,7 @@ from tests.agent.fake_sysfs import (
 )
 
 GPU, AUDIO, PORT = "0000:01:00.0", "0000:01:00.1", "0000:00:01.0"
+NVIDIA = "0000:03:00.0"
 Plain = tuple[FakeHost, FakeKernel, SysfsBus]
 
 
@@ -212,14 +214,44 @@ def test_nvidias_nodes_count_while_its_driver_is_bound(plain: Plain) -> None:
 def test_every_override_is_written_before_the_first_unbind(plain: Plain) -> None:
     _, kernel, bus = plain
     bus.bind(bus.card(GPU))
-    names = [path.rpartition("/")[2] for path, _ in kernel.writes if not path.endswith("/rom")]
-    assert names[:6] == ["driver_override", "driver_override", "unbind", "unbind", "bind", "bind"]
+    names = [path.rpartition("/")[2] for path, _ in kernel.writes]
+    moves = [name for name in names if name in ("driver_override", "unbind", "bind")]
+    assert moves == ["driver_override", "driver_override", "unbind", "unbind", "bind", "bind"]
 
 
-def test_a_bound_card_does_not_sleep(plain: Plain) -> None:
+def power_of(host: FakeHost) -> list[str]:
+    return [
+        (host.path(function) / name).read_text().strip()
+        for function in (GPU, AUDIO)
+        for name in ("d3cold_allowed", "power/control")
+    ]
+
+
+def test_no_function_of_a_bound_card_sleeps(plain: Plain) -> None:
     host, _, bus = plain
     bus.bind(bus.card(GPU))
-    assert [(host.path(f) / "d3cold_allowed").read_text() for f in (GPU, AUDIO)] == ["0\n", "0\n"]
+    assert power_of(host) == ["0", "on", "0", "on"]
+
+
+def test_a_card_that_vfio_had_from_boot_is_kept_awake_too(plain: Plain) -> None:
+    host, kernel, bus = plain
+    bus.bind(card := bus.card(GPU))
+    (host.path(AUDIO) / "power/control").write_text("auto\n")
+    assert not bus.is_bound(card)
+    kernel.writes.clear()
+    bus.bind(card)
+    assert power_of(host) == ["0", "on", "0", "on"]
+    assert [path.rpartition("/")[2] for path, _ in kernel.writes if "power" in path] == ["control"]
+    assert kernel.done["bind"] == 2, "nothing was bound again"
+
+
+def test_a_card_in_use_is_kept_awake_without_being_moved(plain: Plain) -> None:
+    host, _, bus = plain
+    bus.bind(card := bus.card(GPU))
+    open_by(host, "/dev/vfio/7", name="qemu")
+    (host.path(GPU) / "d3cold_allowed").write_text("1\n")
+    bus.bind(card)
+    assert power_of(host) == ["0", "on", "0", "on"]
 
 
 def test_the_driver_is_loaded_when_it_is_absent(plain: Plain) -> None:
@@ -267,6 +299,28 @@ def test_the_ladder_is_in_order(plain: Plain) -> None:
     _, _, bus = plain
     methods = [rung.method for rung in bus.reset_rungs(bus.card(GPU))]
     assert methods == ["vfio-hot-reset", "bridge-reset", "sysfs-reset", "remove-rescan"]
+
+
+def test_a_card_that_was_only_taken_off_the_bus_is_not_reset(plain: Plain) -> None:
+    _, kernel, bus = plain
+    bus.bind(card := bus.card(GPU))
+    errors = [OSError(errno.EIO, "Input/output error")] * 2
+    kernel.failures.update({"hot-reset": [*errors], "reset_subordinate": [*errors], "reset": [*errors]})
+    with pytest.raises(ResetFailed, match="needs a power cycle") as caught:
+        climb(bus, card, clock=no_clock)
+    assert kernel.done["rescan"] == 1
+    assert str(caught.value).count("Input/output error") > 3
+    assert bus.is_bound(card)
+
+
+def test_after_a_rescan_a_rung_that_failed_before_may_work(plain: Plain) -> None:
+    _, kernel, bus = plain
+    bus.bind(card := bus.card(GPU))
+    error = OSError(errno.EIO, "Input/output error")
+    kernel.failures.update({"hot-reset": [error], "reset_subordinate": [error], "reset": [error]})
+    record = climb(bus, card, clock=no_clock)
+    assert (record.method, record.attempts) == ("remove-rescan", 4)
+    assert (kernel.done["rescan"], kernel.done["hot-reset"]) == (1, 1)
 
 
 def test_the_bridge_is_not_reset_over_a_strangers_head(plain: Plain) -> None:
@@ -384,13 +438,84 @@ def test_a_card_that_does_not_come_back_is_reported(plain: Plain, monkeypatch: p
         bus.reset_rungs(card)[-1].run()
 
 
-def test_a_dead_card_reads_ones(plain: Plain) -> None:
+DEATHS: dict[str, tuple[Change, str]] = {
+    "ones": (
+        lambda host: (host.path(AUDIO) / "config").write_bytes(b"\xff" * 256),
+        f"{AUDIO}: configuration space does not answer",
+    ),
+    "nothing": (
+        lambda host: (host.path(GPU) / "config").write_bytes(b""),
+        f"{GPU}: configuration space does not answer",
+    ),
+    "header": (
+        lambda host: (host.path(GPU) / "config").write_bytes(config_space(header_type=0x7F)),
+        f"{GPU}: configuration space does not answer",
+    ),
+    "asleep": (
+        lambda host: (host.path(GPU) / "power_state").write_text("D3cold\n"),
+        f"{GPU}: its power state is D3cold",
+    ),
+    "gone": (lambda host: gone(host, AUDIO), f"{AUDIO}: it is gone from the bus"),
+}
+
+
+@pytest.mark.parametrize(("change", "reason"), DEATHS.values(), ids=DEATHS)
+def test_a_dead_card_is_known_by(plain: Plain, change: Change, reason: str) -> None:
     host, _, bus = plain
     card = bus.card(GPU)
-    (host.path(AUDIO) / "config").write_bytes(b"\xff" * 256)
-    assert not bus.is_alive(card)
-    (host.path(AUDIO) / "config").write_bytes(config_space())
-    assert bus.is_alive(card)
+    (host.path(GPU) / "power_state").write_text("D0\n")
+    assert bus.dead_because(card) == ""
+    change(host)
+    assert bus.dead_because(card) == reason
+
+
+@pytest.mark.parametrize("first", [0xFFFFFFFF, 0xBADF1100, 0xBADFFFFF])
+def test_a_dead_card_of_nvidias_is_known_by_its_first_register(plain: Plain, first: int) -> None:
+    host, _, bus = plain
+    card = an_nvidia(host, bus)
+    assert bus.dead_because(card) == "", "its driver is asked nothing"
+    bus.bind(card)
+    assert bus.dead_because(card) == ""
+    with (host.path(NVIDIA) / "resource0_wc").open("r+b") as registers:
+        registers.write(first.to_bytes(4, "little"))
+    assert bus.dead_because(card) == f"its first register reads {first:08x}"
+
+
+def test_what_memory_a_card_of_nvidias_has_is_read_from_it_once_it_is_bound(plain: Plain) -> None:
+    host, kernel, bus = plain
+    card = an_nvidia(host, bus)
+    assert card.memory_bytes == 16 << 20, "what its BAR could show"
+    bus.bind(card)
+    open_by(host, "/dev/vfio/9", name="qemu")
+    assert bus.card(NVIDIA).memory_bytes == 16 << 20, "a machine is using it"
+    shutil.rmtree(host.root / "proc/812")
+    card = bus.card(NVIDIA)
+    assert card.memory_bytes == 48 << 20
+    with bus.memory(card) as window:
+        assert (window.name, window.is_fast, window.size) == ("bar0-window", False, 48 << 20)
+    del kernel.writes[:]
+    assert bus.card(NVIDIA) == card
+    assert not kernel.writes
+
+
+def test_a_chip_that_is_not_known_has_the_memory_that_its_bar_shows(plain: Plain) -> None:
+    host, _, bus = plain
+    bus.bind(an_nvidia(host, bus, first=0x130000A1))
+    card = bus.card(NVIDIA)
+    assert card.memory_bytes == 16 << 20
+    with pytest.raises(BusError, match="Chip 130"), bus.memory(card):
+        pass
+
+
+def an_nvidia(host: FakeHost, bus: SysfsBus, *, first: int = 0xB72000A1) -> Card:
+    """A card whose first register is an A6000's, and another one says 48 MiB; the rest is silence."""
+    host.function(NVIDIA, group=9, bridge=PORT, driver="nouveau", vendor=0x10DE, memory=16 << 20)
+    (host.path(NVIDIA) / "device").write_text("0x2230\n")
+    with (host.path(NVIDIA) / "resource0_wc").open("r+b") as registers:
+        registers.write(first.to_bytes(4, "little"))
+        registers.seek(0x1183A4)
+        registers.write((48).to_bytes(4, "little"))
+    return bus.card(NVIDIA)
 
 
 def test_a_card_that_is_gone_is_missing(plain: Plain) -> None:
@@ -401,7 +526,7 @@ def test_a_card_that_is_gone_is_missing(plain: Plain) -> None:
         bus.card(GPU)
     with pytest.raises(CardMissing, match=GPU):
         bus.fingerprint(card)
-    assert not bus.is_alive(card)
+    assert bus.dead_because(card)
 
 
 def test_memory_decoding_is_switched_on_before_mapping(plain: Plain) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from hosts.agent.doctor.facts import CardFacts, Grounds, GroupFacts
+from hosts.agent.doctor.facts import CardFacts, FunctionFacts, Grounds, GroupFacts
 from hosts.agent.doctor.verdicts import failed, passed, skipped, warned
+from hosts.agent.known_bad import Harm, KnownBad, known_bad
 from hosts.agent.pci import DEVICES, GROUPS
 from hosts.protocol.checkup import Check
 
@@ -14,6 +15,7 @@ VFIO_DRIVER = "vfio-pci"
 MIB = 1024**2
 # What leaves a card's state mostly as it was.
 _WEAK_RESETS = {"pm"}
+_NOTHING_LEFT: dict[Harm, str] = {"own-only": "own-only", "reboot": "reboot"}
 
 
 def answers(grounds: Grounds) -> Check:
@@ -84,11 +86,22 @@ def reset(grounds: Grounds) -> Check:
     if not able:
         outcome = passed(code, "bridge", subject=subject) if grounds.has_bridge else None
         return outcome or failed(code, "none", subject=subject)
+    display = grounds.functions[0]
+    bad = known_bad(display.ids) if display.ids else None
+    if bad and not _harmless(display, bad):
+        return failed(code, _NOTHING_LEFT.get(bad.harm, "harmful"), *read, subject=subject)
     methods = {method for each in able for method in each.reset_methods.split()}
+    if bad:
+        methods -= bad.methods
     told = ", ".join(sorted(methods)) or "reset"
     if methods and methods <= _WEAK_RESETS and not grounds.has_bridge:
         return warned(code, "weak", *read, subject=subject, methods=told)
     return passed(code, "offered", *read, subject=subject, methods=told)
+
+
+def _harmless(display: FunctionFacts, bad: KnownBad) -> bool:
+    """Whether some way to reset the card does it no harm."""
+    return "bus" not in bad.methods or bool(set(display.reset_methods.split()) - bad.methods)
 
 
 def host_driver(card: CardFacts) -> Check:

@@ -198,6 +198,21 @@ CARD_TOPICS = {
                 _("The kernel offers nothing but %(methods)s, which leaves most of the card as it was."),
                 _("Use a slot with a bridge of its own above it, so that its bus can be reset."),
             ),
+            "harmful": Outcome(
+                _("It does not survive any of the resets that the kernel offers for it."),
+                _("Such a card cannot be leased: it would not come back."),
+            ),
+            "own-only": Outcome(
+                _(
+                    "It survives no reset but one of its own (device_specific), which this kernel does not offer."
+                ),
+                _("Install the kernel module vendor-reset, and load it before vfio-pci."),
+                "echo vendor-reset > /etc/modules-load.d/vendor-reset.conf",
+            ),
+            "reboot": Outcome(
+                _("After any reset of the whole card only a reboot of the host brings it back."),
+                _("Such a card cannot be leased as a whole."),
+            ),
             "none": Outcome(
                 _("It offers no way to be reset."),
                 _("Move it to a slot behind a root port of its own; a display on the board has none."),

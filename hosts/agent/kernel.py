@@ -1,0 +1,57 @@
+"""What only a kernel can do to PCI devices, with deadlines; replaced where there are files but no kernel."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from hosts.agent import child, vfio
+from hosts.agent.bus import BusError, Wedged
+from hosts.agent.stuck import ChildStuckError
+
+VFIO_DRIVER = "vfio-pci"
+LOAD_SECONDS = 30.0
+Writes = Sequence[tuple[Path, str]]
+
+
+class Kernel(Protocol):
+    """Errors as in `child`: OSError, TimeoutError, ChildStuckError."""
+
+    def write(self, writes: Writes, *, seconds: float) -> None: ...
+
+    def hot_reset(self, group: Path, address: str, *, seconds: float) -> None: ...
+
+    def is_viable(self, group: Path) -> bool: ...
+
+    def load_vfio(self) -> None: ...
+
+
+class LinuxKernel:
+    """The running kernel; calls that may hang go through a child process."""
+
+    def write(self, writes: Writes, *, seconds: float) -> None:
+        child.write_in_child([(str(path), text) for path, text in writes], seconds=seconds)
+
+    def hot_reset(self, group: Path, address: str, *, seconds: float) -> None:
+        child.hot_reset_in_child(group, address, seconds=seconds)
+
+    def is_viable(self, group: Path) -> bool:
+        return vfio.is_viable(group)
+
+    def load_vfio(self) -> None:
+        subprocess.run(["modprobe", VFIO_DRIVER], check=False, capture_output=True, timeout=LOAD_SECONDS)
+
+
+@contextmanager
+def explained(address: str, kind: type[BusError]) -> Iterator[None]:
+    """Say an operating system's error as a BusError of the given kind; a stuck child means Wedged."""
+    try:
+        yield
+    except ChildStuckError as error:
+        raise Wedged(f"The kernel hangs on {address}: {error}. The host has to be rebooted.") from error
+    except OSError as error:
+        where = f" at {error.filename}" if error.filename else ""
+        raise kind(f"{address}: {error.strerror or error}{where}.") from error

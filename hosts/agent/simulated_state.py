@@ -1,0 +1,163 @@
+"""What the simulated bus keeps in its directory: cards, what has become of them, and faults still to come."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from hosts.protocol.messages import Fingerprint
+
+MIB = 1024 * 1024
+
+Operation = Literal[
+    "bind", "reset", "memory", "config", "registers", "clear", "card", "fingerprint", "holders"
+]
+Kind = Literal[
+    "error", "hang", "lie", "vanish", "wrong-identity", "enotty", "stale", "stuck", "partial", "busy"
+]
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that goes wrong with one card, `times` times (0: until cleared).
+
+    bind: error, hang (Wedged after `seconds`), lie (nothing happens, no error), vanish.
+    reset: as bind, and wrong-identity (comes back as another card), enotty and stale (the sysfs rung only);
+    `rung` confines it to one rung of the ladder.
+    memory, once per mapping: error (cannot be mapped), stuck (ignores writes), partial (last eighth does).
+    config: error (reads ff). registers, once per mapping: error (the first reads as if the card were dead).
+    clear, by firmware at a bus reset: error (it never says that it has), lie (it says so only).
+    card: vanish. fingerprint: wrong-identity. holders: busy.
+    """
+
+    operation: Operation
+    address: str
+    kind: Kind = "error"
+    times: int = 1
+    rung: str = ""
+    seconds: float = 0.0
+
+
+class SimulatedCard(msgspec.Struct, frozen=True, kw_only=True):
+    """What a simulated card is; nothing here changes. `boot_0` is the first register of an NVIDIA card."""
+
+    address: str
+    functions: tuple[str, ...]
+    iommu_group: int
+    name: str
+    memory_bytes: int
+    numa_node: int
+    fingerprint: Fingerprint
+    host_driver: str = "simdrm"
+    refusal: str = ""
+    boot_0: int = 0
+
+
+class CardState(msgspec.Struct, kw_only=True):
+    """What has become of a simulated card. `tenants` counts how often it was given to a machine."""
+
+    drivers: dict[str, str]
+    present: bool = True
+    other_identity: bool = False
+    tenants: int = 0
+    resets: int = 0
+    reset_methods_renewed: int = 0
+    says_cleared: bool = False
+
+
+class State(msgspec.Struct, kw_only=True):
+    """The whole bus."""
+
+    topology: tuple[SimulatedCard, ...]
+    cards: dict[str, CardState]
+    faults: list[Fault] = []
+
+
+def demo_topology(memory_bytes: int = 64 * MIB) -> tuple[SimulatedCard, ...]:
+    """Four GPUs of two models on two NUMA nodes, each with its audio function."""
+    models = ("Simulated A6000", "1234:a600"), ("Simulated L40", "1234:0140")
+    return tuple(
+        _demo_card(number, *models[number // 2], numa_node=number % 2, memory_bytes=memory_bytes)
+        for number in range(4)
+    )
+
+
+def _demo_card(number: int, name: str, ids: str, *, numa_node: int, memory_bytes: int) -> SimulatedCard:
+    slot = f"0000:{0x41 + number * 0x10:02x}:00"
+    fingerprint = Fingerprint(
+        vendor_device=ids,
+        subsystem="1234:0001",
+        serial=f"SIM{number:05d}",
+        firmware="revision 01",
+        rom_sha256=f"{0x5EED + number:064x}",
+        modes="ecc=on",
+    )
+    return SimulatedCard(
+        address=f"{slot}.0",
+        functions=(f"{slot}.0", f"{slot}.1"),
+        iommu_group=20 + number,
+        name=name,
+        memory_bytes=memory_bytes,
+        numa_node=numa_node,
+        fingerprint=fingerprint,
+    )
+
+
+class Store:
+    """The state file. Changes are serialized between threads and processes; readers see whole states."""
+
+    def __init__(self, directory: Path) -> None:
+        self._file = directory / "state.json"
+        self._lock = directory / "lock"
+
+    def create(self, topology: Sequence[SimulatedCard], host_drivers: dict[str, CardState]) -> None:
+        with self._exclusive():
+            if not self._file.exists():
+                self._replace(State(topology=tuple(topology), cards=host_drivers))
+
+    def read(self) -> State:
+        return msgspec.json.decode(self._file.read_bytes(), type=State)
+
+    @contextmanager
+    def changed(self) -> Iterator[State]:
+        with self._exclusive():
+            state = self.read()
+            yield state
+            self._replace(state)
+
+    def _replace(self, state: State) -> None:
+        fresh = self._file.with_suffix(".new")
+        fresh.write_bytes(msgspec.json.format(msgspec.json.encode(state)))
+        fresh.replace(self._file)
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        with self._lock.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def inject(directory: Path, fault: Fault) -> None:
+    """Let the fault happen, in whichever process uses the bus."""
+    with Store(directory).changed() as state:
+        state.faults.append(fault)
+
+
+def clear_faults(directory: Path) -> None:
+    """Faults that have not happened yet will not. What has happened stays."""
+    with Store(directory).changed() as state:
+        state.faults.clear()
+
+
+def read_state(directory: Path) -> State:
+    """The bus as it is now, for a test or a second process."""
+    return Store(directory).read()
+
+
+def memory_file(directory: Path, address: str) -> Path:
+    """The file that holds what is in the card's memory."""
+    return directory / "memory" / address
