@@ -203,9 +203,7 @@ CARD_TOPICS = {
                 _("Such a card cannot be leased: it would not come back."),
             ),
             "own-only": Outcome(
-                _(
-                    "It survives no reset but one of its own (device_specific), which this kernel does not offer."
-                ),
+                _("It survives no reset but one of its own (device_specific), which the kernel lacks."),
                 _("Install the kernel module vendor-reset, and load it before vfio-pci."),
                 "echo vendor-reset > /etc/modules-load.d/vendor-reset.conf",
             ),
