@@ -8,15 +8,17 @@ from uuid import UUID
 
 from django.contrib.auth.models import Permission
 from django.db import transaction
-from django.db.models import Q, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils.translation import gettext as _
 from guardian.shortcuts import assign_perm, remove_perm
 
+from hosts.models import GpuModel
 from leasing.actors import Actor
 from leasing.audit.log import record
 from leasing.errors import InvalidRequest, NotAllowed, NotVisible
 from leasing.models import (
     AuditEntry,
+    Flavor,
     Lease,
     Person,
     ScrubRecord,
@@ -97,10 +99,25 @@ def require_operator(person: Person) -> None:
         raise NotVisible(_("There is nothing here."))
 
 
+def reads_fleet(person: Person) -> bool:
+    """Whether the person may know hosts and GPUs by their names."""
+    return is_auditor(person) or is_operator(person)
+
+
 def require_fleet_reader(person: Person) -> None:
     """NotVisible unless the person operates the fleet or audits everything."""
     if not is_auditor(person):
         require_operator(person)
+
+
+def visible_models(person: Person) -> QuerySet[GpuModel]:
+    """GPU models whose calendar the person may read: those on offer to whoever has a role in any tenant."""
+    models = GpuModel.objects.order_by("name")
+    if reads_fleet(person):
+        return models
+    if not tenants_with_role(person, *ROLES).exists():
+        return models.none()
+    return models.filter(Exists(Flavor.objects.filter(model=OuterRef("pk"), offered=True)))
 
 
 def billed_tenants(person: Person) -> QuerySet[Tenant]:

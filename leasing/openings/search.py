@@ -74,6 +74,11 @@ def tightest_block(
     return _covering("narrowest", pool, starts, ends, without)
 
 
+def most_open(pool: Pool, starts: int, ends: int) -> int:
+    """How many GPUs of one host, or node, are free throughout `[starts, ends)`, at most."""
+    return _covering("widest", pool, starts, ends, frozenset()) or 0
+
+
 def next_start(pool: Pool, after: int, length: int) -> int | None:
     """When the first opening of at least this length begins, later than `after`."""
     fine = f"SELECT starts FROM {_OPENING} AND fine = p.number AND starts > {after:d}"
@@ -120,6 +125,7 @@ def _covering(how: str, pool: Pool, starts: int, ends: int, without: frozenset[i
 _WANTED = {
     "any": "answer FROM answers WHERE answer IS NOT NULL LIMIT 1",
     "narrowest": "answer FROM answers WHERE answer IS NOT NULL ORDER BY gpus LIMIT 1",
+    "widest": "max(gpus) FROM answers WHERE answer IS NOT NULL",
     "min": "min(answer) FROM answers",
     "max": "max(answer) FROM answers",
 }

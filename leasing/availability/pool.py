@@ -1,0 +1,291 @@
+"""A GPU pool over a window: how much is free in each step of it, and the time of each GPU, host by host.
+
+The steps are counted by the database and answered from the openings; GPUs are read for a few hosts at a time.
+So an answer is as large as what was asked for, not as the fleet.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import pairwise
+from uuid import UUID
+
+from django.db.models import Q, QuerySet
+from django.utils.translation import gettext as _
+
+from hosts.models import Gpu, GpuModel, Host
+from leasing import holds, policy
+from leasing.availability.levels import closed_levels, taken_levels
+from leasing.availability.sweep import Kind, Paint, Stretch, free_of, leasable, lease_layers, paint
+from leasing.errors import InvalidRequest, NotVisible
+from leasing.models import Block, Closure, Flavor, Hold, Lease, Person
+from leasing.openings import search
+from leasing.openings.spans import FOREVER, Span, micros, moment
+from leasing.openings.upkeep import span_of
+from leasing.states.gpu import BOOKABLE
+
+LONGEST_WINDOW = timedelta(days=62)
+MOST_STEPS = 200
+MOST_HOSTS = 20
+# Of the holds of one page of hosts; more are neither read nor drawn.
+MOST_HOLDS = 20_000
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The GPUs of a model, and the flavor of it that somebody has in mind."""
+
+    model: GpuModel
+    flavor: Flavor | None
+
+
+@dataclass(frozen=True)
+class Step:
+    """How it is in `[starts_at, ends_at)`.
+
+    `free_least` and `free_most` are GPUs at a moment, `unavailable` those that are closed or out of service
+    at one. `together` GPUs of one host are free throughout, and `leasable` says whether one lease of the
+    flavor could last as long; of steps that are over neither is known.
+    """
+
+    starts_at: datetime
+    ends_at: datetime
+    free_least: int
+    free_most: int
+    unavailable: int
+    together: int | None
+    leasable: bool | None
+
+
+@dataclass(frozen=True)
+class GpuRow:
+    gpu: Gpu
+    stretches: list[Stretch]
+
+
+@dataclass(frozen=True)
+class HostRow:
+    """One host of a pool. Its `name` is for those who read the fleet; to others it is a number."""
+
+    number: int
+    name: str
+    gpus: list[GpuRow]
+    leasable: list[Span]
+
+
+@dataclass(frozen=True)
+class HostPage:
+    """Some hosts of a pool of `count` hosts, and the leases that the reader may see on them."""
+
+    count: int
+    rows: list[HostRow]
+    leases: dict[UUID, Lease]
+
+
+def fetch_pool(person: Person, model_slug: str, flavor_slug: str = "") -> Pool:
+    """The pool, if the person may see it; NotVisible otherwise."""
+    model = policy.visible_models(person).filter(slug=model_slug).first()
+    if model is None:
+        raise NotVisible(_("There is no such GPU model."))
+    flavor = Flavor.objects.filter(model=model, slug=flavor_slug, offered=True).first()
+    if flavor is None and flavor_slug:
+        raise InvalidRequest(_("This model has no such workstation."), field="flavor")
+    return Pool(model, flavor)
+
+
+def check_edges(edges: Sequence[datetime]) -> None:
+    """Raise InvalidRequest unless a window of these steps may be asked for."""
+    if len(edges) < 2 or edges[-1] - edges[0] > LONGEST_WINDOW or len(edges) > MOST_STEPS + 1:
+        raise InvalidRequest(
+            _("A window has at most %(days)d days and %(steps)d steps, and at least one.")
+            % {"days": LONGEST_WINDOW.days, "steps": MOST_STEPS},
+            hint=_("Choose a shorter window or longer steps."),
+            field="until",
+        )
+
+
+def read_steps(pool: Pool, edges: Sequence[datetime], *, now: datetime) -> list[Step]:
+    """The steps between edges, which are whole minutes."""
+    check_edges(edges)
+    total = Gpu.objects.filter(model=pool.model).count()
+    one_node = pool.flavor is not None and pool.flavor.numa == Flavor.Numa.REQUIRED
+    anywhere = search.pool(pool.model.pk, 1, one_node=one_node)
+    levels = zip(taken_levels(pool.model, edges), closed_levels(pool.model, edges), strict=True)
+    return [
+        Step(
+            starts_at,
+            ends_at,
+            free_least=total - taken.most,
+            free_most=total - taken.fewest,
+            unavailable=closed.most,
+            together=_together(anywhere, starts_at, ends_at, now=now),
+            leasable=_leasable_throughout(pool.flavor, starts_at, ends_at, now=now),
+        )
+        for (starts_at, ends_at), (taken, closed) in zip(pairwise(edges), levels, strict=True)
+    ]
+
+
+def read_hosts(
+    person: Person, pool: Pool, since: datetime, until: datetime, *, offset: int, limit: int, now: datetime
+) -> HostPage:
+    """Some hosts of the pool, those with leases that the person owns first, as the person may see them."""
+    check_edges([since, until])
+    numbers = {host_id: number for number, host_id in enumerate(_hosts_of(pool.model), 1)}
+    own = _hosts_of_own(person, pool.model, since, until)
+    order = sorted(numbers, key=lambda host_id: (host_id not in own, numbers[host_id]))
+    chosen = order[offset : offset + min(limit, MOST_HOSTS)]
+    reading = _Reading(person, pool, chosen, since, until, now)
+    names = policy.reads_fleet(person)
+    hosts = Host.objects.in_bulk(chosen)
+    rows = [reading.row(hosts[host_id], numbers[host_id], named=names) for host_id in chosen]
+    return HostPage(len(numbers), rows, reading.leases)
+
+
+def _together(anywhere: search.Pool, starts_at: datetime, ends_at: datetime, *, now: datetime) -> int | None:
+    if ends_at <= now:
+        return None
+    return search.most_open(anywhere, *span_of(max(starts_at, now), ends_at))
+
+
+def _leasable_throughout(
+    flavor: Flavor | None, starts_at: datetime, ends_at: datetime, *, now: datetime
+) -> bool | None:
+    if flavor is None or ends_at <= now:
+        return None
+    held = holds.window(flavor, max(starts_at, now), ends_at, now=now)
+    return search.is_open(holds.pool_of(flavor), *span_of(*held))
+
+
+def _hosts_of(model: GpuModel) -> QuerySet[Block, UUID]:
+    """Ids of the hosts that have the model, by name."""
+    return (
+        Block.objects.filter(model=model, gpus__gt=0).order_by("host__name").values_list("host_id", flat=True)
+    )
+
+
+def _hosts_of_own(person: Person, model: GpuModel, since: datetime, until: datetime) -> set[UUID]:
+    own = policy.visible_leases(person).filter(owner=person)
+    held = Hold.objects.filter(lease__in=own, gpu__model=model, starts_at__lt=until, ends_at__gt=since)
+    return set(held.values_list("gpu__host_id", flat=True).distinct())
+
+
+class _Reading:
+    """What takes the GPUs of some hosts in a window, and as much around it as a lease at its edge needs."""
+
+    def __init__(
+        self,
+        person: Person,
+        pool: Pool,
+        hosts: list[UUID],
+        since: datetime,
+        until: datetime,
+        now: datetime,
+    ) -> None:
+        self.pool, self.now = pool, now
+        self.lead = timedelta(seconds=pool.model.lead_seconds)
+        self.turnaround = timedelta(seconds=pool.model.turnaround_seconds)
+        self.window = span_of(since, until)
+        self.around = span_of(since - self.lead, until + self.turnaround)
+        self.gpus: dict[UUID, list[Gpu]] = defaultdict(list)
+        for gpu in Gpu.objects.filter(host__in=hosts, model=pool.model).order_by("numa_node", "address"):
+            self.gpus[gpu.host_id].append(gpu)
+        self.closures: dict[UUID, list[Closure]] = defaultdict(list)
+        lasting = Q(ends_at=None) | Q(ends_at__gt=moment(self.around.starts))
+        for closure in Closure.objects.filter(lasting, host__in=hosts):
+            self.closures[closure.host_id].append(closure)
+        self.held = self._read_holds(hosts)
+        self.leases = self._read_leases(person)
+
+    def row(self, host: Host, number: int, *, named: bool) -> HostRow:
+        around = [GpuRow(gpu, paint(self._layers(gpu), self.around)) for gpu in self.gpus[host.pk]]
+        return HostRow(
+            number,
+            host.name if named else "",
+            [GpuRow(row.gpu, list(_clipped(row.stretches, self.window))) for row in around],
+            list(self._leasable(around)),
+        )
+
+    def _read_holds(self, hosts: list[UUID]) -> dict[UUID, list[tuple[Span, UUID]]]:
+        found = Hold.objects.filter(
+            gpu__host__in=hosts,
+            gpu__model=self.pool.model,
+            starts_at__lt=moment(self.around.ends),
+            ends_at__gt=moment(self.around.starts),
+        ).values_list("gpu_id", "starts_at", "ends_at", "lease_id")
+        rows = list(found.order_by()[: MOST_HOLDS + 1])
+        if len(rows) > MOST_HOLDS:
+            raise InvalidRequest(
+                _("Too much happens in this window to be shown."),
+                hint=_("Choose a shorter window or fewer hosts."),
+                field="until",
+            )
+        held: dict[UUID, list[tuple[Span, UUID]]] = defaultdict(list)
+        for gpu_id, starts_at, ends_at, lease_id in rows:
+            held[gpu_id].append((span_of(starts_at, ends_at), lease_id))
+        return held
+
+    def _read_leases(self, person: Person) -> dict[UUID, Lease]:
+        gpus = [gpu for members in self.gpus.values() for gpu in members]
+        seen = policy.visible_leases(person).filter(
+            holds__gpu__in=gpus,
+            holds__starts_at__lt=moment(self.around.ends),
+            holds__ends_at__gt=moment(self.around.starts),
+        )
+        return {lease.pk: lease for lease in seen}
+
+    def _layers(self, gpu: Gpu) -> Iterator[Paint]:
+        """What shows of a GPU, uppermost first."""
+        strangers = []
+        for hold, lease_id in self.held[gpu.pk]:
+            lease = self.leases.get(lease_id)
+            if lease is None:
+                strangers.append(hold)
+            else:
+                yield from lease_layers(lease_id, _used(lease), hold)
+        yield Paint(
+            Kind.CLOSED,
+            [
+                span_of(closure.starts_at, closure.ends_at)
+                for closure in self.closures[gpu.host_id]
+                if closure.gpu_id in (None, gpu.pk)
+            ],
+        )
+        yield Paint(Kind.OUT, [] if gpu.state in BOOKABLE else [Span(micros(gpu.state_since), FOREVER)])
+        yield Paint(Kind.BUSY, strangers)
+
+    def _leasable(self, rows: list[GpuRow]) -> Iterator[Span]:
+        """Within the window, from now on."""
+        since, until = max(self.window.starts, micros(self.now)), self.window.ends
+        flavor = self.pool.flavor
+        if flavor is None:
+            return
+        groups: dict[int, list[list[Span]]] = defaultdict(list)
+        for row in rows:
+            node = row.gpu.numa_node if flavor.numa == Flavor.Numa.REQUIRED else 0
+            groups[node].append(free_of(row.stretches, self.around))
+        found = leasable(
+            groups.values(),
+            count=flavor.gpu_count,
+            lead=self.lead,
+            turnaround=self.turnaround,
+            now=self.now,
+        )
+        for span in found:
+            if span.starts < until and span.ends > since:
+                yield Span(max(span.starts, since), min(span.ends, until))
+
+
+def _used(lease: Lease) -> Span:
+    """From when until when it is, or was, its owner's: for no time, if it stopped before its start."""
+    ends_at = min(lease.ends_at, lease.stopped_at or lease.ends_at)
+    return span_of(min(lease.starts_at, ends_at), ends_at)
+
+
+def _clipped(stretches: list[Stretch], window: Span) -> Iterator[Stretch]:
+    for one in stretches:
+        starts, ends = max(one.starts, window.starts), min(one.ends, window.ends)
+        if starts < ends:
+            yield Stretch(starts, ends, one.kind, one.lease_id)
