@@ -205,6 +205,8 @@ SPECTACULAR_SETTINGS = {
     "OAS_VERSION": "3.1.0",
     "ENUM_NAME_OVERRIDES": {
         "LeaseStateEnum": "portal.api.schema.LEASE_STATES",
+        "QuotaKindEnum": "leasing.models.QuotaKind",
+        "StretchKindEnum": "portal.api.schema.STRETCH_KINDS",
         "GpuStateEnum": "hosts.models.GPU_STATES",
     },
 }

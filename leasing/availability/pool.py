@@ -96,11 +96,11 @@ def fetch_pool(person: Person, model_slug: str, flavor_slug: str = "") -> Pool:
     return Pool(model, flavor)
 
 
-def check_edges(edges: Sequence[datetime]) -> None:
-    """Raise InvalidRequest unless a window of these steps may be asked for."""
-    if len(edges) < 2 or edges[-1] - edges[0] > LONGEST_WINDOW or len(edges) > MOST_STEPS + 1:
+def check_window(since: datetime, until: datetime, step: timedelta) -> None:
+    """Raise InvalidRequest unless so long a window may be asked for, in such steps."""
+    if until - since > min(LONGEST_WINDOW, MOST_STEPS * step):
         raise InvalidRequest(
-            _("A window has at most %(days)d days and %(steps)d steps, and at least one.")
+            _("A window has at most %(days)d days and %(steps)d steps.")
             % {"days": LONGEST_WINDOW.days, "steps": MOST_STEPS},
             hint=_("Choose a shorter window or longer steps."),
             field="until",
@@ -109,7 +109,6 @@ def check_edges(edges: Sequence[datetime]) -> None:
 
 def read_steps(pool: Pool, edges: Sequence[datetime], *, now: datetime) -> list[Step]:
     """The steps between edges, which are whole minutes."""
-    check_edges(edges)
     total = Gpu.objects.filter(model=pool.model).count()
     one_node = pool.flavor is not None and pool.flavor.numa == Flavor.Numa.REQUIRED
     anywhere = search.pool(pool.model.pk, 1, one_node=one_node)
@@ -132,7 +131,6 @@ def read_hosts(
     person: Person, pool: Pool, since: datetime, until: datetime, *, offset: int, limit: int, now: datetime
 ) -> HostPage:
     """Some hosts of the pool, those with leases that the person owns first, as the person may see them."""
-    check_edges([since, until])
     numbers = {host_id: number for number, host_id in enumerate(_hosts_of(pool.model), 1)}
     own = _hosts_of_own(person, pool.model, since, until)
     order = sorted(numbers, key=lambda host_id: (host_id not in own, numbers[host_id]))

@@ -11,10 +11,12 @@ from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.utils import inline_serializer
 from rest_framework import serializers
 
+from leasing.availability.sweep import Kind
 from leasing.states.lease import LeaseState
 from portal.api.problems import MEDIA_TYPE
 
 LEASE_STATES = [(state.value, state.value) for state in LeaseState]
+STRETCH_KINDS = [(kind.value, kind.value) for kind in Kind]
 
 # RFC 9457 problem details. `hint` says what to do; `errors` names the fields at fault.
 PROBLEM = inline_serializer(

@@ -6,7 +6,7 @@ from django.urls import path
 from django.views.decorators.cache import cache_page
 from drf_spectacular.views import SpectacularAPIView
 
-from portal.api import changing, fleet, leases, me, quotas, records, slots
+from portal.api import availability, changing, fleet, leases, me, quotas, records, slots
 
 schema = SpectacularAPIView.as_view(authentication_classes=[], permission_classes=[], throttle_classes=[])
 
@@ -20,6 +20,7 @@ urlpatterns = [
     path("tokens/<slug:token_key>/", me.TokenDetail.as_view(), name="api-token"),
     path("quote/", slots.QuoteView.as_view(), name="api-quote"),
     path("slots/", slots.SlotsView.as_view(), name="api-slots"),
+    path("availability/", availability.AvailabilityView.as_view(), name="api-availability"),
     path("leases/", leases.LeaseList.as_view(), name="api-leases"),
     path("leases/<uuid:lease_id>/", leases.LeaseDetail.as_view(), name="api-lease"),
     path("leases/<uuid:lease_id>/end/", leases.EndView.as_view(), name="api-lease-end"),

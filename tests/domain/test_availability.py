@@ -63,24 +63,28 @@ class Plan:
     now: int
     since: int
     steps: list[int]
-    flavor: int | None
+    wanted: list[int]
 
 
 plans = st.builds(
     Plan,
-    shape=st.lists(st.lists(st.sampled_from([0, 0, 1]), min_size=1, max_size=3), min_size=1, max_size=3),
+    shape=st.lists(st.lists(st.sampled_from([0, 0, 1]), min_size=1, max_size=3), min_size=1, max_size=2),
     lead=st.sampled_from([0, 3]),
     turnaround=st.sampled_from([0, 5]),
-    bookings=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 5), minutes, lengths), max_size=9),
+    bookings=st.lists(
+        st.tuples(st.integers(0, 2), st.sampled_from([0, 1, 1, 2, 3, 4]), minutes, lengths),
+        min_size=2,
+        max_size=9,
+    ),
     closures=st.lists(
         st.tuples(st.integers(0, 8), minutes, st.none() | lengths, st.booleans()), max_size=3
     ),
     broken=st.dictionaries(st.integers(0, 8), minutes, max_size=2),
     stopped=st.sets(st.integers(0, 8), max_size=3),
-    now=minutes,
-    since=st.integers(-10, 40),
-    steps=st.lists(st.integers(1, 30), min_size=1, max_size=6),
-    flavor=st.none() | st.integers(0, 5),
+    now=st.integers(0, 40),
+    since=st.integers(-10, 30),
+    steps=st.lists(st.integers(1, 30), min_size=2, max_size=6),
+    wanted=st.lists(st.sampled_from([0, 0, 1, 2, 3, 4, 5]), min_size=2, max_size=2),
 )  # fmt: skip
 
 
@@ -148,8 +152,9 @@ class Fleet:
             (approved, stranger),
             (other, stranger),
         ]
-        for tenant, role in ((self.ground.tenant, "member"), (approved, "approver")):
-            policy.grant_role(actor=SYSTEM, person=self.ground.person, tenant=tenant, role=role, now=NOW)
+        reader = self.ground.person
+        policy.grant_role(actor=SYSTEM, person=reader, tenant=self.ground.tenant, role="member", now=NOW)
+        policy.grant_role(actor=SYSTEM, person=reader, tenant=approved, role="approver", now=NOW)
 
     def book(self, number: int, who: int, which: int, start: int, length: int) -> None:
         tenant, owner = self.leasers[who]
@@ -161,10 +166,6 @@ class Fleet:
         if number in self.plan.stopped and lease.starts_at < self.now < lease.ends_at:
             holds.shrink(lease, now=self.now)
             Lease.objects.filter(pk=lease.pk).update(state="ended", outcome="completed", stopped_at=self.now)
-
-    @property
-    def pool(self) -> Pool:
-        return Pool(self.ground.model, None if self.plan.flavor is None else self.flavors[self.plan.flavor])
 
     @property
     def edges(self) -> list[datetime]:
@@ -253,11 +254,13 @@ def minutes_of(starts_at: datetime, ends_at: datetime) -> list[datetime]:
 
 def compare(fleet: Fleet) -> None:
     truth, edges = Truth(fleet), fleet.edges
-    page = read_hosts(fleet.ground.person, fleet.pool, edges[0], edges[-1], offset=0, limit=9, now=fleet.now)
-    assert page.count == len(page.rows) == len(fleet.plan.shape)
-    compare_stretches(page, truth, minutes_of(edges[0], edges[-1]))
-    compare_steps(read_steps(fleet.pool, edges, now=fleet.now), truth)
-    compare_leasable(page, truth)
+    for flavor in (None, *(fleet.flavors[which] for which in fleet.plan.wanted)):
+        pool = Pool(fleet.ground.model, flavor)
+        page = read_hosts(fleet.ground.person, pool, edges[0], edges[-1], offset=0, limit=9, now=fleet.now)
+        assert page.count == len(page.rows) == len(fleet.plan.shape)
+        compare_stretches(page, truth, minutes_of(edges[0], edges[-1]))
+        compare_steps(read_steps(pool, edges, now=fleet.now), truth, flavor)
+        compare_leasable(page, truth, flavor)
     compare_changes(truth)
 
 
@@ -274,8 +277,8 @@ def compare_stretches(page: HostPage, truth: Truth, moments: list[datetime]) -> 
     assert truth.fleet.leasers[STRANGER][0] not in others
 
 
-def compare_steps(steps: list[Step], truth: Truth) -> None:
-    now, flavor = truth.fleet.now, truth.fleet.pool.flavor
+def compare_steps(steps: list[Step], truth: Truth, flavor: Flavor | None) -> None:
+    now = truth.fleet.now
     for step in steps:
         inside = minutes_of(step.starts_at, step.ends_at)
         free = [truth.free(at) for at in inside]
@@ -297,9 +300,8 @@ def compare_steps(steps: list[Step], truth: Truth) -> None:
             assert step.leasable == any(end is not None and end >= step.ends_at for end in ends)
 
 
-def compare_leasable(page: HostPage, truth: Truth) -> None:
+def compare_leasable(page: HostPage, truth: Truth, flavor: Flavor | None) -> None:
     """A lease fits a host exactly if it lies in one of its spans; the longest of each start says it all."""
-    flavor = truth.fleet.pool.flavor
     if flavor is None:
         assert not any(row.leasable for row in page.rows)
         return
