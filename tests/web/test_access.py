@@ -164,6 +164,7 @@ TABLE = [
     Row("api-lease-end-at", "ada=200 approver=403 auditor=403", arguments=ACTIVE),
     posting("api-lease-end-at", "ada=400 approver=403 auditor=403", arguments=ACTIVE),
     posting("api-lease-window", "ada=400 approver=403 auditor=403", arguments=REQUESTED),
+    Row("api-availability", "money=404 stranger=404", others=200, query="?model=a6000"),
     Row("api-slots", others=200, query="?flavor=studio&duration_seconds=3600"),
     posting("api-lease-power", "ada=202 approver=403 auditor=403", body={"action": "off"}, arguments=ACTIVE),
     posting("api-lease-approve", "ada=403 approver=200 auditor=403", arguments=REQUESTED),
