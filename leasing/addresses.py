@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.conf import settings
 
-from leasing.models import Lease
+from leasing.models import Lease, Series
 
 
 def of_lease(lease: Lease) -> str:
@@ -14,6 +14,10 @@ def of_lease(lease: Lease) -> str:
 def of_more_time(lease: Lease) -> str:
     """Where one click keeps it longer."""
     return f"{of_lease(lease)}extend/"
+
+
+def of_series(series: Series) -> str:
+    return f"{settings.SITE_URL}/series/{series.pk}/"
 
 
 def of_approvals() -> str:

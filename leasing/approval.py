@@ -1,4 +1,4 @@
-"""Deciding on requests. Nobody decides on their own."""
+"""Deciding on requests, one at a time or a series at once. Nobody decides on their own."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from datetime import datetime
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 
-from leasing import policy
-from leasing.actors import Actor
+from leasing import holds, policy, tidings
+from leasing.actors import SYSTEM, Actor
+from leasing.audit.log import record
 from leasing.errors import InvalidRequest, WrongState
 from leasing.locking import locked
-from leasing.models import Lease
-from leasing.reasons import said
+from leasing.models import Lease, Person, Series
+from leasing.reasons import NONE, Reason, said
+from leasing.retrying import retrying
 from leasing.states.lease import LeaseEvent, LeaseState
 from leasing.transitions import apply_lease_event
 from leasing.wake import wake_control
@@ -53,15 +56,87 @@ def reject_lease(*, actor: Actor, lease_id: UUID, note: str, now: datetime) -> L
         )
 
 
-def _decide(actor: Actor, lease_id: UUID, *, note: str, now: datetime) -> Lease:
+def approve_series(*, actor: Actor, series_id: UUID, note: str = "", now: datetime) -> int:
+    """Schedule every lease of a series on which nobody has decided; how many there were."""
+    return retrying(lambda: _decide_series(actor, series_id, LeaseEvent.APPROVE, note, now))
+
+
+def reject_series(*, actor: Actor, series_id: UUID, note: str, now: datetime) -> int:
+    """Decline them all; the reason is for the person who asked."""
+    if not note.strip():
+        raise InvalidRequest(_("Say why, so that the person knows what to change."), field="note")
+    return retrying(lambda: _decide_series(actor, series_id, LeaseEvent.REJECT, note, now))
+
+
+def expire_series(*, series_id: UUID, now: datetime) -> int:
+    """End the requests of a series on which nobody decided in time."""
+    with transaction.atomic():
+        series = Series.objects.select_related("tenant", "owner", "flavor").get(pk=series_id)
+        due = list(locked(_waiting(series).filter(decide_by__lte=now)).order_by("id"))
+        holds.lock_blocks_of(due)
+        for lease in due:
+            _apply_to(lease, LeaseEvent.EXPIRE, SYSTEM, at=lease.decide_by or now, now=now)
+        if due:
+            tidings.series_went_on(series, LeaseEvent.EXPIRE, len(due), now=now)
+    return len(due)
+
+
+def _decide_series(actor: Actor, series_id: UUID, event: LeaseEvent, note: str, now: datetime) -> int:
+    with transaction.atomic():
+        series = policy.fetch_series(_decider(actor), series_id, "decide")
+        waiting = list(locked(_waiting(series).filter(ends_at__gt=now)).order_by("id"))
+        if not waiting:
+            raise WrongState(
+                _("All of it has already been decided or has lapsed."), hint=_("Reload the page.")
+            )
+        if event is LeaseEvent.REJECT:
+            holds.lock_blocks_of(waiting)
+        for lease in waiting:
+            _note_decision(lease, actor, note=note, now=now)
+            _apply_to(lease, event, actor, at=now, now=now, reason=said(note))
+        record(
+            action=f"series.{event}",
+            actor=actor,
+            subject=f"series:{series.pk}",
+            tenant=series.tenant,
+            now=now,
+            leases=[str(lease.pk) for lease in waiting],
+            reason=note,
+        )
+        tidings.series_went_on(series, event, len(waiting), note=note, now=now)
+        transaction.on_commit(wake_control)
+    return len(waiting)
+
+
+def _waiting(series: Series) -> QuerySet[Lease]:
+    return series.leases.filter(state=LeaseState.REQUESTED)
+
+
+def _apply_to(
+    lease: Lease, event: LeaseEvent, actor: Actor, *, at: datetime, now: datetime, reason: Reason = NONE
+) -> None:
+    apply_lease_event(
+        lease_id=lease.pk, event=event, actor=actor, effective_at=at, now=now, reason=reason, tell_owner=False
+    )
+
+
+def _decider(actor: Actor) -> Person:
     if actor.person is None:
         raise TypeError("only a person decides")
-    policy.fetch_lease(actor.person, lease_id, "decide")
+    return actor.person
+
+
+def _decide(actor: Actor, lease_id: UUID, *, note: str, now: datetime) -> Lease:
+    policy.fetch_lease(_decider(actor), lease_id, "decide")
     lease = locked(Lease.objects.all()).get(pk=lease_id)
     if lease.state != LeaseState.REQUESTED:
         raise WrongState(
             _("This request has already been decided or has lapsed."), hint=_("Reload the page.")
         )
+    _note_decision(lease, actor, note=note, now=now)
+    return lease
+
+
+def _note_decision(lease: Lease, actor: Actor, *, note: str, now: datetime) -> None:
     lease.decided_by, lease.decided_at, lease.decision_note = actor.person, now, note
     lease.save(update_fields=["decided_by", "decided_at", "decision_note"])
-    return lease

@@ -105,7 +105,7 @@ def _book(*, actor: Actor, person: Person, tenant: Tenant, lease: Lease, now: da
         lease.decide_by = decide_by(lease, now) if reason else None
         lease.save(force_insert=True)
         offering.place_after_line(lease, now=now)
-        _record(lease, verdict, actor=actor, now=now)
+        record_request(lease, verdict, actor=actor, now=now)
         if reason:
             ask_approvers(lease, now=now)
         if starts_now(lease, now=now):
@@ -132,7 +132,7 @@ def decide_by(lease: Lease, now: datetime) -> datetime:
 
 def facts_of(lease: Lease, verdict: quotas.Verdict) -> dict[str, Any]:
     """What was booked, for whom, at which price and within which limits: for the audit log."""
-    return {
+    facts: dict[str, Any] = {
         "owner": lease.owner.username,
         "flavor": lease.flavor.slug,
         "model": lease.flavor.model.slug,
@@ -147,9 +147,13 @@ def facts_of(lease: Lease, verdict: quotas.Verdict) -> dict[str, Any]:
         "needs_approval_because": lease.needs_approval_because.in_english(),
         "gpus": [str(gpu) for gpu in lease.holds.values_list("gpu_id", flat=True)],
     }
+    if lease.series_id:
+        facts |= {"series": str(lease.series_id), "occurs_on": str(lease.occurs_on)}
+    return facts
 
 
-def _record(lease: Lease, verdict: quotas.Verdict, *, actor: Actor, now: datetime) -> None:
+def record_request(lease: Lease, verdict: quotas.Verdict, *, actor: Actor, now: datetime) -> None:
+    """What was asked for, judged and given."""
     record(
         action="lease.request",
         actor=actor,
@@ -176,12 +180,14 @@ def ask_approvers(lease: Lease, *, now: datetime) -> None:
 
 
 def member_of(actor: Actor, tenant: Tenant) -> Person:
+    """Whoever acts, as a member of the tenant. Raises NotVisible."""
     if actor.person is None or not policy.has_role(actor.person, tenant, "member"):
         raise NotVisible(_("There is no such team."))
     return actor.person
 
 
 def check_offered(flavor: Flavor, image: Image) -> None:
+    """Raises InvalidRequest for what cannot be booked any more."""
     if not flavor.offered:
         raise InvalidRequest(_("This workstation is no longer offered."), field="flavor")
     if not image.offered:

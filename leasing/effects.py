@@ -20,7 +20,7 @@ from leasing.timing import PROVISION_DEADLINE, RELEASE_DEADLINE, UPDATE_DEADLINE
 
 
 def after_lease_event(lease: Lease, *, event: LeaseEvent, at: datetime, actor: Actor, now: datetime) -> None:
-    """Queue and write everything that this transition entails."""
+    """Queue and write everything that this transition entails; its owner is told by `tell_owner`."""
     if event is LeaseEvent.START:
         _hand_over(lease, at=at, actor=actor, now=now)
         _tell_host(lease, goal=goals.provision(lease), now=now, deadline=PROVISION_DEADLINE)
@@ -34,7 +34,6 @@ def after_lease_event(lease: Lease, *, event: LeaseEvent, at: datetime, actor: A
         close_commands(lease, answer="gone", now=now)
     elif lease.state == LeaseState.ENDED:
         holds.drop(lease)
-    _tell_owner(lease, event=event, now=now)
 
 
 def order_release(lease: Lease, *, now: datetime) -> None:
@@ -123,7 +122,8 @@ _SUBJECTS: dict[LeaseEvent, str | Promise] = {
 }
 
 
-def _tell_owner(lease: Lease, *, event: LeaseEvent, now: datetime) -> None:
+def tell_owner(lease: Lease, *, event: LeaseEvent, now: datetime) -> None:
+    """If it is something that the owner cannot know by themselves."""
     if event not in _SUBJECTS:
         return
     body = lease.outcome_reason or lease.decision_note or _("See its page for what happened.")

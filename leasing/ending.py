@@ -8,13 +8,15 @@ from uuid import UUID
 from django.db import transaction
 from django.utils.translation import gettext as _
 
-from leasing import policy
+from leasing import holds, policy
 from leasing.actors import Actor
+from leasing.audit.log import record
 from leasing.errors import WrongState
 from leasing.locking import locked
-from leasing.models import Lease
+from leasing.models import Lease, Series
 from leasing.reasons import because
-from leasing.states.lease import LeaseEvent, LeaseState
+from leasing.retrying import retrying
+from leasing.states.lease import AHEAD, LeaseEvent, LeaseState
 from leasing.transitions import apply_lease_event
 
 _EVENTS = {
@@ -43,3 +45,39 @@ def end_lease(*, actor: Actor, lease_id: UUID, now: datetime) -> Lease:
             now=now,
             reason=because("ended-by", person=str(actor.person)),
         )
+
+
+def end_series(*, actor: Actor, series_id: UUID, now: datetime) -> int:
+    """Cancel everything of a series that has not begun; how many leases that were."""
+    if actor.person is None:
+        raise TypeError("only a person ends a series")
+    series = policy.fetch_series(actor.person, series_id, "end")
+    return retrying(lambda: _cancel_ahead(actor, series, now))
+
+
+def _cancel_ahead(actor: Actor, series: Series, now: datetime) -> int:
+    with transaction.atomic():
+        ahead = list(locked(series.leases.filter(state__in=AHEAD)).order_by("id"))
+        if not ahead:
+            raise WrongState(
+                _("Nothing of this series is still ahead."), hint=_("End what runs on its own page.")
+            )
+        holds.lock_blocks_of(ahead)
+        for lease in ahead:
+            apply_lease_event(
+                lease_id=lease.pk,
+                event=LeaseEvent.CANCEL,
+                actor=actor,
+                effective_at=now,
+                now=now,
+                reason=because("ended-by", person=str(actor.person)),
+            )
+        record(
+            action="series.cancel",
+            actor=actor,
+            subject=f"series:{series.pk}",
+            tenant=series.tenant,
+            now=now,
+            leases=[str(lease.pk) for lease in ahead],
+        )
+    return len(ahead)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,7 +19,16 @@ from leasing.models import Block, Flavor, Hold, Lease
 from leasing.openings import search
 from leasing.openings.search import Pool, tightest_block
 from leasing.openings.spans import Span, micros
-from leasing.openings.upkeep import GpuTime, give_up_kept, lock_block, read, refresh, span_of, write
+from leasing.openings.upkeep import (
+    GpuTime,
+    give_up_kept,
+    lock_block,
+    lock_blocks,
+    read,
+    refresh,
+    span_of,
+    write,
+)
 from leasing.placement import FreeGpu, choose_gpus
 from leasing.states.gpu import GpuState
 from leasing.states.lease import AHEAD, LeaseState
@@ -92,6 +101,20 @@ def place_on(lease: Lease, block: Block, *, now: datetime) -> None:
     if choice is None:
         raise _nothing_free(lease)
     _hold(lease, choice, starts_at, ends_at)
+
+
+def lock_blocks_for(flavor: Flavor, windows: Iterable[tuple[datetime, datetime]], *, now: datetime) -> None:
+    """Lock the blocks that leases in these windows would go to as things are, before they are placed."""
+    pool = pool_of(flavor)
+    spans = [span_of(*window(flavor, starts_at, ends_at, now=now)) for starts_at, ends_at in windows]
+    found = (tightest_block(pool, *span) for span in spans if span.starts < span.ends)
+    lock_blocks({block_id for block_id in found if block_id is not None})
+
+
+def lock_blocks_of(leases: Iterable[Lease]) -> None:
+    """Lock the blocks that these leases have GPUs of, before they are given up."""
+    held = Block.objects.filter(host__gpus__holds__lease__in=list(leases), model=F("host__gpus__model"))
+    lock_blocks(set(held.values_list("pk", flat=True)))
 
 
 def pool_of(flavor: Flavor) -> Pool:

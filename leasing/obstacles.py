@@ -7,7 +7,7 @@ alone, were it gone, would let the window fit, or else all that there are.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -17,7 +17,9 @@ from django.db.models import Q, QuerySet
 
 from hosts.models import Gpu
 from leasing.holds import window
-from leasing.models import Closure, Flavor, Hold, Lease, Person
+from leasing.models import Block, Closure, Flavor, Hold, Lease, Person
+from leasing.openings.spans import micros
+from leasing.openings.upkeep import kept_of
 from leasing.reasons import Reason, because
 from leasing.states.gpu import BOOKABLE
 
@@ -28,6 +30,7 @@ class Cause(StrEnum):
     OUT_OF_SERVICE = "gpus-out-of-service"
     OWN = "own-workstations"
     OTHERS = "booked-by-others"
+    KEPT = "kept-for-the-line"
     TURNAROUND = "no-time-between"
 
 
@@ -100,6 +103,8 @@ def _groups(
             causes[gpu_id].add(Cause.TURNAROUND)
         else:
             causes[gpu_id].add(Cause.OWN if owner_id == person.pk else Cause.OTHERS)
+    for gpu_id in _kept(flavor, span):
+        causes[gpu_id].add(Cause.KEPT)
     closed = _closed(span)
     groups: dict[tuple[UUID, int], list[frozenset[Cause]]] = defaultdict(list)
     gpus = Gpu.objects.filter(model=flavor.model).values_list("pk", "host_id", "numa_node", "state")
@@ -115,3 +120,11 @@ def _closed(span: Held) -> set[UUID]:
     """GPUs, and hosts as a whole, that are closed at any time of the span."""
     meeting = Closure.objects.filter(Q(ends_at=None) | Q(ends_at__gt=span[0]), starts_at__lt=span[1])
     return {closure.host_id if closure.gpu_id is None else closure.gpu_id for closure in meeting}
+
+
+def _kept(flavor: Flavor, span: Held) -> Iterator[UUID]:
+    """GPUs that are kept for somebody who waits."""
+    for block in Block.objects.filter(model=flavor.model, kept_for__isnull=False):
+        for gpu_id, kept in kept_of(block):
+            if kept.starts < micros(span[1]) and kept.ends > micros(span[0]):
+                yield gpu_id

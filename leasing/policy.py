@@ -22,6 +22,7 @@ from leasing.models import (
     Lease,
     Person,
     ScrubRecord,
+    Series,
     Tenant,
     TenantGroupPermission,
     TenantPersonPermission,
@@ -208,6 +209,15 @@ def visible_usage(person: Person) -> QuerySet[UsageSegment]:
     return segments.filter(lease__tenant__in=tenants_with_role(person, "finance"))
 
 
+def visible_series(person: Person) -> QuerySet[Series]:
+    """As with leases."""
+    series = Series.objects.select_related("tenant", "owner", "flavor__model", "image")
+    if is_auditor(person):
+        return series
+    own = Q(owner=person, tenant__in=tenants_with_role(person, "member"))
+    return series.filter(own | Q(tenant__in=tenants_with_role(person, "approver")))
+
+
 def fetch_lease(person: Person, lease_id: UUID, action: Action) -> Lease:
     """The lease, if the person may do this with it; NotVisible if they may not even know of it."""
     try:
@@ -219,8 +229,19 @@ def fetch_lease(person: Person, lease_id: UUID, action: Action) -> Lease:
     return lease
 
 
-def may(person: Person, lease: Lease, action: Action) -> bool:
-    """Whether the person may do this with a lease that they can see."""
+def fetch_series(person: Person, series_id: UUID, action: Action) -> Series:
+    """The series, if the person may do this with all of it; NotVisible if they may not even know of it."""
+    try:
+        series = visible_series(person).get(pk=series_id)
+    except Series.DoesNotExist:
+        raise NotVisible(_("There is no such series.")) from None
+    if not may(person, series, action):
+        raise NotAllowed(_REFUSALS[action]())
+    return series
+
+
+def may(person: Person, lease: Lease | Series, action: Action) -> bool:
+    """Whether the person may do this with a lease, or all of a series, that they can see."""
     owns = lease.owner_id == person.pk and has_role(person, lease.tenant, "member")
     match action:
         case "view":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
@@ -72,6 +73,15 @@ class Account:
     zone: str
     now: datetime
 
+    def judge_all(self, wanted: Iterable[Use]) -> list[Verdict]:
+        """Whether each is inside the limits, given those before it."""
+        verdicts, account = [], self
+        for use in wanted:
+            verdicts.append(account.judge(use))
+            months = [*account.months, *month_uses(use, self.zone)]
+            account = replace(account, uses=[*account.uses, use], months=months)
+        return verdicts
+
     def judge(self, wanted: Use) -> Verdict:
         """Whether one more lease is inside the limits."""
         measures = measured(
@@ -122,6 +132,30 @@ def account_of(
         months += [part for use in pending for part in month_uses(use, tenant.timezone)]
     uses = [*_uses(leases, person, starts_at, ends_at), *pending]
     return Account(limits, uses, months, tenant.timezone, now)
+
+
+def use_of(lease: Lease) -> Use:
+    """What a lease counts as, for its owner."""
+    flavor = lease.flavor
+    return Use(
+        lease.starts_at,
+        lease.ends_at,
+        flavor.gpu_count,
+        flavor.model_id,
+        True,
+        lease.rate_per_hour,
+        lease.currency,
+    )
+
+
+def together_beyond(verdicts: Iterable[Verdict]) -> Reason:
+    """Why several leases are outside the limits: each limit once, with the most that it comes to."""
+    worst: dict[tuple[Limit, str], Measure] = {}
+    for one in (measure for verdict in verdicts for measure in verdict.measures):
+        known = worst.get((one.limit, one.month))
+        if known is None or (one.is_over, one.total) > (known.is_over, known.total):
+            worst[one.limit, one.month] = one
+    return together(objections(worst.values()))
 
 
 def limits_in_force(tenant: Tenant, person: Person | None, *, now: datetime) -> list[Limit]:

@@ -56,9 +56,12 @@ TEXTS: dict[str, str | Promise] = {
     "gpus-out-of-service": _("GPUs are out of service or in maintenance then."),
     "own-workstations": _("Your own workstations have the GPUs then."),
     "booked-by-others": _("Others have booked the GPUs then."),
+    "kept-for-the-line": _("GPUs are kept for somebody who waits for them."),
     "no-time-between": _(
         "The time itself is free, but not the %(minutes)d minutes in which a GPU is cleaned and prepared."
     ),
+    "no-time-that-day": _("The clocks are put forward over it on that day."),
+    "start-is-over": _("Its start is over."),
     "deadline-too-early": _("It would end after the latest end that you gave."),
     "wait-lapsed": _("Nothing came free that would still have ended by your deadline."),
     "wait-no-member": _("You are no longer a member of the team."),

@@ -72,6 +72,12 @@ def find_start(
     return start
 
 
+def is_free(flavor: Flavor, starts_at: datetime, ends_at: datetime, *, now: datetime) -> bool:
+    """Whether a lease could be placed in this window."""
+    held = span_of(*window(flavor, starts_at, ends_at, now=now))
+    return held.starts < held.ends and is_open(pool_of(flavor), held.starts, held.ends)
+
+
 def find_slots(
     flavor: Flavor,
     duration: timedelta,
@@ -117,13 +123,14 @@ def near_misses(
         obstacles=InTheWay([because("deadline-too-early")], [])
         if deadline is not None and ends_at > deadline
         else in_the_way(flavor, asked, ends_at, person=person, now=now),
-        shorter=_shorter(flavor, asked, min(ends_at, deadline or ends_at), now=now),
+        shorter=shorter_slot(flavor, asked, min(ends_at, deadline or ends_at), now=now),
         later=later,
         others=list(islice(others, OTHERS)),
     )
 
 
-def _shorter(flavor: Flavor, starts_at: datetime, until: datetime, *, now: datetime) -> Slot | None:
+def shorter_slot(flavor: Flavor, starts_at: datetime, until: datetime, *, now: datetime) -> Slot | None:
+    """From this start as long as it is free, `until` at most."""
     if until - starts_at < SHORTEST_LEASE:
         return None
     ends_at = longest_end(flavor, starts_at, until=until, now=now)

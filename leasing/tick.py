@@ -16,6 +16,7 @@ from django.db.models import Exists, Model, OuterRef, Q, QuerySet
 from hosts.models import Gpu, Host
 from leasing import changing, effects, goals, holds, keeping, offering, outbox, reminders, tidings
 from leasing.actors import SYSTEM
+from leasing.approval import expire_series
 from leasing.audit.sealer import seal
 from leasing.errors import DomainError
 from leasing.locking import locked
@@ -43,7 +44,9 @@ def tick(*, now: datetime, send: outbox.Send) -> None:
 def expire_requests(now: datetime) -> None:
     """Requests on which nobody decided in time."""
     due = Lease.objects.filter(state=LeaseState.REQUESTED, decide_by__lte=now)
-    _each_locked(due, lambda lease: _apply(lease, LeaseEvent.EXPIRE, at=lease.decide_by or now, now=now))
+    single, repeated = due.filter(series=None), due.exclude(series=None)
+    _each_locked(single, lambda lease: _apply(lease, LeaseEvent.EXPIRE, at=lease.decide_by or now, now=now))
+    _each(set(repeated.values_list("series", flat=True)), lambda pk: expire_series(series_id=pk, now=now))
 
 
 # What the end of its time means for a lease in each state.
@@ -303,7 +306,7 @@ def _each_locked(due: QuerySet[M], act: Callable[[M], None]) -> None:
     _each(list(due.values_list("pk", flat=True)), lock_and_act)
 
 
-def _each(rows: Iterable[T], act: Callable[[T], None]) -> None:
+def _each(rows: Iterable[T], act: Callable[[T], object]) -> None:
     """Act on each in a transaction of its own; what fails is tried again by the next tick."""
     for row in list(rows):
         try:

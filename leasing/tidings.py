@@ -13,11 +13,11 @@ from django.utils.translation import gettext_lazy as _
 
 from hosts.models import Gpu, Host
 from leasing import notices, policy
-from leasing.addresses import of_lease, of_more_time
+from leasing.addresses import of_lease, of_more_time, of_series
 from leasing.errors import Words
-from leasing.models import Lease, Notification, Person, WaitlistEntry
+from leasing.models import Lease, Notification, Person, Series, WaitlistEntry
 from leasing.reasons import Reason, because, filled
-from leasing.states.lease import LeaseState
+from leasing.states.lease import LeaseEvent, LeaseState
 
 if TYPE_CHECKING:
     from leasing.more_time import MoreTime, Offer
@@ -118,6 +118,31 @@ def waits_no_more(entry: WaitlistEntry, *, now: datetime) -> None:
     subject = filled(_("You are no longer in line for %(flavor)s"), flavor=entry.flavor.name)
     body = entry.outcome_reason
     notices.notify(recipient=entry.owner, kind="waitlist-end", subject=subject, body=body, now=now)
+
+
+_OF_SERIES: dict[LeaseEvent, Promise] = {
+    LeaseEvent.APPROVE: _("Your series of %(flavor)s is approved"),
+    LeaseEvent.REJECT: _("Your series of %(flavor)s was not approved"),
+    LeaseEvent.EXPIRE: _("Nobody decided on your series of %(flavor)s in time"),
+}
+
+
+def series_went_on(series: Series, event: LeaseEvent, count: int, *, note: str = "", now: datetime) -> None:
+    """Tell its owner once of what has become of so many of its workstations."""
+    notices.notify(
+        recipient=series.owner,
+        kind=f"series-{event}",
+        subject=filled(_OF_SERIES[event], flavor=series.flavor.name),
+        body=filled(
+            _("%(note)s\n\nWorkstations: %(count)d. %(pattern)s, for %(tenant)s"),
+            note=note or _("See its page for what happened."),
+            count=count,
+            pattern=series.pattern,
+            tenant=series.tenant.name,
+        ),
+        now=now,
+        link=of_series(series),
+    )
 
 
 def host_silent(host: Host, lease: Lease, *, now: datetime) -> None:

@@ -44,9 +44,13 @@ def apply_lease_event(
     effective_at: datetime,
     now: datetime,
     reason: Reason = NONE,
+    tell_owner: bool = True,
     **detail: Any,
 ) -> Lease:
-    """Move a lease along its table and return it. Raises TransitionRefused."""
+    """Move a lease along its table and return it. Raises TransitionRefused.
+
+    Whoever moves several at once tells their owner of all of them together.
+    """
     with transaction.atomic():
         lease = locked(Lease.objects.select_related("tenant", "owner")).get(pk=lease_id)
         before = LeaseState(lease.state)
@@ -68,6 +72,8 @@ def apply_lease_event(
         )
         metering.follow_lease(lease, event=event, effective_at=at)
         effects.after_lease_event(lease, event=event, at=at, actor=actor, now=now)
+        if tell_owner:
+            effects.tell_owner(lease, event=event, now=now)
         return lease
 
 

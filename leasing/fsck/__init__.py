@@ -12,7 +12,7 @@ from datetime import datetime
 from django.db import connection, transaction
 
 from leasing.audit.verifier import verify_log
-from leasing.fsck import bookings, lifecycles, limits, machines, money, waiting
+from leasing.fsck import bookings, lifecycles, limits, machines, money, series, waiting
 from leasing.fsck.finding import Check, Finding
 
 __all__ = ["CHECKS", "Finding", "run_checks", "words_of"]
@@ -30,6 +30,7 @@ CHECKS: dict[str, Check] = {
     "openings": bookings.openings_match_holds,
     "placement": bookings.leases_have_their_holds,
     "limits": limits.bookings_were_allowed,
+    "series": series.series_are_whole,
     "clean": lifecycles.gpus_were_clean_when_handed_over,
     "evidence": lifecycles.clean_means_scrubbed,
     "states": lifecycles.states_follow_from_the_log,

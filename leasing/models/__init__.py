@@ -10,6 +10,7 @@ from leasing.models.people import Person, Tenant
 from leasing.models.permissions import TenantGroupPermission, TenantPersonPermission
 from leasing.models.proof import ScrubRecord
 from leasing.models.quotas import Quota, QuotaKind, QuotaRequest
+from leasing.models.series import Series
 from leasing.models.waitlist import WaitlistEntry
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "QuotaRequest",
     "Rate",
     "ScrubRecord",
+    "Series",
     "Tenant",
     "TenantGroupPermission",
     "TenantPersonPermission",

@@ -11,6 +11,7 @@ from django.utils.translation import gettext_lazy as _
 from hosts.models import Gpu, Host
 from leasing.models.catalogue import Flavor, Image
 from leasing.models.people import Person, Tenant
+from leasing.models.series import Series
 from leasing.reasons import ReasonField
 from leasing.states.lease import LeaseState, Outcome
 
@@ -19,7 +20,8 @@ class Lease(models.Model):
     """A tenant's right to one machine of a flavor in `[starts_at, ends_at)`, UTC.
 
     `state` is written by leasing.transitions alone. `generation` counts goals sent to the host for this
-    lease. `stopped_at` is when it stopped being usable, which may be before `ends_at`.
+    lease. `stopped_at` is when it stopped being usable, which may be before `ends_at`. `occurs_on` says which
+    date of its series it was booked for.
     """
 
     class Machine(models.TextChoices):
@@ -43,6 +45,8 @@ class Lease(models.Model):
     requested_at = models.DateTimeField()
     decide_by = models.DateTimeField(null=True)
     purpose = models.CharField(max_length=500, blank=True)
+    series = models.ForeignKey(Series, models.PROTECT, null=True, related_name="leases", db_index=False)
+    occurs_on = models.DateField(null=True)
     needs_approval_because = ReasonField()
     decided_by = models.ForeignKey(Person, models.PROTECT, null=True, related_name="decisions")
     decided_at = models.DateTimeField(null=True)
@@ -85,6 +89,16 @@ class Lease(models.Model):
             ),
             models.UniqueConstraint(
                 fields=["entry"], condition=Q(state=LeaseState.OFFERED), name="leasing_lease_one_offer"
+            ),
+            models.CheckConstraint(
+                condition=Q(series__isnull=True, occurs_on__isnull=True)
+                | Q(series__isnull=False, occurs_on__isnull=False),
+                name="leasing_lease_occurs_in_series",
+            ),
+            models.UniqueConstraint(
+                fields=["series", "occurs_on"],
+                name="leasing_lease_one_per_date",
+                condition=Q(series__isnull=False),
             ),
         ]
 

@@ -63,6 +63,11 @@ def lock_block(block_id: int) -> Block:
     return locked(Block.objects.all()).get(pk=block_id)
 
 
+def lock_blocks(ids: Iterable[int]) -> list[Block]:
+    """In their order, so that nobody who does the same waits for somebody who waits for them."""
+    return list(locked(Block.objects.filter(pk__in=list(ids))).order_by("id"))
+
+
 def refresh(gpu_ids: Iterable[UUID], starts_at: datetime, ends_at: datetime | None) -> None:
     """What is free of these GPUs has changed in `[starts_at, ends_at)`; some may have come free."""
     blocks = Block.objects.filter(host__gpus__in=list(gpu_ids), model=F("host__gpus__model"))
@@ -75,8 +80,7 @@ def refresh_host(host_id: UUID, starts_at: datetime, ends_at: datetime | None) -
 
 
 def refresh_blocks(blocks: QuerySet[Block], region: Span) -> None:
-    ids = set(blocks.values_list("pk", flat=True))
-    for block in list(locked(Block.objects.filter(pk__in=ids)).order_by("id")):
+    for block in lock_blocks(set(blocks.values_list("pk", flat=True))):
         write(block, read(block, region), region)
         note_freed(block, region)
 

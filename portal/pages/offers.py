@@ -19,7 +19,7 @@ from leasing.models import Flavor
 from leasing.obstacles import InTheWay
 from leasing.pricing import Quote
 from leasing.reasons import Reason
-from leasing.slots import NearMisses, Slot, find_start, near_misses
+from leasing.slots import NearMisses, Slot, is_free, near_misses
 from leasing.timing import SHORTEST_LEASE
 from portal.pages.booking_form import LOCAL_TIME, UNTIL, BookingForm, add_domain_error
 
@@ -81,7 +81,7 @@ def offer_of(form: BookingForm, now: datetime) -> Offer | None:
 
 def _instead(form: BookingForm, starts_at: datetime, ends_at: datetime, now: datetime) -> Instead | None:
     flavor, duration, asked = form.cleaned_data["flavor"], ends_at - starts_at, max(starts_at, now)
-    if find_start(flavor, duration, earliest=asked, deadline=asked + duration, now=now) is not None:
+    if is_free(flavor, asked, ends_at, now=now):
         return None
     nearly = near_misses(flavor, duration, person=form.person, earliest=asked, now=now)
     return Instead(nearly.obstacles, list(_proposals(form, flavor, asked, nearly)))

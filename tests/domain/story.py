@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import time, timedelta
 from typing import Any
 
 from django.db import connection
@@ -15,7 +15,9 @@ from leasing.audit.log import record
 from leasing.booking import request_lease
 from leasing.ending import end_lease
 from leasing.guards import guards_of
-from leasing.models import Flavor, Lease
+from leasing.models import Flavor, Lease, Series
+from leasing.recurrence import Pattern
+from leasing.series import book_series
 from leasing.waitlist import claim_offer, join_waitlist
 from tests.world import World
 
@@ -23,7 +25,7 @@ HOUR = timedelta(hours=1)
 
 
 class Story:
-    """One lease that is over, one that runs, one that was approved and waits, one request; a line of two."""
+    """What has ended, runs, was approved and waits, is asked for, is repeated; and a line of two."""
 
     def __init__(self) -> None:
         self.world = World(gpus=5, concurrent_gpus=2)
@@ -42,6 +44,7 @@ class Story:
         approver = self.world.actor(self.world.approver)
         approve_lease(actor=approver, lease_id=self.approved.pk, now=self.world.now)
         self.asked = self._book(hours=1, start=timedelta(minutes=40))
+        self.series = self._repeat()
         self.world.tick()
         self._wait()
         for lease in (self.over, self.running, self.auto, self.approved, self.asked):
@@ -90,6 +93,27 @@ class Story:
         end_lease(actor=bob, lease_id=booked.pk, now=world.now)
         world.tick()
         self.claimed = claim_offer(actor=bob, entry_id=self.first.pk, now=world.now)
+
+    def _repeat(self) -> Series:
+        """Three days, the second of them left out."""
+        first_on = self.world.now.date() + timedelta(days=7)
+        pattern = Pattern(
+            weekdays=frozenset(range(1, 8)),
+            starts=time(9),
+            ends=time(10),
+            zone="UTC",
+            first_on=first_on,
+            last_on=first_on + timedelta(days=2),
+        )
+        return book_series(
+            actor=self.world.actor(self.world.ada),
+            tenant=self.world.studio,
+            flavor=self.world.flavor,
+            image=self.world.image,
+            pattern=pattern,
+            without=[first_on + timedelta(days=1)],
+            now=self.world.now,
+        )
 
     def _bring_up(self, lease: Lease) -> None:
         self.world.tick()

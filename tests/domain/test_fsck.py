@@ -32,9 +32,11 @@ from leasing.models import (
     Opening,
     OutboxMessage,
     ScrubRecord,
+    Series,
     UsageSegment,
     WaitlistEntry,
 )
+from leasing.recurrence import days_of
 from tests.domain.story import HOUR, Story
 from tests.world import World
 
@@ -115,6 +117,22 @@ def approve_oneself(s: Story) -> None:
 
 def forget_who_decided(s: Story) -> None:
     s.only(s.approved, decided_by=None)
+
+
+def forget_what_was_left_out(s: Story) -> None:
+    Series.objects.update(left_out=[])
+
+
+def leave_out_what_is_booked(s: Story) -> None:
+    Series.objects.update(left_out=[str(day) for day in days_of(s.series.pattern)])
+
+
+def book_on_another_day(s: Story) -> None:
+    Series.objects.update(first_on=F("last_on"))
+
+
+def give_a_date_to_somebody_else(s: Story) -> None:
+    s.series.leases.update(owner=s.world.bob)
 
 
 def lose_a_scrub_record(s: Story) -> None:
@@ -306,6 +324,10 @@ def keep_nothing(s: Story) -> None:
         (exceed_the_limit, "limits", "gpus came to 3; 2 need no decision"),
         (approve_oneself, "limits", "was approved by ada, who may not"),
         (forget_who_decided, "limits", "does not name the person who decided"),
+        (forget_what_was_left_out, "series", "has neither a lease for 2026-03-10 nor was it left out"),
+        (leave_out_what_is_booked, "series", "has a lease for 2026-03-09, which was left out"),
+        (book_on_another_day, "series", "has a lease for 2026-03-09, which is none of its dates"),
+        (give_a_date_to_somebody_else, "series", "is not of the tenant, person, flavor and image"),
         (lose_a_scrub_record, "clean", "was handed over as tenure 1 without a passed scrub"),
         (fail_a_scrub_afterwards, "evidence", "without a passed scrub"),
         (hand_over_twice, "clean", "no hand-over to lease"),

@@ -14,9 +14,9 @@ from leasing.actors import SYSTEM
 from leasing.booking import request_lease
 from leasing.ending import end_lease
 from leasing.fleet import withdraw_gpu
-from leasing.models import Closure, Flavor, Lease, Person, Tenant
+from leasing.models import Block, Closure, Flavor, Lease, Person, Tenant, WaitlistEntry
 from leasing.obstacles import Blocked, Cause, InTheWay, in_the_way, telling
-from leasing.openings.upkeep import refresh_host
+from leasing.openings.upkeep import rebuild, refresh_host
 from leasing.slots import NearMisses, find_start, near_misses
 from tests.world import World
 
@@ -105,6 +105,22 @@ def test_what_is_closed_and_what_is_out_of_service(world: World) -> None:
     refresh_host(world.host.row.pk, world.now, None)
     assert codes(asking(world, 1 * HOUR, 2 * HOUR)) == []
     assert codes(asking(world, 3 * HOUR, 5 * HOUR)) == ["gpus-out-of-service"]
+
+
+def test_what_is_kept_for_the_first_in_line(world: World) -> None:
+    entry = WaitlistEntry.objects.create(
+        tenant=world.research, owner=world.bob, flavor=world.flavor, image=world.image, duration=2 * HOUR,
+        earliest_at=world.now, last_start_at=world.now + 3 * HOUR, joined_at=world.now, rank_at=world.now,
+        kept_from=world.now + 3 * HOUR, kept_until=world.now + 5 * HOUR,
+    )  # fmt: skip
+    entry.kept_gpus.set(world.gpus)
+    Block.objects.update(kept_for=entry)
+    rebuild(world.host.row.pk)
+    assert codes(asking(world, 4 * HOUR, 6 * HOUR)) == ["kept-for-the-line"]
+    assert codes(asking(world, 6 * HOUR, 7 * HOUR)) == []
+    assert find_start(world.flavor, 2 * HOUR, earliest=world.now + 4 * HOUR, now=world.now) != (
+        world.now + 4 * HOUR
+    )
 
 
 def test_minutes_for_cleaning_are_said_to_be_that(world: World) -> None:
