@@ -27,11 +27,9 @@ from leasing.models import Closure, Extension, Hold, Lease, Person, Tenant
 from leasing.pricing import quote_lease
 from leasing.reasons import NONE, Reason
 from leasing.retrying import retrying
-from leasing.states.lease import AHEAD, LeaseState
+from leasing.states.lease import AHEAD, RUNNING, LeaseState
 from leasing.timing import LONGEST_LEASE, SHORTEST_LEASE
 from leasing.wake import wake_control
-
-RUNNING = (LeaseState.PROVISIONING, LeaseState.ACTIVE)
 
 
 class OutsideLimits(DomainError):
@@ -44,32 +42,40 @@ class OutsideLimits(DomainError):
 class ExtensionLimit:
     """The latest end that a lease could have, and which lease would have to move for an end after `stays`.
 
-    `taken` says that somebody else has the GPUs then; otherwise no lease is longer.
+    `taken` says that somebody else has the GPUs then, `closed` that they are closed for maintenance; if
+    neither, no lease is longer.
     """
 
     until: datetime
     taken: bool
     stays: datetime
     moves: Lease | None = None
+    closed: bool = False
 
 
 def extension_limit(lease: Lease, *, now: datetime) -> ExtensionLimit:
-    """Until when at most the lease can be extended, by what is booked and closed now."""
+    """Until when at most the lease can be extended, by what is booked and closed now.
+
+    That the next lease can move is of no help against a closure.
+    """
     held = list(lease.holds.select_related("gpu"))
     longest = lease.starts_at + LONGEST_LEASE
     turnaround = timedelta(seconds=lease.flavor.model.turnaround_seconds)
-    following = _following(held)
-    first = _earliest(held, following)
+    closes, following = _closing(held), _following(held)
+    first = min([*closes, *(hold.starts_at for hold in following)], default=None)
     stays = min(longest, first - turnaround) if first else longest
     if first is None or stays == longest:
         return ExtensionLimit(longest, False, longest)
     next_lease = next((hold.lease for hold in following if hold.starts_at == first), None)
     if next_lease is not None and next_lease.state in AHEAD and _could_move(next_lease, held, now=now):
-        then = _earliest(held, _following(held, without=next_lease))
+        later = [hold.starts_at for hold in _following(held, without=next_lease)]
+        then = min([*closes, *later], default=None)
         until = min(longest, then - turnaround) if then else longest
         if until > stays:
-            return ExtensionLimit(until, until < longest, stays, next_lease)
-    return ExtensionLimit(max(stays, lease.ends_at), True, stays)
+            closed = until < longest and then in closes
+            return ExtensionLimit(until, until < longest and not closed, stays, next_lease, closed)
+    closed = first in closes
+    return ExtensionLimit(max(stays, lease.ends_at), not closed, stays, closed=closed)
 
 
 def change_end(*, actor: Actor, lease_id: UUID, ends_at: datetime, now: datetime) -> Lease:
@@ -138,7 +144,11 @@ def _extend(actor: Actor, lease: Lease, ends_at: datetime, now: datetime) -> Non
     limit = extension_limit(lease, now=now)
     if ends_at > limit.until:
         raise NothingFree(
-            _("It can be extended until %(until)s at most; then somebody else has it.")
+            (
+                _("It can be extended until %(until)s at most; then its GPU is closed for maintenance.")
+                if limit.closed
+                else _("It can be extended until %(until)s at most; then somebody else has it.")
+            )
             % {"until": tidings.local_time(limit.until, lease.owner)},
             hint=_("Choose an earlier end."),
             field="ends_at",
@@ -281,17 +291,17 @@ def _following(held: list[Hold], *, without: Lease | None = None) -> list[Hold]:
     return [hold for hold in found if hold is not None]
 
 
-def _earliest(held: list[Hold], following: list[Hold]) -> datetime | None:
-    """When the first of the GPUs is taken or closed."""
-    ends_at = max((hold.ends_at for hold in held), default=None)
-    gpus = [hold.gpu for hold in held]
+def _closing(held: list[Hold]) -> list[datetime]:
+    """When the closures of the GPUs begin that outlast their holds; not before the end of these."""
+    if not held:
+        return []
+    ends_at, gpus = max(hold.ends_at for hold in held), [hold.gpu for hold in held]
     closures = Closure.objects.filter(
         Q(gpu=None) | Q(gpu__in=gpus),
         Q(ends_at=None) | Q(ends_at__gt=ends_at),
-        host__in={g.host_id for g in gpus},
+        host__in={gpu.host_id for gpu in gpus},
     )
-    begins = [max(closure.starts_at, ends_at) for closure in closures] if ends_at else []
-    return min([*begins, *(hold.starts_at for hold in following)], default=None)
+    return [max(closure.starts_at, ends_at) for closure in closures]
 
 
 def _could_move(other: Lease, held: list[Hold], *, now: datetime) -> bool:

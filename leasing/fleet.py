@@ -18,9 +18,8 @@ from leasing import policy
 from leasing.actors import Actor
 from leasing.audit.log import record
 from leasing.errors import DomainError, InvalidRequest, NotVisible, WrongState
-from leasing.locking import locked
 from leasing.models import Closure, Lease
-from leasing.openings.upkeep import rebuild, refresh_host
+from leasing.openings.upkeep import rebuild
 from leasing.outbox import queue_command
 from leasing.states.gpu import GpuEvent, GpuState
 from leasing.transitions import apply_gpu_event
@@ -65,28 +64,6 @@ def inspect_host(host: Host, *, now: datetime) -> None:
     host.generation += 1
     host.save(update_fields=["generation"])
     queue_command(host=host, subject=f"host:{host.name}", generation=host.generation, goal=Inspect(), now=now)
-
-
-def set_accepting(*, actor: Actor, host_id: UUID, accepting: bool, now: datetime) -> Host:
-    """Whether new leases may be placed on the host. What is booked stays."""
-    authorise(actor)
-    with transaction.atomic():
-        host = _get_host(host_id)
-        closed = _closed(now).filter(host=host)
-        if accepting:
-            closed.filter(starts_at__lt=now).update(ends_at=now)
-            closed.filter(starts_at__gte=now).delete()
-        elif not closed.exists():
-            Closure.objects.create(host=host, starts_at=now, created_by=actor.person, created_at=now)
-        refresh_host(host.pk, now, None)
-        record(
-            action="host.accept" if accepting else "host.drain",
-            actor=actor,
-            subject=f"host:{host.pk}",
-            now=now,
-            name=host.name,
-        )
-        return accepting_hosts(Host.objects.filter(pk=host.pk), now=now).get()
 
 
 def accepting_hosts(hosts: QuerySet[Host], *, now: datetime) -> QuerySet[Host]:
@@ -174,13 +151,6 @@ def authorise(actor: Actor) -> None:
     """NotVisible unless the actor operates the fleet: to others it does not exist."""
     if actor.kind != "system" and (actor.person is None or not policy.is_operator(actor.person)):
         raise NotVisible(_("There is nothing here."))
-
-
-def _get_host(host_id: UUID) -> Host:
-    host = locked(Host.objects.filter(pk=host_id)).first()
-    if host is None:
-        raise NotVisible(_("There is no such host."))
-    return host
 
 
 def _get_card(card_id: int) -> FoundCard:

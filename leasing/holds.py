@@ -21,6 +21,7 @@ from leasing.openings.search import Pool, tightest_block
 from leasing.openings.spans import Span, micros
 from leasing.openings.upkeep import (
     GpuTime,
+    closures_of,
     give_up_kept,
     lock_block,
     lock_blocks,
@@ -185,13 +186,12 @@ def could_make_way(lease: Lease, gpu_ids: frozenset[UUID], *, now: datetime) -> 
         return True
     if own is None:
         return False
-    held = set(lease.holds.values_list("gpu_id", "starts_at", "ends_at"))
     times = read(own, span)
-    for gpu_id, starts_at, ends_at in held:
+    for gpu_id, starts_at, ends_at in lease.holds.values_list("gpu_id", "starts_at", "ends_at"):
         for time in times:
-            if time.gpu.pk == gpu_id and (mine := span_of(starts_at, ends_at)) in time.busy:
-                time.busy.remove(mine)
-    return _pick(lease.flavor, times, span, avoid=gpu_ids, only_ready=False, now=now) is not None
+            if time.gpu.pk == gpu_id:
+                time.free(span_of(starts_at, ends_at))
+    return pick_gpus(lease.flavor, times, span, avoid=gpu_ids, now=now) is not None
 
 
 def drop(lease: Lease) -> None:
@@ -221,10 +221,16 @@ def shorten(lease: Lease, ends_at: datetime) -> None:
 
 
 def lengthen(lease: Lease, ends_at: datetime) -> None:
-    """Hold the lease's GPUs, and their turnaround, until a later end. Raises NothingFree."""
+    """Hold the lease's GPUs, and their turnaround, until a later end. Raises NothingFree.
+
+    A closure that somebody else is just writing is waited for: it shows whom it affects, and nobody else.
+    """
+    lock_blocks_of([lease])
     for hold in lease.holds.select_related("gpu__model").order_by("gpu_id"):
         until = ends_at + timedelta(seconds=hold.gpu.model.turnaround_seconds)
         if until > hold.ends_at:
+            if closures_of(hold.gpu).filter(starts_at__lt=until).exclude(ends_at__lte=hold.ends_at).exists():
+                raise NothingFree(_("Its GPU is closed for maintenance then."), hint=_("Try again."))
             _hold_until(hold, until)
 
 
@@ -255,20 +261,21 @@ def grow(overrun: Hold, *, now: datetime) -> Iterator[tuple[Lease, bool]]:
     for lease in leases:
         moved = move(lease, now=now, only_ready=False)
         if not moved:
-            _delay(lease, overrun.gpu, until)
+            delay(lease, [overrun.gpu_id], until)
         yield lease, moved
     _hold_until(overrun, until)
 
 
-def _delay(lease: Lease, gpu: Gpu, until: datetime) -> None:
-    hold = lease.holds.get(gpu=gpu)
-    began = hold.starts_at
-    if until < hold.ends_at:
-        hold.starts_at = until
-        hold.save(update_fields=["starts_at"])
-    else:
-        hold.delete()
-    refresh([gpu.pk], began, hold.ends_at)
+def delay(lease: Lease, gpu_ids: Iterable[UUID], until: datetime | None) -> None:
+    """The lease may have these GPUs from then on only, or never; it keeps its window, and its other GPUs."""
+    for hold in lease.holds.filter(gpu__in=gpu_ids).order_by("gpu_id"):
+        began = hold.starts_at
+        if until is not None and until < hold.ends_at:
+            hold.starts_at = until
+            hold.save(update_fields=["starts_at"])
+        else:
+            hold.delete()
+        refresh([hold.gpu_id], began, hold.ends_at)
 
 
 def _end_by(hold: Hold, ends_at: datetime) -> None:
@@ -281,7 +288,7 @@ def _end_by(hold: Hold, ends_at: datetime) -> None:
 
 def _hold_until(hold: Hold, until: datetime) -> None:
     free_from, hold.ends_at = hold.ends_at, until
-    with _overlap_is_nothing_free():
+    with overlap_is_nothing_free():
         hold.save(update_fields=["ends_at"])
     refresh([hold.gpu_id], free_from, until)
 
@@ -300,19 +307,20 @@ def _choose(
     flavor: Flavor, block: Block, span: Span, *, avoid: frozenset[UUID], only_ready: bool, now: datetime
 ) -> _Choice | None:
     times = read(block, span)
-    chosen = _pick(flavor, times, span, avoid=avoid, only_ready=only_ready, now=now)
+    chosen = pick_gpus(flavor, times, span, avoid=avoid, only_ready=only_ready, now=now)
     return None if chosen is None else _Choice(block, times, chosen, sum(not gpu.ready for gpu in chosen))
 
 
-def _pick(
+def pick_gpus(
     flavor: Flavor,
     times: list[GpuTime],
     span: Span,
     *,
-    avoid: frozenset[UUID],
-    only_ready: bool,
+    avoid: frozenset[UUID] = frozenset(),
+    only_ready: bool = False,
     now: datetime,
 ) -> list[FreeGpu] | None:
+    """Which of a block's GPUs, with these times, would serve the flavor throughout the span."""
     free = [
         FreeGpu(
             gpu_id=time.gpu.pk,
@@ -342,7 +350,7 @@ def _hold(lease: Lease, choice: _Choice, starts_at: datetime, ends_at: datetime)
     """In GPU order, so that two bookings never wait for each other."""
     span = span_of(starts_at, ends_at)
     chosen = sorted(gpu.gpu_id for gpu in choice.chosen)
-    with _overlap_is_nothing_free():
+    with overlap_is_nothing_free():
         Hold.objects.bulk_create(
             Hold(lease=lease, gpu_id=gpu_id, starts_at=starts_at, ends_at=ends_at) for gpu_id in chosen
         )
@@ -353,7 +361,7 @@ def _hold(lease: Lease, choice: _Choice, starts_at: datetime, ends_at: datetime)
 
 
 @contextmanager
-def _overlap_is_nothing_free() -> Iterator[None]:
+def overlap_is_nothing_free() -> Iterator[None]:
     """The database refuses what a stale opening would let through; fsck says when one is."""
     try:
         with transaction.atomic():

@@ -67,6 +67,11 @@ TEXTS: dict[str, str | Promise] = {
     "wait-no-member": _("You are no longer a member of the team."),
     "wait-not-offered": _("This workstation or its system is no longer offered."),
     "wait-passed": _("You let %(count)d offers pass."),
+    "maintenance": _("Its GPU is closed for maintenance, and no equal one is free: %(why)s"),
+    "waits-for-maintenance": _(
+        "Its GPU is closed for maintenance: %(why)s. It starts as soon as it can have an equal one."
+        " Your end stays; the time lost is not billed."
+    ),
     "waits-for-gpu": _("Its GPU is out of service and no equal one is free. It starts as soon as one is."),
     "waits-for-return": _(
         "The GPU is not back from its previous lease. Your end stays; the time lost is not billed."

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
+from django.utils import timezone
 from django.utils.formats import date_format
 from django.utils.functional import Promise, lazy
 from django.utils.translation import gettext_lazy as _
@@ -15,7 +16,7 @@ from hosts.models import Gpu, Host
 from leasing import notices, policy
 from leasing.addresses import of_lease, of_more_time, of_series
 from leasing.errors import Words
-from leasing.models import Lease, Notification, Person, Series, WaitlistEntry
+from leasing.models import Closure, Lease, Notification, Person, Series, WaitlistEntry
 from leasing.reasons import Reason, because, filled
 from leasing.states.lease import LeaseEvent, LeaseState
 
@@ -33,6 +34,41 @@ def made_way(lease: Lease, *, now: datetime) -> None:
     """Somebody before it stays longer, and an equal GPU is free."""
     body = _("Somebody stays longer on its GPU, so it has an equal one. Nothing else changes.")
     _tell_owner(lease, "lease-moved", _("%(name)s has moved to an equal GPU"), body, now=now)
+
+
+def moved_for_maintenance(lease: Lease, closure: Closure, *, now: datetime) -> None:
+    """Its GPU closes, and an equal one is free."""
+    body = filled(
+        _("Its GPU is closed for maintenance: %(why)s. It has an equal one instead. Nothing else changes."),
+        why=closure.reason,
+    )
+    _tell_owner(lease, "lease-moved", _("%(name)s has moved to an equal GPU"), body, now=now)
+
+
+def stays_in_maintenance(lease: Lease, closure: Closure, *, begun: bool, now: datetime) -> None:
+    """Its GPU closes in its time, and it keeps it: it has begun, or no equal one is free."""
+    body = filled(
+        _("From %(start)s its GPU is closed for maintenance: %(why)s. It is yours until its end, not longer.")
+        if begun
+        else _(
+            "From %(start)s its GPU is closed for maintenance: %(why)s. No equal one is free, so it starts"
+            " there as booked."
+        ),
+        start=_local(closure.starts_at),
+        why=closure.reason,
+    )
+    _tell_owner(lease, "lease-maintenance", _("Maintenance at the time of %(name)s"), body, now=now)
+
+
+def waits_for_maintenance(lease: Lease, closure: Closure, *, now: datetime) -> None:
+    """Its GPU closes, no equal one is free, and it shall wait. The caller has locked the lease."""
+    _note(lease, because("waits-for-maintenance", why=closure.reason))
+    _tell_owner(lease, "lease-waits", _("%(name)s has to wait"), lease.waiting_because, now=now)
+
+
+def cancelled_for_maintenance(lease: Lease, *, now: datetime) -> None:
+    """Its GPU closes, no equal one is free, and the operator wanted it cancelled."""
+    _tell_owner(lease, "lease-cancelled", _("%(name)s is cancelled"), lease.outcome_reason, now=now)
 
 
 def not_extended(lease: Lease, *, now: datetime) -> None:
@@ -177,6 +213,14 @@ def _tell_of_offer(offer: Lease, body: Promise | Reason, *, now: datetime) -> No
     notices.notify(
         recipient=offer.owner, lease=offer, kind="waitlist-passed", subject=subject, body=body, now=now
     )
+
+
+def _said(moment: datetime) -> str:
+    return date_format(timezone.localtime(moment), "DATETIME_FORMAT")
+
+
+# In the zone and the language of whoever reads it.
+_local = lazy(_said, str)
 
 
 def _note(lease: Lease, reason: Reason) -> None:

@@ -6,7 +6,19 @@ from django.urls import include, path
 
 from portal.health import healthz, readyz
 from portal.live import events
-from portal.pages import access, account, approvals, audit, book, fleet, home, quota, usage, workstation
+from portal.pages import (
+    access,
+    account,
+    approvals,
+    audit,
+    book,
+    fleet,
+    home,
+    maintenance,
+    quota,
+    usage,
+    workstation,
+)
 
 urlpatterns = [
     path("", home.home, name="home"),
@@ -31,7 +43,11 @@ urlpatterns = [
     path("quota/<uuid:request_id>/", quota.decide_quota, name="decide-quota"),
     path("fleet/", fleet.fleet, name="fleet"),
     path("fleet/live/", fleet.fleet_live, name="fleet-live"),
-    path("fleet/hosts/<uuid:host_id>/accepting/", fleet.set_accepting, name="host-accepting"),
+    path("fleet/hosts/<uuid:host_id>/drain/", maintenance.drain_host, name="drain-host"),
+    path("fleet/gpus/<uuid:gpu_id>/drain/", maintenance.drain_gpu, name="drain-gpu"),
+    path("fleet/closures/", maintenance.closures, name="closures"),
+    path("fleet/closures/<int:closure_id>/", maintenance.closure, name="closure"),
+    path("fleet/closures/<int:closure_id>/lift/", maintenance.lift, name="lift-closure"),
     path("fleet/cards/<int:card_id>/admit/", fleet.admit_card, name="admit-card"),
     path("fleet/gpus/<uuid:gpu_id>/", fleet.gpu, name="gpu"),
     path("fleet/gpus/<uuid:gpu_id>/readmit/", fleet.readmit, name="readmit-gpu"),

@@ -40,13 +40,14 @@ class Block(models.Model):
 
 class Closure(models.Model):
     """No lease may be placed on the host, or on one GPU of it, in `[starts_at, ends_at)`; no end is until
-    further notice. What is placed there already stays unless it is moved.
+    further notice. What is placed there already stays unless it is moved (leasing.maintenance).
     """
 
     host = models.ForeignKey(Host, models.CASCADE, related_name="closures")
     gpu = models.ForeignKey(Gpu, models.CASCADE, null=True, related_name="closures")
     starts_at = models.DateTimeField()
     ends_at = models.DateTimeField(null=True)
+    reason = models.CharField(max_length=200)
     created_by = models.ForeignKey(Person, models.PROTECT, null=True, related_name="+")
     created_at = models.DateTimeField()
 

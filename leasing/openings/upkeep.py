@@ -13,7 +13,7 @@ from datetime import datetime
 from uuid import UUID
 
 from django.db import connection, transaction
-from django.db.models import F, OuterRef, QuerySet, Subquery
+from django.db.models import F, OuterRef, Q, QuerySet, Subquery
 
 from hosts.models import Gpu
 from leasing.locking import locked
@@ -47,6 +47,11 @@ class GpuTime:
     def is_free(self, span: Span) -> bool:
         return not any(one.starts < span.ends and one.ends > span.starts for one in self.busy)
 
+    def free(self, span: Span) -> None:
+        """Without what keeps it busy in just this span."""
+        if span in self.busy:
+            self.busy.remove(span)
+
     def gap_around(self, span: Span) -> Span:
         """The gap that the span lies in."""
         return Span(
@@ -66,6 +71,11 @@ def lock_block(block_id: int) -> Block:
 def lock_blocks(ids: Iterable[int]) -> list[Block]:
     """In their order, so that nobody who does the same waits for somebody who waits for them."""
     return list(locked(Block.objects.filter(pk__in=list(ids))).order_by("id"))
+
+
+def closures_of(gpu: Gpu) -> QuerySet[Closure]:
+    """Of the GPU, or of its whole host."""
+    return Closure.objects.filter(Q(gpu=None) | Q(gpu=gpu), host=gpu.host_id)
 
 
 def refresh(gpu_ids: Iterable[UUID], starts_at: datetime, ends_at: datetime | None) -> None:

@@ -82,4 +82,5 @@ AHEAD = frozenset({S.OFFERED, S.REQUESTED, S.SCHEDULED})
 # A lease with one of these was never more than an offer.
 NEVER_CLAIMED = frozenset({Outcome.PASSED, Outcome.WITHDRAWN})
 HOLDING = frozenset({S.OFFERED, S.REQUESTED, S.SCHEDULED, S.PROVISIONING, S.ACTIVE, S.RELEASING})
+RUNNING = frozenset({S.PROVISIONING, S.ACTIVE})
 ON_HOST = frozenset({S.PROVISIONING, S.ACTIVE, S.RELEASING})

@@ -49,6 +49,9 @@ class MoreTimeSerializer(serializers.Serializer[Any]):
     taken = serializers.BooleanField(
         source="limit.taken", help_text="Whether somebody else has the GPUs from then on"
     )
+    closed = serializers.BooleanField(
+        source="limit.closed", help_text="Whether they are closed for maintenance from then on"
+    )
     pending_until = serializers.DateTimeField(
         default_timezone=UTC, allow_null=True, help_text="A later end that its host is to confirm"
     )

@@ -23,10 +23,6 @@ from portal.api.serializers import FoundCardSerializer, GpuSerializer, HostSeria
 from portal.api.views import ActionView, ListView, api_actor, checked, person_of
 
 
-class AcceptingSerializer(StrictSerializer[dict[str, Any]]):
-    accepting = serializers.BooleanField()
-
-
 class AdmitSerializer(StrictSerializer[dict[str, Any]]):
     model = serializers.SlugField(help_text="Slug of the GPU model")
 
@@ -54,18 +50,6 @@ class HostDetail(ActionView):
         host = service.accepting_hosts(Host.objects.filter(pk=host_id), now=timezone.now()).first()
         if host is None:
             raise NotVisible(_("There is no such host."))
-        return Response(HostSerializer(host).data)
-
-
-class AcceptingView(ActionView):
-    @extend_schema(request=AcceptingSerializer, responses=HostSerializer)
-    def post(self, request: Request, host_id: UUID) -> Response:
-        """Whether new leases may be placed on the host; what is booked stays."""
-        policy.require_operator(person_of(request))
-        accepting = checked(AcceptingSerializer, request.data)["accepting"]
-        host = service.set_accepting(
-            actor=api_actor(request), host_id=host_id, accepting=accepting, now=timezone.now()
-        )
         return Response(HostSerializer(host).data)
 
 

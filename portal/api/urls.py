@@ -6,7 +6,7 @@ from django.urls import path
 from django.views.decorators.cache import cache_page
 from drf_spectacular.views import SpectacularAPIView
 
-from portal.api import availability, changing, fleet, leases, me, quotas, records, slots
+from portal.api import availability, changing, fleet, leases, maintenance, me, quotas, records, slots
 
 schema = SpectacularAPIView.as_view(authentication_classes=[], permission_classes=[], throttle_classes=[])
 
@@ -39,13 +39,19 @@ urlpatterns = [
     ),
     path("hosts/", fleet.HostList.as_view(), name="api-hosts"),
     path("hosts/<uuid:host_id>/", fleet.HostDetail.as_view(), name="api-host"),
-    path("hosts/<uuid:host_id>/accepting/", fleet.AcceptingView.as_view(), name="api-host-accepting"),
     path("found-cards/", fleet.FoundCardList.as_view(), name="api-found-cards"),
     path("found-cards/<int:card_id>/admit/", fleet.AdmitView.as_view(), name="api-card-admit"),
     path("gpus/", fleet.GpuList.as_view(), name="api-gpus"),
     path("gpus/<uuid:gpu_id>/", fleet.GpuDetail.as_view(), name="api-gpu"),
     path("gpus/<uuid:gpu_id>/readmit/", fleet.ReadmitView.as_view(), name="api-gpu-readmit"),
     path("gpus/<uuid:gpu_id>/withdraw/", fleet.WithdrawView.as_view(), name="api-gpu-withdraw"),
+    path("closures/", maintenance.ClosureList.as_view(), name="api-closures"),
+    path("closures/preview/", maintenance.DrainPreview.as_view(), name="api-drain-preview"),
+    path(
+        "closures/<int:closure_id>/preview/", maintenance.ChangePreview.as_view(), name="api-closure-preview"
+    ),
+    path("closures/<int:closure_id>/change/", maintenance.ChangeView.as_view(), name="api-closure-change"),
+    path("closures/<int:closure_id>/lift/", maintenance.LiftView.as_view(), name="api-closure-lift"),
     path("scrub-records/", records.ScrubRecordList.as_view(), name="api-scrub-records"),
     path("audit/", records.AuditList.as_view(), name="api-audit"),
     path("usage/", records.UsageList.as_view(), name="api-usage"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from itertools import groupby
 from typing import Any
 from uuid import UUID
@@ -20,7 +21,10 @@ from hosts.models import Gpu, GpuModel, Host
 from leasing import fleet as service
 from leasing import policy
 from leasing.errors import InvalidRequest, NotVisible
+from leasing.maintenance.service import open_closures
+from leasing.maintenance.standing import Standing, standing_of
 from leasing.models import AuditEntry, Hold, Person
+from leasing.packing import room_now
 from leasing.states.gpu import TRANSITIONS, GpuEvent, GpuState
 from leasing.timing import HOST_SILENT_AFTER
 from portal.middleware import PersonRequest
@@ -49,6 +53,7 @@ def fleet_live(request: PersonRequest) -> HttpResponse:
 def gpu(request: PersonRequest, gpu_id: UUID) -> HttpResponse:
     """A card's life."""
     policy.require_fleet_reader(request.user)
+    now = timezone.now()
     found = Gpu.objects.select_related("host", "model").filter(pk=gpu_id).first()
     if found is None:
         raise NotVisible(_("There is no such GPU."))
@@ -57,25 +62,17 @@ def gpu(request: PersonRequest, gpu_id: UUID) -> HttpResponse:
         "gpu": found,
         "scrubs": found.scrubs.select_related("lease")[:SHOWN_SCRUBS],
         "life": [happening(entry) for entry in entries[:SHOWN_ENTRIES]],
-        "leases": service.leases_on(found, now=timezone.now()),
+        "leases": service.leases_on(found, now=now),
+        "closed": [
+            standing_of(one, now=now)
+            for one in open_closures(now=now).filter(host=found.host_id)
+            if one.gpu_id in (None, found.pk)
+        ],
         "may_operate": policy.is_operator(request.user),
         "may_readmit": (GpuState(found.state), GpuEvent.READMIT) in TRANSITIONS,
         "may_withdraw": (GpuState(found.state), GpuEvent.WITHDRAW) in TRANSITIONS,
     }
     return render(request, "fleet/gpu.html", context)
-
-
-@action
-def set_accepting(request: PersonRequest, host_id: UUID) -> str:
-    accepting = request.POST.get("accepting") == "yes"
-    host = service.set_accepting(
-        actor=request.actor, host_id=host_id, accepting=accepting, now=timezone.now()
-    )
-    said = (
-        _("%(host)s takes new leases again.") if accepting else _("%(host)s takes no new leases from now on.")
-    )
-    messages.success(request, said % {"host": host.name})
-    return reverse("fleet")
 
 
 @action
@@ -122,20 +119,29 @@ def _fleet(person: Person) -> dict[str, Any]:
     upcoming = Hold.objects.filter(ends_at__gt=now).select_related("lease").order_by("starts_at")
     gpus = Gpu.objects.select_related("model").prefetch_related(Prefetch("holds", upcoming, "upcoming"))
     hosts = service.accepting_hosts(Host.objects.all(), now=now)
+    closed: dict[UUID, list[Standing]] = defaultdict(list)
+    for closure in open_closures(now=now):
+        closed[closure.host_id].append(standing_of(closure, now=now))
     return {
-        "hosts": [_row(host) for host in hosts.prefetch_related(Prefetch("gpus", gpus), "found_cards")],
+        "hosts": [
+            _row(host, closed[host.pk])
+            for host in hosts.prefetch_related(Prefetch("gpus", gpus), "found_cards")
+        ],
+        "room": room_now(now=now),
         "models": GpuModel.objects.all(),
         "may_operate": policy.is_operator(person),
         "now": now,
     }
 
 
-def _row(host: Host) -> dict[str, Any]:
+def _row(host: Host, closed: list[Standing]) -> dict[str, Any]:
     in_service = {gpu.address for gpu in host.gpus.all()}
     gpus = sorted(host.gpus.all(), key=lambda gpu: (gpu.numa_node, gpu.address))
     cards = [card for card in host.found_cards.all() if card.address not in in_service]
     return {
         "host": host,
+        "closed": closed,
+        "closed_gpus": {one.closure.gpu_id for one in closed if one.in_force and one.closure.gpu_id},
         "silent": host.last_seen_at is None or timezone.now() - host.last_seen_at > HOST_SILENT_AFTER,
         "nodes": [(node, list(members)) for node, members in groupby(gpus, key=lambda gpu: gpu.numa_node)],
         "admissible": [card for card in cards if not card.refusal],

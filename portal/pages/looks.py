@@ -62,6 +62,16 @@ TRUST_LOOKS = {
 }
 
 
+FATE_LOOKS = {
+    "moves": Look("green", "rotate-cw", pgettext_lazy("lease in a closure", "moves to an equal GPU")),
+    "runs-on": Look("blue", "circle-play", pgettext_lazy("lease in a closure", "runs there until its end")),
+    "stays": Look("amber", "triangle-alert", pgettext_lazy("lease in a closure", "cannot move: stays")),
+    "waits": Look("amber", "hourglass", pgettext_lazy("lease in a closure", "cannot move: waits")),
+    "cancelled": Look("red", "circle-x", pgettext_lazy("lease in a closure", "cannot move: cancelled")),
+    "withdrawn": Look("grey", "circle-minus", pgettext_lazy("lease in a closure", "cannot move: taken back")),
+}
+
+
 def look_of_lease(lease: Lease) -> Look:
     if lease.state == "ended":
         return OUTCOME_LOOKS[lease.outcome]

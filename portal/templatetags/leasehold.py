@@ -20,7 +20,7 @@ from leasing.metering import WHOLE_CURRENCIES
 from leasing.models import Lease, QuotaKind, QuotaRequest
 from leasing.quotas import Standing
 from portal.pages import words
-from portal.pages.looks import STEP_LOOKS, TRUST_LOOKS, Look, look_of_gpu, look_of_lease
+from portal.pages.looks import FATE_LOOKS, STEP_LOOKS, TRUST_LOOKS, Look, look_of_gpu, look_of_lease
 
 register = template.Library()
 for _words in (
@@ -54,6 +54,12 @@ def icon(name: str, classes: str = "") -> SafeString:
 def state(shown: Lease | Gpu | Look) -> SafeString:
     """The pill that says in what state a workstation or a GPU is."""
     return _pill(_look(shown))
+
+
+@register.simple_tag
+def fate(name: str) -> SafeString:
+    """The pill that says what a closure means for a lease."""
+    return _pill(FATE_LOOKS[name])
 
 
 @register.simple_tag

@@ -8,18 +8,21 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from django.db import connection
 
-from hosts.models import Host
+from hosts.models import Gpu
 from leasing.actors import SYSTEM, Actor
+from leasing.audit.verifier import verify_log
 from leasing.booking import request_lease
 from leasing.changing import change_end, change_window
 from leasing.ending import end_lease
 from leasing.errors import DomainError
-from leasing.fleet import set_accepting
 from leasing.fsck import run_checks
+from leasing.maintenance.plan import Unmovable
+from leasing.maintenance.service import drain, lift_closure, open_closures, preview_drain
 from leasing.models import Flavor, Lease, Person, Tenant
 from leasing.quotas import set_quota
 from tests.world import World
@@ -51,9 +54,12 @@ def test_many_at_once_find_every_rule_kept() -> None:
             job.result()
     assert told["booked"] > 10
     assert told["changed"] > 0
-    assert set(told) <= {"booked", "changed", "ended", "drained", "refused"}
+    assert told["drained"] > 0
+    assert told["lifted"] > 0
+    assert set(told) <= {"booked", "changed", "ended", "drained", "lifted", "refused"}
     world.tick()
     assert run_checks(world.now) == []
+    assert verify_log().problems == []
 
 
 def hammer(
@@ -99,12 +105,30 @@ def act(world: World, dice: random.Random, actor: Actor, tenant: Tenant, flavors
         end_lease(actor=actor, lease_id=mine.pk, now=world.now)
         return "ended"
     if kind == "drain":
-        host_id = Host.objects.values_list("pk", flat=True).order_by("?")[0]
-        set_accepting(actor=SYSTEM, host_id=host_id, accepting=dice.random() < 0.7, now=world.now)
-        return "drained"
+        return maintain(world, dice)
     if kind == "extend":
         change_end(actor=actor, lease_id=mine.pk, ends_at=mine.ends_at + HOUR, now=world.now)
     else:
         window = {"starts_at": starts_at, "ends_at": starts_at + length}
         change_window(actor=actor, lease_id=mine.pk, now=world.now, **window)
     return "changed"
+
+
+def maintain(world: World, dice: random.Random) -> str:
+    """Close a host or a GPU from a time on, or lift a closure."""
+    closed = open_closures(now=world.now).order_by("?").first()
+    if closed is not None and dice.random() < 0.6:
+        lift_closure(actor=SYSTEM, closure_id=closed.pk, now=world.now)
+        return "lifted"
+    gpu = dice.choice(list(Gpu.objects.select_related("host")))
+    starts_at = world.now + dice.randint(0, 8) * HOUR
+    wanted: dict[str, Any] = {
+        "actor": SYSTEM,
+        "what": dice.choice([gpu, gpu.host]),
+        "starts_at": starts_at,
+        "ends_at": dice.choice([None, starts_at + dice.randint(1, 6) * HOUR]),
+        "unmovable": dice.choice(list(Unmovable)),
+        "now": world.now,
+    }
+    drain(seen=preview_drain(**wanted).seen, reason="dust", **wanted)
+    return "drained"

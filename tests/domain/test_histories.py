@@ -9,6 +9,7 @@ import os
 import random
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.conf import settings
@@ -19,9 +20,11 @@ from leasing.approval import approve_lease, reject_lease
 from leasing.booking import request_lease
 from leasing.ending import end_lease
 from leasing.errors import DomainError
-from leasing.fleet import readmit_gpu, set_accepting, withdraw_gpu
+from leasing.fleet import readmit_gpu, withdraw_gpu
 from leasing.fsck import run_checks
 from leasing.goals import PowerAction
+from leasing.maintenance.plan import Unmovable
+from leasing.maintenance.service import drain, lift_closure, open_closures, preview_drain
 from leasing.models import Flavor, Lease
 from leasing.power import switch_power
 from tests.acting_host import ActingHost
@@ -55,6 +58,7 @@ class History:
             (1, self.host.repeat),
             (1, self.host.lose_journal),
             (1, self.fleet),
+            (1, self.maintain),
         ]
 
     def live(self, steps: int) -> None:
@@ -106,14 +110,27 @@ class History:
 
     def fleet(self) -> None:
         operator, gpu = self.world.actor(self.world.operator), self.dice.choice(list(Gpu.objects.all()))
-        match self.dice.randrange(4):
-            case 0:
-                withdraw_gpu(actor=operator, gpu_id=gpu.pk, reason="dust", now=self.world.now)
-            case 1:
-                accepting = self.dice.random() < 0.8
-                set_accepting(actor=operator, host_id=gpu.host_id, accepting=accepting, now=self.world.now)
-            case _:
-                readmit_gpu(actor=operator, gpu_id=gpu.pk, now=self.world.now)
+        if self.dice.random() < 0.25:
+            withdraw_gpu(actor=operator, gpu_id=gpu.pk, reason="dust", now=self.world.now)
+        else:
+            readmit_gpu(actor=operator, gpu_id=gpu.pk, now=self.world.now)
+
+    def maintain(self) -> None:
+        """Close a GPU or the host for a while, or lift what is closed."""
+        now, gpu = self.world.now, self.dice.choice(list(Gpu.objects.all()))
+        acting: dict[str, Any] = {"actor": self.world.actor(self.world.operator), "now": now}
+        closed = open_closures(now=now).first()
+        if closed is not None and self.dice.random() < 0.5:
+            lift_closure(closure_id=closed.pk, **acting)
+            return
+        starts_at = now + self.dice.choice([timedelta(0), *SPANS])
+        acting |= {
+            "what": self.dice.choice([gpu, gpu, gpu.host]),
+            "starts_at": starts_at,
+            "ends_at": starts_at + self.dice.choice(SPANS[2:]),
+            "unmovable": self.dice.choice(list(Unmovable)),
+        }
+        drain(seen=preview_drain(**acting).seen, reason="dust", **acting)
 
     def pass_time(self) -> None:
         self.world.tick(after=self.dice.choice(SPANS))

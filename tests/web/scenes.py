@@ -14,7 +14,8 @@ from leasing.approval import reject_lease
 from leasing.audit.sealer import seal
 from leasing.booking import request_lease
 from leasing.ending import end_lease
-from leasing.models import Flavor, Lease, Person, Rate, Tenant
+from leasing.maintenance.service import drain
+from leasing.models import Closure, Flavor, Lease, Person, Rate, Tenant
 from tests.world import MEMORY_BYTES, VENDOR_DEVICE, World, fingerprint, person
 
 PASSWORD = "a-long-enough-password"
@@ -70,6 +71,7 @@ class Scene(World):
         self.scheduled = self.book(self.ada, hours=8, start=timedelta(hours=20))
         self._find_cards()
         self._withdraw_one()
+        self._plan_maintenance()
         seal(now=self.now)
 
     def book(
@@ -180,6 +182,14 @@ class Scene(World):
         fleet.withdraw_gpu(
             actor=self.actor(self.operator), gpu_id=idle.pk, reason="fan is loud; part ordered", now=self.now
         )
+
+    def _plan_maintenance(self) -> None:
+        starts_at = self.until.replace(hour=6, minute=0, second=0, microsecond=0) + timedelta(days=30)
+        drain(
+            actor=self.actor(self.operator), what=self.host.row, starts_at=starts_at,
+            ends_at=starts_at + timedelta(hours=4), reason="new firmware", seen="", now=self.now,
+        )  # fmt: skip
+        self.closure = Closure.objects.get()
 
     def _name_people(self) -> None:
         names = {"ada": ("Ada", "Lindqvist"), "bob": ("Bob", "Okafor"), "approver": ("Petra", "Hahn")}

@@ -65,6 +65,10 @@ def host(scene: Scene) -> dict[str, Any]:
     return {"host_id": scene.host.row.pk}
 
 
+def closure(scene: Scene) -> dict[str, Any]:
+    return {"closure_id": scene.closure.pk}
+
+
 def card(scene: Scene) -> dict[str, Any]:
     return {"card_id": scene.host.row.found_cards.get(address="0000:41:00.0").pk}
 
@@ -73,7 +77,7 @@ def token(scene: Scene) -> dict[str, Any]:
     return {"token_key": AuthToken.objects.create(scene.ada)[0].token_key}
 
 
-def posting(name: str, codes: str, *, others: int = 404, **more: Any) -> Row:
+def posting(name: str, codes: str = "", *, others: int = 404, **more: Any) -> Row:
     body = tuple(more.pop("body", {}).items())
     return Row(name, codes, others, "post", body, **more)
 
@@ -118,8 +122,18 @@ TABLE = [
     posting("decide-quota", "", body={"decision": "grant"}, arguments=unknown("request_id")),
     Row("fleet", READS_FLEET),
     Row("fleet-live", READS_FLEET),
-    posting("host-accepting", "operator=302", body={"accepting": "no"}, arguments=host),
-    posting("host-accepting", "", body={"accepting": "no"}, arguments=unknown("host_id")),
+    Row("drain-host", "operator=200", arguments=host),
+    Row("drain-host", arguments=unknown("host_id")),
+    posting("drain-host", "operator=409", body={"reason": "dust"}, arguments=host),
+    Row("drain-gpu", "operator=200", arguments=gpu("clean")),
+    Row("drain-gpu", arguments=unknown("gpu_id")),
+    posting("drain-gpu", "operator=302", body={"reason": "dust"}, arguments=gpu("clean")),
+    Row("closures", READS_FLEET),
+    Row("closure", "operator=200", arguments=closure),
+    Row("closure", arguments=lambda _scene: {"closure_id": 999}),
+    posting("closure", "operator=409", body={"reason": "dust"}, arguments=closure),
+    posting("lift-closure", "operator=302", arguments=closure),
+    posting("lift-closure", arguments=lambda _scene: {"closure_id": 999}),
     posting("admit-card", "operator=302", body={"model": "1"}, arguments=card),
     Row("gpu", READS_FLEET, arguments=gpu("clean")),
     Row("gpu", "", arguments=unknown("gpu_id")),
@@ -177,7 +191,12 @@ TABLE = [
     posting("api-quota-decision", "", body={"decision": "grant"}, arguments=unknown("request_id")),
     Row("api-hosts", READS_FLEET),
     Row("api-host", READS_FLEET, arguments=host),
-    posting("api-host-accepting", "operator=200", body={"accepting": "false"}, arguments=host),
+    Row("api-closures", READS_FLEET),
+    posting("api-closures", "operator=400", body={"reason": "dust", "seen": ""}),
+    posting("api-drain-preview", "operator=400", body={"starts_at": ""}),
+    posting("api-closure-preview", "operator=200", arguments=closure),
+    posting("api-closure-change", "operator=409", body={"reason": "dust", "seen": ""}, arguments=closure),
+    posting("api-closure-lift", "operator=204", arguments=closure),
     Row("api-found-cards", READS_FLEET),
     posting("api-card-admit", "operator=201", body={"model": "a6000"}, arguments=card),
     Row("api-gpus", READS_FLEET),
