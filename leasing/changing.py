@@ -126,7 +126,7 @@ def _change_end(actor: Actor, lease_id: UUID, ends_at: datetime, now: datetime) 
         if ends_at > lease.ends_at:
             _extend(actor, lease, ends_at, now)
         elif ends_at < lease.ends_at:
-            _shorten(actor, lease, ends_at, now)
+            cut(actor, lease, ends_at, now=now)
         transaction.on_commit(wake_control)
     return lease
 
@@ -177,7 +177,8 @@ def _extend(actor: Actor, lease: Lease, ends_at: datetime, now: datetime) -> Non
         _confirm(lease, extension, now=now)
 
 
-def _shorten(actor: Actor, lease: Lease, ends_at: datetime, now: datetime) -> None:
+def cut(actor: Actor, lease: Lease, ends_at: datetime, *, now: datetime) -> None:
+    """An earlier end for a lease that the caller has locked. Raises InvalidRequest."""
     if ends_at < max(now, lease.starts_at) + SHORTEST_LEASE:
         raise InvalidRequest(
             _("This end is too early."), hint=_("Choose a later one, or end it now."), field="ends_at"

@@ -13,7 +13,7 @@ from leasing.actors import Actor
 from leasing.addresses import of_lease
 from leasing.models import ConsoleSession, Extension, Lease
 from leasing.outbox import close_commands, queue_command, supersede_updates
-from leasing.reasons import filled
+from leasing.reasons import Reason, filled
 from leasing.states.gpu import GpuEvent
 from leasing.states.lease import LeaseEvent, LeaseState
 from leasing.timing import PROVISION_DEADLINE, RELEASE_DEADLINE, UPDATE_DEADLINE
@@ -115,6 +115,7 @@ def _close_consoles(lease: Lease, *, now: datetime) -> None:
 _SUBJECTS: dict[LeaseEvent, str | Promise] = {
     LeaseEvent.APPROVE: _("%(name)s is approved"),
     LeaseEvent.REJECT: _("%(name)s was not approved"),
+    LeaseEvent.REVOKE: _("The approval of %(name)s was taken back"),
     LeaseEvent.EXPIRE: _("Nobody decided on %(name)s in time"),
     LeaseEvent.FAIL: _("%(name)s has failed"),
     LeaseEvent.RUNNING: _("%(name)s is running"),
@@ -122,11 +123,11 @@ _SUBJECTS: dict[LeaseEvent, str | Promise] = {
 }
 
 
-def tell_owner(lease: Lease, *, event: LeaseEvent, now: datetime) -> None:
+def tell_owner(lease: Lease, *, event: LeaseEvent, reason: Reason, now: datetime) -> None:
     """If it is something that the owner cannot know by themselves."""
     if event not in _SUBJECTS:
         return
-    body = lease.outcome_reason or lease.decision_note or _("See its page for what happened.")
+    body = reason or lease.outcome_reason or _("See its page for what happened.")
     notices.notify(
         recipient=lease.owner,
         lease=lease,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
@@ -12,7 +12,7 @@ from django.utils.translation import gettext_lazy as _
 
 from leasing import quotas
 from leasing.changing import ExtensionLimit, extension_limit
-from leasing.limits import Use, longest_unasked
+from leasing.limits import longest_unasked
 from leasing.models import Extension, Lease
 from leasing.pricing import Quote, quote_lease, rate_of
 from leasing.reasons import NONE, Reason, because
@@ -134,10 +134,5 @@ def _objection(lease: Lease, until: datetime, now: datetime) -> Callable[[dateti
         without=lease.pk,
         now=now,
     )
-    flavor, rate, currency = lease.flavor, lease.rate_per_hour, lease.currency
-
-    def objection(ends_at: datetime) -> Reason:
-        wanted = Use(lease.starts_at, ends_at, flavor.gpu_count, flavor.model_id, True, rate, currency)
-        return account.judge(wanted).reason
-
-    return objection
+    whole = quotas.use_of(lease)
+    return lambda ends_at: account.judge(replace(whole, ends_at=ends_at)).reason

@@ -23,6 +23,7 @@ _TOGETHER = "together"
 
 TEXTS: dict[str, str | Promise] = {
     "said": "%(words)s",
+    "approved-shorter": _("It ends earlier than you asked."),
     "ended-by": _("Ended by %(person)s."),
     "gpu-failed": _("A GPU of the workstation has failed: %(reason)s"),
     "host-failed": _("The host could not start the machine: %(reason)s"),

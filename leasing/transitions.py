@@ -73,7 +73,7 @@ def apply_lease_event(
         metering.follow_lease(lease, event=event, effective_at=at)
         effects.after_lease_event(lease, event=event, at=at, actor=actor, now=now)
         if tell_owner:
-            effects.tell_owner(lease, event=event, now=now)
+            effects.tell_owner(lease, event=event, reason=reason, now=now)
         return lease
 
 

@@ -32,6 +32,7 @@ class LeaseEvent(StrEnum):
     WITHDRAW = "withdraw"
     APPROVE = "approve"
     REJECT = "reject"
+    REVOKE = "revoke"
     EXPIRE = "expire"
     CANCEL = "cancel"
     FAIL = "fail"
@@ -53,6 +54,7 @@ TRANSITIONS: dict[tuple[LeaseState, LeaseEvent], LeaseState] = {
     (S.REQUESTED, E.REJECT): S.ENDED,
     (S.REQUESTED, E.EXPIRE): S.ENDED,
     (S.REQUESTED, E.CANCEL): S.ENDED,
+    (S.SCHEDULED, E.REVOKE): S.ENDED,
     (S.SCHEDULED, E.CANCEL): S.ENDED,
     (S.SCHEDULED, E.FAIL): S.ENDED,
     (S.SCHEDULED, E.START): S.PROVISIONING,
@@ -71,6 +73,7 @@ OUTCOMES: dict[LeaseEvent, Outcome] = {
     E.PASS: Outcome.PASSED,
     E.WITHDRAW: Outcome.WITHDRAWN,
     E.REJECT: Outcome.REJECTED,
+    E.REVOKE: Outcome.REJECTED,
     E.EXPIRE: Outcome.EXPIRED,
     E.CANCEL: Outcome.CANCELLED,
     E.FAIL: Outcome.FAILED,

@@ -15,7 +15,6 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from leasing import policy
-from leasing.approval import approve_lease, reject_lease
 from leasing.booking import request_lease
 from leasing.console import open_console
 from leasing.ending import end_lease
@@ -38,14 +37,6 @@ class BookingSerializer(WindowSerializer):
 
 class PowerSerializer(StrictSerializer[dict[str, Any]]):
     action = serializers.ChoiceField(choices=["on", "off", "restart"])
-
-
-class NoteSerializer(StrictSerializer[dict[str, Any]]):
-    note = serializers.CharField(required=False, allow_blank=True, default="", max_length=500)
-
-
-class ReasonSerializer(StrictSerializer[dict[str, Any]]):
-    note = serializers.CharField(max_length=500)
 
 
 class NothingSerializer(StrictSerializer[dict[str, Any]]):
@@ -129,26 +120,6 @@ class PowerView(ActionView):
         wanted = checked(PowerSerializer, request.data)["action"]
         lease = switch_power(actor=api_actor(request), lease_id=lease_id, action=wanted, now=timezone.now())
         return shown(lease, status.HTTP_202_ACCEPTED)
-
-
-class ApproveView(ActionView):
-    @extend_schema(request=NoteSerializer, responses=LeaseDetailSerializer)
-    def post(self, request: Request, lease_id: UUID) -> Response:
-        """Agree to somebody else's request."""
-        policy.fetch_lease(person_of(request), lease_id, "decide")
-        note = checked(NoteSerializer, request.data)["note"]
-        lease = approve_lease(actor=api_actor(request), lease_id=lease_id, note=note, now=timezone.now())
-        return shown(lease)
-
-
-class RejectView(ActionView):
-    @extend_schema(request=ReasonSerializer, responses=LeaseDetailSerializer)
-    def post(self, request: Request, lease_id: UUID) -> Response:
-        """Decline somebody else's request, and say why."""
-        policy.fetch_lease(person_of(request), lease_id, "decide")
-        note = checked(ReasonSerializer, request.data)["note"]
-        lease = reject_lease(actor=api_actor(request), lease_id=lease_id, note=note, now=timezone.now())
-        return shown(lease)
 
 
 class ConsoleView(ActionView):

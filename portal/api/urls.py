@@ -6,7 +6,18 @@ from django.urls import path
 from django.views.decorators.cache import cache_page
 from drf_spectacular.views import SpectacularAPIView
 
-from portal.api import availability, changing, fleet, leases, maintenance, me, quotas, records, slots
+from portal.api import (
+    approvals,
+    availability,
+    changing,
+    fleet,
+    leases,
+    maintenance,
+    me,
+    quotas,
+    records,
+    slots,
+)
 
 schema = SpectacularAPIView.as_view(authentication_classes=[], permission_classes=[], throttle_classes=[])
 
@@ -27,8 +38,10 @@ urlpatterns = [
     path("leases/<uuid:lease_id>/end-at/", changing.EndAtView.as_view(), name="api-lease-end-at"),
     path("leases/<uuid:lease_id>/window/", changing.ChangeView.as_view(), name="api-lease-window"),
     path("leases/<uuid:lease_id>/power/", leases.PowerView.as_view(), name="api-lease-power"),
-    path("leases/<uuid:lease_id>/approve/", leases.ApproveView.as_view(), name="api-lease-approve"),
-    path("leases/<uuid:lease_id>/reject/", leases.RejectView.as_view(), name="api-lease-reject"),
+    path("leases/<uuid:lease_id>/approve/", approvals.ApproveView.as_view(), name="api-lease-approve"),
+    path("leases/<uuid:lease_id>/reject/", approvals.RejectView.as_view(), name="api-lease-reject"),
+    path("leases/<uuid:lease_id>/revoke/", approvals.RevokeView.as_view(), name="api-lease-revoke"),
+    path("approvals/", approvals.RequestList.as_view(), name="api-approvals"),
     path("leases/<uuid:lease_id>/console/", leases.ConsoleView.as_view(), name="api-lease-console"),
     path("limits/", quotas.LimitsView.as_view(), name="api-limits"),
     path("quota-requests/", quotas.QuotaRequestList.as_view(), name="api-quota-requests"),

@@ -10,7 +10,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from leasing import policy
-from leasing.errors import DomainError
+from leasing.errors import DomainError, InvalidRequest
 from leasing.models import Flavor, Image, Person, Tenant
 
 LENGTHS = {
@@ -44,6 +44,17 @@ class LocalTimeField(forms.DateTimeField):
         if value and (at is None or at.year not in YEARS):
             raise forms.ValidationError(_("This date is out of range. Choose one of the next weeks."))
         return at
+
+
+def chosen_end(given: str) -> datetime:
+    """The end that a form of one field names. Raises InvalidRequest."""
+    try:
+        ends_at: datetime | None = LocalTimeField().clean(given)
+    except forms.ValidationError as error:
+        raise InvalidRequest(error.messages[0], field="ends_at") from error
+    if ends_at is None:
+        raise InvalidRequest(_("Say until when."), field="ends_at")
+    return ends_at
 
 
 class BookingForm(forms.Form):

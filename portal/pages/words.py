@@ -61,6 +61,7 @@ ACTS: dict[str, str | Promise] = {
     "lease.withdraw": _("Offer taken back"),
     "lease.approve": _("Approved"),
     "lease.reject": _("Not approved"),
+    "lease.revoke": _("The approval was taken back"),
     "lease.expire": _("Nobody decided in time, so the request lapsed"),
     "lease.cancel": _("Cancelled"),
     "lease.fail": _("Failed; from here on nothing is billed"),

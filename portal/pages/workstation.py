@@ -8,7 +8,6 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.core.exceptions import ValidationError
 from django.http import HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.urls import reverse
@@ -18,6 +17,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from leasing import policy
 from leasing.changing import change_end
+from leasing.considerations import considerations
 from leasing.console import open_console
 from leasing.ending import end_lease
 from leasing.errors import DomainError, InvalidRequest, WrongState
@@ -30,7 +30,7 @@ from leasing.usage import lease_cost
 from portal.api.problems import plain_problem, status_of
 from portal.middleware import PersonRequest
 from portal.pages.actions import action, back_of
-from portal.pages.booking_form import LocalTimeField
+from portal.pages.booking_form import chosen_end
 from portal.pages.history import history_of
 from portal.pages.home import passed_permille
 
@@ -67,12 +67,7 @@ def switch(request: PersonRequest, lease_id: UUID) -> str:
 def end_at(request: PersonRequest, lease_id: UUID) -> str:
     """Another end, later or earlier."""
     policy.fetch_lease(request.user, lease_id, "use")
-    try:
-        ends_at = LocalTimeField().clean(request.POST.get("ends_at", ""))
-    except ValidationError as error:
-        raise InvalidRequest(error.messages[0], field="ends_at") from error
-    if ends_at is None:
-        raise InvalidRequest(_("Say until when."), field="ends_at")
+    ends_at = chosen_end(request.POST.get("ends_at", ""))
     lease = change_end(actor=request.actor, lease_id=lease_id, ends_at=ends_at, now=timezone.now())
     if lease.extensions.filter(state=Extension.State.PENDING).exists():
         messages.success(request, _("Asked the host. The new end counts as soon as it has confirmed it."))
@@ -150,7 +145,7 @@ def _shown(person: Person, lease: Lease, now: datetime) -> dict[str, Any]:
         "running": lease.state == LeaseState.ACTIVE,
         "may_use": usable and lease.state == LeaseState.ACTIVE,
         "may_end": lease.state in ENDABLE and policy.may(person, lease, "end"),
-        "may_decide": lease.state == LeaseState.REQUESTED and policy.may(person, lease, "decide"),
+        "known": considerations(lease, now=now) if _may_decide(person, lease) else None,
         "more": more_time(lease, now=now) if usable and lease.state in ENDABLE else None,
         "steps": lease.steps.order_by("id"),
         "scrubs": lease.scrubs.select_related("gpu__host", "gpu__model"),
@@ -158,6 +153,10 @@ def _shown(person: Person, lease: Lease, now: datetime) -> dict[str, Any]:
         "disk_gib": sum(hold.gpu.share_disk_gib for hold in holds),
         "now": now,
     }
+
+
+def _may_decide(person: Person, lease: Lease) -> bool:
+    return lease.state == LeaseState.REQUESTED and policy.may(person, lease, "decide")
 
 
 def _page_of(lease_id: UUID) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -15,7 +15,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import pgettext
 
 from hosts.models import Gpu
-from leasing.limits import Limit, plain
+from leasing.limits import Limit, Measure, plain
 from leasing.metering import WHOLE_CURRENCIES
 from leasing.models import Lease, QuotaKind, QuotaRequest
 from leasing.quotas import Standing
@@ -36,6 +36,36 @@ register.filter("plain", plain)
 
 SYMBOLS = {"EUR": "€", "USD": "$", "GBP": "£", "CNY": "¥", "JPY": "¥"}
 MINUTE, HOUR, DAY = 60, 3600, 86400
+
+
+@register.simple_tag
+def measure_bar(measure: Measure) -> SafeString:
+    """What is there, what comes on top, and where the limit is. The numbers beside it say the same."""
+    limit = measure.limit.value
+    scale = max(limit, measure.total) or Decimal(1)
+    there, asked, mark = (f"{1000 * amount / scale:.0f}" for amount in (measure.there, measure.asked, limit))
+    return format_html(
+        '<svg class="measure" viewBox="0 0 1000 8" preserveAspectRatio="none" aria-hidden="true">'
+        '<rect class="there" width="{}" height="8"/><rect class="asked" x="{}" width="{}" height="8"/>'
+        '<rect class="limit" x="{}" width="{}" height="8"/></svg>',
+        there,
+        there,
+        asked,
+        mark,
+        4 if measure.is_over else 0,
+    )
+
+
+@register.filter
+def telling(measures: list[Measure]) -> list[Measure]:
+    """Those that a decision turns on: how long and how far ahead only where they are exceeded."""
+    return [one for one in measures if one.is_over or one.limit.kind not in ("longest", "ahead")]
+
+
+@register.filter
+def month_words(month: str) -> str:
+    """`2026-03` as the reader says it."""
+    return formats.date_format(date.fromisoformat(f"{month}-01"), "YEAR_MONTH_FORMAT")
 
 
 @register.simple_tag

@@ -15,6 +15,7 @@ import pytest
 from django.db import transaction
 from django.test import override_settings
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pytest_django import DjangoDbBlocker, Settings
 
@@ -262,6 +263,7 @@ bookings = st.lists(
 )  # fmt: skip
 
 
+@hypothesis_settings(deadline=None)
 @given(bookings, st.sampled_from(["UTC", "Europe/Berlin", "Asia/Shanghai"]))
 def test_the_ledger_knows_what_adding_everything_up_would_say(
     history: list[tuple[int, int, int, str, str, str]], zone: str

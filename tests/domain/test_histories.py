@@ -16,8 +16,9 @@ from django.conf import settings
 from django.db import transaction
 
 from hosts.models import Gpu
-from leasing.approval import approve_lease, reject_lease
+from leasing.approval import approve_lease, reject_lease, revoke_approval
 from leasing.booking import request_lease
+from leasing.changing import change_end
 from leasing.ending import end_lease
 from leasing.errors import DomainError
 from leasing.fleet import readmit_gpu, withdraw_gpu
@@ -51,6 +52,7 @@ class History:
             (5, self.book),
             (3, self.decide),
             (1, self.end),
+            (2, self.change_end),
             (2, self.switch),
             (8, self.pass_time),
             (14, self.host.work),
@@ -89,10 +91,23 @@ class History:
 
     def decide(self) -> None:
         lease, approver = self.any_lease(), self.world.actor(self.world.approver)
-        if self.dice.random() < 0.7:
-            approve_lease(actor=approver, lease_id=lease.pk, now=self.world.now)
-        else:
-            reject_lease(actor=approver, lease_id=lease.pk, note="No.", now=self.world.now)
+        shorter = lease.starts_at + (lease.ends_at - lease.starts_at) / 2
+        match self.dice.randrange(10):
+            case 0 | 1:
+                reject_lease(actor=approver, lease_id=lease.pk, note="No.", now=self.world.now)
+            case 2:
+                revoke_approval(actor=approver, lease_id=lease.pk, note="No.", now=self.world.now)
+            case 3 | 4:
+                approve_lease(actor=approver, lease_id=lease.pk, ends_at=shorter, now=self.world.now)
+            case _:
+                approve_lease(actor=approver, lease_id=lease.pk, now=self.world.now)
+
+    def change_end(self) -> None:
+        lease = self.any_lease()
+        ends_at = lease.ends_at + self.dice.choice([1, 1, -1]) * self.dice.choice(SPANS[2:])
+        change_end(
+            actor=self.world.actor(lease.owner), lease_id=lease.pk, ends_at=ends_at, now=self.world.now
+        )
 
     def end(self) -> None:
         lease = self.any_lease()

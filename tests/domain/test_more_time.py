@@ -33,6 +33,7 @@ CHOSEN = settings(
 )
 
 
+@settings(deadline=None)
 @given(st.integers(0, 3000), st.integers(0, 3000), st.integers(1, 59))
 def test_halving_finds_the_last_minute_that_is_inside(inside: int, until: int, seconds: int) -> None:
     last = START + inside * MINUTE

@@ -27,7 +27,7 @@ DIAGRAMS = Path(__file__).resolve().parents[2] / "docs" / "lifecycles.md"
 LEASE_PATHS = {
     LeaseState.OFFERED: {"claim": "scheduled", "ask": "requested", "pass": "ended", "withdraw": "ended"},
     LeaseState.REQUESTED: {"approve": "scheduled", "reject": "ended", "expire": "ended", "cancel": "ended"},
-    LeaseState.SCHEDULED: {"start": "provisioning", "cancel": "ended", "fail": "ended"},
+    LeaseState.SCHEDULED: {"start": "provisioning", "revoke": "ended", "cancel": "ended", "fail": "ended"},
     LeaseState.PROVISIONING: {
         "running": "active",
         "cancel": "releasing",

@@ -184,6 +184,8 @@ TABLE = [
     posting("api-lease-approve", "ada=403 approver=200 auditor=403", arguments=REQUESTED),
     posting("api-lease-approve", "approver=403 auditor=403", arguments=lease("own_request")),
     posting("api-lease-reject", "ada=403 approver=200 auditor=403", body={"note": "no"}, arguments=REQUESTED),
+    posting("api-lease-revoke", "ada=403 approver=409 auditor=403", body={"note": "no"}, arguments=REQUESTED),
+    Row("api-approvals", "approver=200"),
     posting("api-lease-console", "ada=201 approver=403 auditor=403", arguments=ACTIVE),
     Row("api-limits", others=EVERYBODY),
     Row("api-quota-requests", others=EVERYBODY),

@@ -1,0 +1,53 @@
+"""What somebody who decides on a request has to know: what it does to each limit, and to everybody else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from leasing import quotas
+from leasing.holds import pool_of, window
+from leasing.limits import Measure
+from leasing.models import Lease
+from leasing.more_time import longest_inside
+from leasing.openings.search import is_open
+from leasing.openings.upkeep import span_of
+from leasing.timing import SHORTEST_LEASE
+
+
+@dataclass(frozen=True)
+class Considerations:
+    """`measures` are as if it were approved; `another_free` says whether one more could be had in its time.
+
+    Until `inside_until` it would be inside all limits; None if it would be at no length.
+    """
+
+    measures: list[Measure]
+    another_free: bool
+    inside_until: datetime | None
+
+
+def considerations(lease: Lease, *, now: datetime) -> Considerations:
+    """Of a request, which has its GPUs already."""
+    account = quotas.account_of(
+        tenant=lease.tenant,
+        person=lease.owner,
+        starts_at=lease.starts_at,
+        ends_at=lease.ends_at,
+        without=lease.pk,
+        now=now,
+    )
+
+    whole = quotas.use_of(lease)
+
+    def is_inside(ends_at: datetime) -> bool:
+        return not account.judge(replace(whole, ends_at=ends_at)).reason
+
+    inside_until = longest_inside(max(lease.starts_at, now), lease.ends_at, is_inside)
+    could_start = inside_until >= max(lease.starts_at, now) + SHORTEST_LEASE
+    held = span_of(*window(lease.flavor, lease.starts_at, lease.ends_at, now=now))
+    return Considerations(
+        measures=account.judge(whole).measures,
+        another_free=is_open(pool_of(lease.flavor), *held),
+        inside_until=inside_until if could_start else None,
+    )
