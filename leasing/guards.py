@@ -85,7 +85,8 @@ def _install_on_postgres(cursor: CursorWrapper, guards: list[Guard]) -> None:
         else:
             cursor.execute(f"ALTER TABLE {guard.table} DROP CONSTRAINT IF EXISTS {guard.name}")
         cursor.execute(guard.sql)
-        cursor.execute(f"COMMENT ON {guard.kind} {guard.name} ON {guard.table} IS %s", [guard.sql])
+        comment = f"COMMENT ON {guard.kind} {guard.name} ON {guard.table} IS %s"
+        cursor.execute(cursor.db.ops.compose_sql(comment, [guard.sql]))
 
 
 def _install_on_sqlite(cursor: CursorWrapper, guards: list[Guard]) -> None:

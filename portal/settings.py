@@ -54,7 +54,8 @@ def _database(url: str) -> dict[str, Any]:
             "HOST": options.pop("host", parts.hostname or ""),
             "PORT": parts.port or options.pop("port", ""),
             "CONN_MAX_AGE": 60,
-            "OPTIONS": options,
+            # The server binds parameters and keeps plans: half of what a small statement costs.
+            "OPTIONS": {"server_side_binding": True, "prepare_threshold": 5, **options},
         }
     raise ImproperlyConfigured("LEASEHOLD_DATABASE must begin with sqlite:/// or postgresql://")
 
