@@ -16,14 +16,12 @@ from hosts.models import Gpu
 from leasing.errors import NothingFree
 from leasing.locking import locked
 from leasing.models import Block, Flavor, Hold, Lease
-from leasing.openings import search
-from leasing.openings.search import Pool, tightest_block
+from leasing.openings.search import Pool, lock_tightest_block, tightest_block
 from leasing.openings.spans import Span, micros
 from leasing.openings.upkeep import (
     GpuTime,
     closures_of,
     give_up_kept,
-    lock_block,
     lock_blocks,
     read,
     refresh,
@@ -74,12 +72,8 @@ def place(
     span, pool = span_of(starts_at, ends_at), pool_of(lease.flavor)
     seen: set[int] = set()
     fallback: _Choice | None = None
-    while (
-        span.starts < span.ends
-        and (found := tightest_block(pool, *span, without=frozenset(seen))) is not None
-    ):
-        seen.add(found)
-        block = lock_block(found)
+    while span.starts < span.ends and (block := lock_tightest_block(pool, *span, without=seen)) is not None:
+        seen.add(block.pk)
         if after_line and block.freed_from is not None:
             raise LineFirst(block)
         choice = _choose(lease.flavor, block, span, avoid=avoid, only_ready=only_ready, now=now)
@@ -120,7 +114,7 @@ def lock_blocks_of(leases: Iterable[Lease]) -> None:
 
 def pool_of(flavor: Flavor) -> Pool:
     """Where a flavor's leases may go."""
-    return search.pool(flavor.model_id, flavor.gpu_count, one_node=flavor.numa == Flavor.Numa.REQUIRED)
+    return Pool(flavor.model_id, flavor.gpu_count, one_node=flavor.numa == Flavor.Numa.REQUIRED)
 
 
 def models_with_spare(*, now: datetime) -> frozenset[int]:

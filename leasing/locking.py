@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from django.db import connection
 from django.db.models import Model, QuerySet
 
 M = TypeVar("M", bound=Model)
@@ -21,3 +22,8 @@ def locked(rows: QuerySet[M]) -> QuerySet[M]:
     notice wait for whoever has its host, tenant or person.
     """
     return rows.select_for_update(of=("self",), no_key=True)
+
+
+def lock_of(alias: str) -> str:
+    """Locks the rows of a statement of our own in the same way; SQLite has one writer anyway."""
+    return f"FOR NO KEY UPDATE OF {alias}" if connection.features.has_select_for_update else ""

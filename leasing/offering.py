@@ -202,8 +202,8 @@ class _Freed:
 
 
 def _within_reach(flavor: Flavor, found: list[tuple[Scope, Open]]) -> Iterator[Open]:
-    several = Scope.ONE_OF_SEVERAL if flavor.numa == Flavor.Numa.REQUIRED else Scope.SEVERAL_NODES
-    return (opening for scope, opening in found if scope in (several, Scope.ONLY_NODE))
+    scopes = holds.pool_of(flavor).scopes
+    return (opening for scope, opening in found if scope in scopes)
 
 
 def wishes(entries: Iterable[WaitlistEntry]) -> list[tuple[WaitlistEntry, Wish]]:

@@ -14,7 +14,7 @@ from itertools import islice
 from leasing.holds import pool_of, window
 from leasing.models import Flavor, Person
 from leasing.obstacles import InTheWay, in_the_way
-from leasing.openings.search import is_open, latest_end, next_start
+from leasing.openings.search import first_start, is_open, latest_end
 from leasing.openings.spans import FOREVER, MICROSECOND, moment
 from leasing.openings.upkeep import span_of
 from leasing.pricing import Quote, quote_lease, rate_of
@@ -59,15 +59,14 @@ def find_start(
     now: datetime,
 ) -> datetime | None:
     """The first start, not before `earliest` (now if None), of a lease that ends by the deadline."""
-    pool = pool_of(flavor)
     asked = max(earliest or now, now)
     held = span_of(*window(flavor, asked, asked + duration, now=now))
-    start: datetime | None = asked
-    if not is_open(pool, held.starts, held.ends):
-        lead, turnaround = _lead(flavor), _turnaround(flavor)
-        begins = next_start(pool, held.starts, (lead + duration + turnaround) // MICROSECOND)
-        start = None if begins is None else moment(begins) + lead
-    if start is None or (deadline is not None and start + duration > deadline):
+    length = (_lead(flavor) + duration + _turnaround(flavor)) // MICROSECOND
+    begins = first_start(pool_of(flavor), *held, length=length)
+    if begins is None:
+        return None
+    start = asked if begins == held.starts else moment(begins) + _lead(flavor)
+    if deadline is not None and start + duration > deadline:
         return None
     return start
 

@@ -28,7 +28,6 @@ from leasing.booking import (
     starts_now,
 )
 from leasing.errors import InvalidRequest, NotVisible, WrongState
-from leasing.holds import pool_of
 from leasing.limits import check_window
 from leasing.lines import Share, setback, times_fair
 from leasing.locking import locked
@@ -311,7 +310,7 @@ def _check_deadline(entry: WaitlistEntry, *, now: datetime) -> None:
 
 
 def _check_size(flavor: Flavor) -> None:
-    if pool_of(flavor).largest < flavor.gpu_count:
+    if not Block.objects.filter(model=flavor.model_id, gpus__gte=flavor.gpu_count).exists():
         raise InvalidRequest(
             _("No host has so many of these GPUs."),
             hint=_("Choose a smaller workstation."),

@@ -111,7 +111,7 @@ def read_steps(pool: Pool, edges: Sequence[datetime], *, now: datetime) -> list[
     """The steps between edges, which are whole minutes."""
     total = Gpu.objects.filter(model=pool.model).count()
     one_node = pool.flavor is not None and pool.flavor.numa == Flavor.Numa.REQUIRED
-    anywhere = search.pool(pool.model.pk, 1, one_node=one_node)
+    anywhere = search.Pool(pool.model.pk, 1, one_node=one_node)
     levels = zip(taken_levels(pool.model, edges), closed_levels(pool.model, edges), strict=True)
     return [
         Step(

@@ -4,23 +4,24 @@ An opening that covers `[a, b)` began by `a` and lasts until `b`. Looking throug
 take as long as the fleet is large; but one that covers has at least the length `b - a`, and one of a given
 length that still lasts at `b` cannot have begun much earlier. So each class of lengths is probed for one row.
 How many probes there are does not depend on the fleet, nor on what its openings look like.
+
+Each question is one statement, whose text is always the same: the database plans it once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 
-from django.db import connection
-from django.db.models import Max, Min
-
+from leasing.locking import lock_of
 from leasing.models import Block, Opening
-from leasing.openings.spans import ALWAYS, UNENDING, Probe, probes
+from leasing.openings.spans import ALWAYS, FOREVER, LAST_BOUNDED, QUARTER, UNENDING, classes_from
+from leasing.statements import ask, ask_rows, columns_of
 
 TABLE = Opening._meta.db_table
-# Asks those that never began.
-SINCE_ALWAYS = Probe(-1, 0)
+BLOCKS = Block._meta.db_table
 
 
 class Scope(IntEnum):
@@ -33,123 +34,174 @@ class Scope(IntEnum):
 
 @dataclass(frozen=True)
 class Pool:
-    """Where to look: openings of these scopes with at least `count` GPUs of a model, at most `largest`."""
+    """Where to look: at least `count` GPUs of a model on one host, or on one NUMA node of it."""
 
     model_id: int
     count: int
-    largest: int
-    scopes: tuple[Scope, ...]
+    one_node: bool = False
 
     @property
-    def widths(self) -> range:
-        return range(self.count, self.largest + 1)
-
-
-def pool(model_id: int, count: int, *, one_node: bool = False) -> Pool:
-    """The GPUs of a model, `count` at a time on one host, or on one NUMA node of it."""
-    # Each of these is one index probe; an empty block, of no nodes, does no harm.
-    facts = Block.objects.filter(model_id=model_id).aggregate(
-        largest=Max("gpus"), fewest_nodes=Min("nodes"), most_nodes=Max("nodes")
-    )
-    scopes = []
-    if (facts["most_nodes"] or 0) > 1:
-        scopes.append(Scope.ONE_OF_SEVERAL if one_node else Scope.SEVERAL_NODES)
-    if (facts["fewest_nodes"] or 0) <= 1:
-        scopes.append(Scope.ONLY_NODE)
-    return Pool(model_id, count, facts["largest"] or 0, tuple(scopes))
+    def scopes(self) -> tuple[Scope, Scope]:
+        return (Scope.ONE_OF_SEVERAL if self.one_node else Scope.SEVERAL_NODES, Scope.ONLY_NODE)
 
 
 def is_open(pool: Pool, starts: int, ends: int) -> bool:
     """Whether GPUs of the pool are free throughout `[starts, ends)`."""
-    return _covering("any", pool, starts, ends, frozenset()) is not None
+    return bool(_answer(_IS_OPEN, _values(pool, starts, ends)))
 
 
-def tightest_block(
-    pool: Pool, starts: int, ends: int, *, without: frozenset[int] = frozenset()
-) -> int | None:
-    """A block that is free throughout `[starts, ends)`: one whose opening has the fewest GPUs.
+def first_start(pool: Pool, starts: int, ends: int, *, length: int) -> int | None:
+    """`starts`, if GPUs of the pool are free throughout `[starts, ends)`.
 
-    So a host on which something is booked around that time serves before one that is wholly free.
+    Otherwise when the first opening begins, later than that, that lasts for `length`, which is not shorter.
     """
-    return _covering("narrowest", pool, starts, ends, without)
-
-
-def most_open(pool: Pool, starts: int, ends: int) -> int:
-    """How many GPUs of one host, or node, are free throughout `[starts, ends)`, at most."""
-    return _covering("widest", pool, starts, ends, frozenset()) or 0
-
-
-def next_start(pool: Pool, after: int, length: int) -> int | None:
-    """When the first opening of at least this length begins, later than `after`."""
-    fine = f"SELECT starts FROM {_OPENING} AND fine = p.number AND starts > {after:d}"
-    middle = f"SELECT starts FROM {_OPENING} AND middle = p.number AND starts > {after:d}"
-    coarse = f"SELECT starts FROM {_OPENING} AND coarse = p.number AND starts > {after:d}"
-    tail = f"AND ends - starts >= {length:d} ORDER BY starts LIMIT 1"
-    asked = [*probes(length), Probe(0, UNENDING)]
-    by_class = (f"{fine} {tail}", f"{middle} {tail}", f"{coarse} {tail}", "NULL")
-    return _ask("min", by_class, pool, asked)
+    return _answer(_FIRST_START, _values(pool, starts, ends, length))
 
 
 def latest_end(pool: Pool, starts: int) -> int | None:
     """How long GPUs of the pool that are free at `starts` stay free together, at most."""
-    held = f"AND starts <= {starts:d} AND starts > {starts:d} - p.longest AND ends > {starts:d}"
-    fine, middle, coarse = (
-        f"SELECT max(ends) FROM {_OPENING} AND {column} = p.number {held}"
-        for column in ("fine", "middle", "coarse")
-    )
-    unbegun = f"SELECT ends FROM {_OPENING} AND {_UNBEGUN} AND ends > {starts:d} ORDER BY ends DESC LIMIT 1"
-    asked = [*probes(0), Probe(0, UNENDING), SINCE_ALWAYS]
-    return _ask("max", (fine, middle, coarse, unbegun), pool, asked)
+    return _answer(_LATEST_END, _values(pool, starts, starts))
 
 
-# Numbers only, so that the text is the statement: an index on `starts = 0` serves only who says so.
-_OPENING = f"{TABLE} WHERE model_id = w.model_id AND scope = w.scope AND gpus = w.gpus"
-_UNBEGUN = f"starts = {ALWAYS}"
+def most_open(pool: Pool, starts: int, ends: int) -> int:
+    """How many GPUs of one host, or node, are free throughout `[starts, ends)`, at most."""
+    return _answer(_MOST_OPEN, _values(pool, starts, ends)) or 0
 
 
-def _covering(how: str, pool: Pool, starts: int, ends: int, without: frozenset[int]) -> int | None:
-    others = f"AND block_id NOT IN ({_listed(sorted(without))})" if without else ""
-    within = f"AND starts <= {starts:d} AND starts > {ends:d} - p.longest AND ends >= {ends:d} {others}"
-    fine, middle, coarse = (
-        f"SELECT block_id FROM {_OPENING} AND {column} = p.number {within} ORDER BY starts DESC LIMIT 1"
-        for column in ("fine", "middle", "coarse")
-    )
-    since_always = (
-        f"SELECT block_id FROM {_OPENING} AND {_UNBEGUN} AND ends >= {ends:d} {others}"
-        " ORDER BY ends DESC LIMIT 1"
-    )
-    asked = [SINCE_ALWAYS, Probe(0, UNENDING), *probes(ends - starts)]
-    return _ask(how, (fine, middle, coarse, since_always), pool, asked)
+def tightest_block(pool: Pool, starts: int, ends: int, *, without: Collection[int] = ()) -> int | None:
+    """A block that is free throughout `[starts, ends)`: one whose opening has the fewest GPUs.
+
+    So a host on which something is booked around that time serves before one that is wholly free.
+    """
+    return _answer(f"{_tightest(frozenset(without))} {_FOUND}", _values(pool, starts, ends))
 
 
-_WANTED = {
-    "any": "answer FROM answers WHERE answer IS NOT NULL LIMIT 1",
-    "narrowest": "answer FROM answers WHERE answer IS NOT NULL ORDER BY gpus LIMIT 1",
-    "widest": "max(gpus) FROM answers WHERE answer IS NOT NULL",
-    "min": "min(answer) FROM answers",
-    "max": "max(answer) FROM answers",
-}
-
-
-def _ask(how: str, by_class: tuple[str, str, str, str], pool: Pool, asked: Iterable[Probe]) -> int | None:
-    """One probe per width, scope and class. `how` says which of the answers is wanted."""
-    rows = [f"({pool.model_id:d}, {scope:d}, {gpus:d})" for gpus in pool.widths for scope in pool.scopes]
-    if not rows:
-        return None
-    fine, middle, coarse, unbegun = by_class
-    classes = ", ".join(f"({probe.shift}, {probe.number}, {probe.longest})" for probe in asked)
+def lock_tightest_block(pool: Pool, starts: int, ends: int, *, without: Collection[int] = ()) -> Block | None:
+    """The same block, locked. What was free when it was found may be taken once it is."""
     statement = (
-        f"WITH w(model_id, scope, gpus) AS (VALUES {', '.join(rows)}),"
-        f" p(shift, number, longest) AS (VALUES {classes}),"
-        f" answers(gpus, answer) AS (SELECT w.gpus, CASE p.shift WHEN 0 THEN ({fine}) WHEN 4 THEN ({middle})"
-        f" WHEN 8 THEN ({coarse}) ELSE ({unbegun}) END FROM w CROSS JOIN p)"
-        f" SELECT {_WANTED[how]}"
+        f"{_tightest(frozenset(without))} SELECT {columns_of(Block, 'b')} FROM {BLOCKS} b"
+        f" WHERE b.id = ({_FOUND}) {lock_of('b')}"
     )
-    with connection.cursor() as cursor:
-        cursor.execute(statement)
-        row = cursor.fetchone()
-    return None if row is None else row[0]
+    found = ask_rows(Block, statement, _values(pool, starts, ends))
+    return found[0] if found else None
 
 
-def _listed(numbers: Iterable[int]) -> str:
-    return ", ".join(f"{number:d}" for number in numbers)
+def _answer(statement: str, values: dict[str, int]) -> int | None:
+    rows: list[tuple[int | None]] = ask(statement, values)
+    return rows[0][0]
+
+
+def _values(pool: Pool, starts: int, ends: int, length: int = 0) -> dict[str, int]:
+    fine, middle, coarse = classes_from(ends - starts)
+    return {
+        "model": pool.model_id,
+        "count": pool.count,
+        "scope": pool.scopes[0],
+        "starts": starts,
+        "ends": ends,
+        "length": length,
+        "fine": fine.start,
+        "fines": len(fine),
+        "middle": middle.start,
+        "middles": len(middle),
+        "coarse": coarse.start,
+        "coarses": len(coarse),
+    }
+
+
+# What is asked for is a row, so that the plan for any values is as good as one for these, and is kept.
+_ASKED = """
+asked(model_id, count, scope, starts, ends, length) AS MATERIALIZED (
+    SELECT CAST(%(model)s AS bigint), CAST(%(count)s AS integer), CAST(%(scope)s AS integer),
+        CAST(%(starts)s AS bigint), CAST(%(ends)s AS bigint), CAST(%(length)s AS bigint)
+)"""
+_BLOCKS_OF_MODEL = f"{BLOCKS} WHERE model_id = (SELECT model_id FROM asked)"
+_WIDTHS = f"""
+widths(gpus) AS (
+    SELECT count FROM asked
+    UNION ALL SELECT gpus + 1 FROM widths WHERE gpus < (SELECT max(gpus) FROM {_BLOCKS_OF_MODEL})
+)"""
+_SCOPES = f"""
+scopes(scope) AS (
+    SELECT scope FROM asked WHERE EXISTS (SELECT 1 FROM {_BLOCKS_OF_MODEL} AND nodes > 1)
+    UNION ALL SELECT {Scope.ONLY_NODE:d} WHERE EXISTS (SELECT 1 FROM {_BLOCKS_OF_MODEL} AND nodes <= 1)
+)"""
+# The classes of lengths to look into, those without a start and without an end first; no opening of a class
+# is as long as its `longest`.
+_CLASSES = f"""
+steps(step) AS (VALUES {", ".join(f"({step})" for step in range(16))}),
+numbers(shift, number) AS (
+    SELECT -1, 0
+    UNION ALL SELECT 0, {UNENDING}
+    UNION ALL SELECT 4, %(middle)s + step FROM steps WHERE step < %(middles)s
+    UNION ALL SELECT 0, %(fine)s + step FROM steps WHERE step < %(fines)s
+    UNION ALL SELECT 8, %(coarse)s + step FROM steps WHERE step < %(coarses)s
+),
+classes(shift, number, longest) AS (
+    SELECT shift, number, CASE WHEN shift < 0 OR (number + 1) << shift > {LAST_BOUNDED} THEN {FOREVER}
+        ELSE CAST((number + 1) << shift AS bigint) * {QUARTER} END
+    FROM numbers
+)"""
+_WHERE = f"WITH RECURSIVE {_ASKED}, {_SCOPES}, {_CLASSES}"
+
+
+def _probe(what: str, held: str, *, gpus: str = "w.gpus", unbegun: str = "") -> str:
+    """What one row of a class `c` says, of openings with so many GPUs in a scope `s`.
+
+    `held` and, for those that never began, `unbegun` say which row it is.
+    """
+    openings = f"{TABLE} WHERE model_id = a.model_id AND scope = s.scope AND gpus = {gpus}"
+    fine, middle, coarse = (
+        f"(SELECT {what} FROM {openings} AND {column} = c.number {held})"
+        for column in ("fine", "middle", "coarse")
+    )
+    since_always = f"(SELECT {what} FROM {openings} AND starts = {ALWAYS} {unbegun})" if unbegun else "NULL"
+    return (
+        f"CASE c.shift WHEN 0 THEN {fine} WHEN 4 THEN {middle} WHEN 8 THEN {coarse} ELSE {since_always} END"
+    )
+
+
+def _covering(gpus: str = "w.gpus", others: str = "") -> str:
+    return _probe(
+        "block_id",
+        "AND starts <= a.starts AND starts > a.ends - c.longest AND ends >= a.ends"
+        f" {others} ORDER BY starts DESC LIMIT 1",
+        gpus=gpus,
+        unbegun=f"AND ends >= a.ends {others} ORDER BY ends DESC LIMIT 1",
+    )
+
+
+_EACH = "FROM asked a CROSS JOIN widths w CROSS JOIN scopes s CROSS JOIN classes c"
+_COVERED = f"EXISTS (SELECT 1 {_EACH} WHERE {_covering()} IS NOT NULL)"
+_NEXT = _probe("starts", "AND starts > a.starts AND ends - starts >= a.length ORDER BY starts LIMIT 1")
+_LASTING = _probe(
+    "max(ends)",
+    "AND starts <= a.starts AND starts > a.starts - c.longest AND ends > a.starts",
+    unbegun="AND ends > a.starts",
+)
+
+_IS_OPEN = f"{_WHERE}, {_WIDTHS} SELECT {_COVERED}"
+_FIRST_START = (
+    f"{_WHERE}, {_WIDTHS} SELECT CASE WHEN {_COVERED} THEN starts ELSE (SELECT min({_NEXT}) {_EACH}) END"
+    " FROM asked"
+)
+_MOST_OPEN = f"{_WHERE}, {_WIDTHS} SELECT max(w.gpus) {_EACH} WHERE {_covering()} IS NOT NULL"
+_LATEST_END = f"{_WHERE}, {_WIDTHS} SELECT max({_LASTING}) {_EACH}"
+
+
+_FOUND = "SELECT max(block_id) FROM tried"
+
+
+@lru_cache(maxsize=16)
+def _tightest(without: frozenset[int]) -> str:
+    """One number of GPUs after the other is tried, until a block is found."""
+    others = f"AND block_id NOT IN ({', '.join(f'{one:d}' for one in sorted(without))})" if without else ""
+    probes = f"SELECT {_covering('t.gpus + 1', others)} AS found FROM scopes s CROSS JOIN classes c"
+    return f"""{_WHERE},
+    tried(gpus, block_id) AS (
+        SELECT count - 1, CAST(NULL AS bigint) FROM asked
+        UNION ALL
+        SELECT t.gpus + 1, (SELECT found FROM ({probes}) AS probed WHERE found IS NOT NULL LIMIT 1)
+        FROM tried t CROSS JOIN asked a
+        WHERE t.block_id IS NULL AND t.gpus < (SELECT max(gpus) FROM {_BLOCKS_OF_MODEL})
+    )"""

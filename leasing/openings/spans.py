@@ -110,33 +110,28 @@ def length_classes(starts: int, ends: int) -> tuple[int, int | None, int | None]
     return fine, fine >> 4, fine >> 8
 
 
-class Probe(NamedTuple):
-    """One class of lengths to look into: `shift` says by what it is classed, `number` which it is."""
-
-    shift: int
-    number: int
-
-    @property
-    def longest(self) -> int:
-        """No opening of the class is as long as this."""
-        if self.shift < 0:
-            return FOREVER
-        last = ((self.number + 1) << self.shift) - 1
-        return FOREVER if last >= LAST_BOUNDED else (last + 1) * QUARTER
-
-
-def probes(length: int) -> list[Probe]:
-    """The classes that hold every bounded opening of at least this length: at most 46.
+class Classes(NamedTuple):
+    """The classes of each level that hold every bounded opening of at least some length, at most 46 together.
 
     Only the first may also hold shorter ones.
     """
+
+    fine: range
+    middle: range
+    coarse: range
+
+
+def classes_from(length: int) -> Classes:
+    """Where to look for openings of at least this length."""
     fine = min(length // QUARTER, LAST_BOUNDED)
-    found = [Probe(0, number) for number in _up_to_next(fine)]
-    middle = (fine >> 4) + 1
-    if middle <= LAST_BOUNDED >> 4 and middle % 16:
-        found += [Probe(4, number) for number in _up_to_next(middle)]
-    coarse = (fine >> 8) + 1
-    return found + [Probe(8, number) for number in range(coarse, (LAST_BOUNDED >> 8) + 1)]
+    middle, coarse = (fine >> 4) + 1, (fine >> 8) + 1
+    last_middle, last_coarse = LAST_BOUNDED >> 4, LAST_BOUNDED >> 8
+    whole = middle > last_middle or middle % 16 == 0
+    return Classes(
+        fine=_up_to_next(fine),
+        middle=range(0) if whole else _up_to_next(middle),
+        coarse=range(coarse, last_coarse + 1),
+    )
 
 
 def _up_to_next(number: int) -> range:

@@ -64,10 +64,6 @@ def span_of(starts_at: datetime, ends_at: datetime | None) -> Span:
     return Span(micros(starts_at), FOREVER if ends_at is None else micros(ends_at))
 
 
-def lock_block(block_id: int) -> Block:
-    return locked(Block.objects.all()).get(pk=block_id)
-
-
 def lock_blocks(ids: Iterable[int]) -> list[Block]:
     """In their order, so that nobody who does the same waits for somebody who waits for them."""
     return list(locked(Block.objects.filter(pk__in=list(ids))).order_by("id"))

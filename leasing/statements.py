@@ -1,0 +1,83 @@
+"""Statements of our own, for the few places where the ORM would take longer than the database does.
+
+They are the same text on PostgreSQL and SQLite, with named parameters that the database binds, so that it can
+keep their plans. What the two do differently about values is told here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+from functools import cache
+from typing import Any, TypeVar
+from uuid import UUID
+
+from django.db import connection
+from django.db.models import Field, Model
+
+M = TypeVar("M", bound=Model)
+Row = tuple[Any, ...]
+Value = int | str | bool | datetime | UUID | Decimal | None
+Values = Mapping[str, Value]
+AnyField = Field[Any, Any]
+
+
+def ask(statement: str, values: Values, columns: Sequence[AnyField] = ()) -> list[Row]:
+    """The rows that a statement answers with.
+
+    `columns` says whose values they are; without it all are numbers or texts.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(statement, _bound(values))
+        rows: list[Row] = cursor.fetchall()
+    converters = _converters(tuple(columns), connection.vendor)
+    return [_converted(row, converters) for row in rows] if converters else rows
+
+
+def ask_rows(model: type[M], statement: str, values: Values) -> list[M]:
+    """The rows of a model that a statement answers with; it selects `columns_of(model)`."""
+    fields = model._meta.concrete_fields
+    names = [field.attname for field in fields]
+    return [model.from_db(connection.alias, names, row) for row in ask(statement, values, fields)]
+
+
+@cache
+def columns_of(model: type[Model], alias: str) -> str:
+    return ", ".join(f"{alias}.{field.column}" for field in model._meta.concrete_fields)
+
+
+def _bound(values: Values) -> Values:
+    """As the database takes them: SQLite has neither moments nor UUIDs."""
+    if connection.features.has_native_uuid_field:
+        return values
+    return {name: _as_text(value) for name, value in values.items()}
+
+
+def _as_text(value: Value) -> Value:
+    if isinstance(value, datetime):
+        return connection.ops.adapt_datetimefield_value(value)
+    return value.hex if isinstance(value, UUID) else value
+
+
+Converters = tuple[tuple[int, AnyField, Callable[..., Any]], ...]
+
+
+@cache
+def _converters(columns: tuple[AnyField, ...], vendor: str) -> Converters:
+    """Those of the ORM, with the place of the column that each is for."""
+    return tuple(
+        (place, field, convert) for place, field in enumerate(columns) for convert in _of_field(field)
+    )
+
+
+def _of_field(field: AnyField) -> Iterable[Callable[..., Any]]:
+    yield from connection.ops.get_db_converters(field.cached_col)
+    yield from field.get_db_converters(connection)
+
+
+def _converted(row: Row, converters: Converters) -> Row:
+    values = list(row)
+    for place, field, convert in converters:
+        values[place] = convert(values[place], field.cached_col, connection)
+    return tuple(values)
