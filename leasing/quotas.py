@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 from django.db import transaction
@@ -44,6 +45,7 @@ from leasing.limits import (
 )
 from leasing.locking import locked
 from leasing.models import Extension, Flavor, Lease, Person, Quota, QuotaKind, Tenant
+from leasing.prepared import NOBODY, Prepared
 from leasing.reasons import Reason, together
 from leasing.states.lease import LeaseState
 
@@ -124,14 +126,14 @@ def account_of(
 ) -> Account:
     """What there is in `[starts_at, ends_at)` and in its months, but for the lease `without`."""
     limits = limits_in_force(tenant, person, now=now)
-    leases = Lease.objects.filter(tenant=tenant).exclude(pk__in=[without] if without else [])
-    pending = _pending(tenant, person, without)
+    others = {"tenant_id": tenant.pk, "person_id": person.pk, "without": without or NOBODY}
+    pending = [Use(*row) for row in _PENDING.rows(**others)]
     months = []
     if any(limit.kind in MONTHLY for limit in limits):
-        months = _months(leases, person, starts_at, ends_at, tenant.timezone)
+        months = list(_months(others, starts_at, ends_at, tenant.timezone))
         months += [part for use in pending for part in month_uses(use, tenant.timezone)]
-    uses = [*_uses(leases, person, starts_at, ends_at), *pending]
-    return Account(limits, uses, months, tenant.timezone, now)
+    uses = [Use(*row) for row in _USES.rows(**others, starts_at=starts_at, ends_at=ends_at)]
+    return Account(limits, [*uses, *pending], months, tenant.timezone, now)
 
 
 def use_of(lease: Lease) -> Use:
@@ -171,14 +173,9 @@ def limits_in_force(tenant: Tenant, person: Person | None, *, now: datetime) -> 
             (QuotaKind.AHEAD, tenant.book_ahead_days),
         )
     }
-    whose = Q(person=None) if person is None else Q(person=None) | Q(person=person)
-    in_force = Q(valid_until=None) | Q(valid_until__gt=now)
-    rows = Quota.objects.filter(whose, in_force, tenant=tenant, valid_from__lte=now).order_by(
-        "created_at", "id"
-    )
-    for kind, person_id, model_id, slug, name, value, currency in rows.values_list(
-        "kind", "person_id", "model_id", "model__slug", "model__name", "value", "currency"
-    ):
+    whose = NOBODY if person is None else person.pk
+    rows = _LIMITS.rows(tenant_id=tenant.pk, person_id=whose, now=now)
+    for kind, person_id, model_id, slug, name, value, currency in rows:
         own = person_id is not None
         newest[kind, own, model_id] = Limit(kind, value, own, model_id, slug or "", name or "", currency)
     return list(newest.values())
@@ -255,62 +252,70 @@ def set_quota(
     return quota
 
 
-_PRICED = ("flavor__gpu_count", "flavor__model_id", "rate_per_hour", "currency")
+def _limits(*, tenant_id: UUID, person_id: UUID, now: datetime) -> QuerySet[Quota, Any]:
+    """The tenant's own, and the person's, from the oldest on."""
+    rows = Quota.objects.filter(
+        Q(person=None) | Q(person=person_id),
+        Q(valid_until=None) | Q(valid_until__gt=now),
+        tenant=tenant_id,
+        valid_from__lte=now,
+    )
+    return rows.order_by("created_at", "id").values_list(
+        "kind", "person_id", "model_id", "model__slug", "model__name", "value", "currency"
+    )
 
 
-def _uses(leases: QuerySet[Lease], person: Person, starts_at: datetime, ends_at: datetime) -> list[Use]:
-    """What holds GPUs of the tenant in the window."""
+def _uses(
+    *, tenant_id: UUID, person_id: UUID, without: UUID, starts_at: datetime, ends_at: datetime
+) -> QuerySet[Lease, Any]:
+    """What holds GPUs of the tenant in the window, as a Use."""
     states = [LeaseState.OFFERED, LeaseState.RELEASING, LeaseState.ENDED]
-    rows = leases.filter(starts_at__lt=ends_at, ends_at__gt=starts_at).exclude(state__in=states)
-    return [
-        Use(starts, ends, gpus, model_id, owner == person.pk, rate, currency)
-        for starts, ends, gpus, model_id, owner, rate, currency in rows.values_list(
-            "starts_at",
-            "ends_at",
-            "flavor__gpu_count",
-            "flavor__model_id",
-            "owner_id",
-            "rate_per_hour",
-            "currency",
-        )
-    ]
+    rows = Lease.objects.filter(tenant=tenant_id, starts_at__lt=ends_at, ends_at__gt=starts_at)
+    rows = rows.exclude(state__in=states).exclude(pk=without).annotate(own=_is(owner=person_id))
+    flavor = ("flavor__gpu_count", "flavor__model_id")
+    return rows.order_by().values_list("starts_at", "ends_at", *flavor, "own", "rate_per_hour", "currency")
+
+
+def _pending(*, tenant_id: UUID, person_id: UUID, without: UUID) -> QuerySet[Extension, Any]:
+    """Time that hosts are still to confirm, as a Use: it counts as if they had."""
+    rows = Extension.objects.filter(state=Extension.State.PENDING, lease__tenant=tenant_id)
+    rows = rows.exclude(lease=without).annotate(own=_is(lease__owner=person_id))
+    flavor = ("lease__flavor__gpu_count", "lease__flavor__model_id")
+    price = ("lease__rate_per_hour", "lease__currency")
+    return rows.order_by().values_list("old_ends_at", "new_ends_at", *flavor, "own", *price)
+
+
+def _month(
+    *, tenant_id: UUID, person_id: UUID, without: UUID, begin: datetime, end: datetime
+) -> QuerySet[Lease, Any]:
+    """Booked time counts from the start to the end, or to when it was given back; summed by what it costs."""
+    since = Greatest(F("starts_at"), _value(begin))
+    until = Least(Coalesce("stopped_at", "ends_at"), F("ends_at"), _value(end))
+    never_used = Q(state=LeaseState.ENDED, active_at=None) | Q(state=LeaseState.OFFERED)
+    rows = Lease.objects.filter(Q(stopped_at=None) | Q(stopped_at__gt=since), tenant=tenant_id)
+    rows = rows.filter(starts_at__lt=end, ends_at__gt=begin).exclude(never_used).exclude(pk=without)
+    priced = ("flavor__gpu_count", "flavor__model_id", "own", "rate_per_hour", "currency")
+    summed = Sum(ExpressionWrapper(until - since, output_field=DurationField()))
+    return rows.annotate(own=_is(owner=person_id)).order_by().values_list(*priced).annotate(total=summed)
+
+
+_LIMITS = Prepared(_limits)
+_USES = Prepared(_uses)
+_PENDING = Prepared(_pending)
+_MONTH = Prepared(_month)
 
 
 def _months(
-    leases: QuerySet[Lease], person: Person, starts_at: datetime, ends_at: datetime, zone: str
-) -> list[MonthUse]:
-    """One query a month: booked time counts from the start to the end, or to when it was given back."""
-    never_used = Q(state=LeaseState.ENDED, active_at=None) | Q(state=LeaseState.OFFERED)
-    found = []
+    others: Mapping[str, UUID], starts_at: datetime, ends_at: datetime, zone: str
+) -> Iterator[MonthUse]:
+    """What there is in each month that the window touches."""
     for month, begin, end in month_spans(starts_at, ends_at, zone):
-        since = Greatest(F("starts_at"), _value(begin))
-        until = Least(Coalesce("stopped_at", "ends_at"), F("ends_at"), _value(end))
-        rows = (
-            leases.filter(Q(stopped_at=None) | Q(stopped_at__gt=since), starts_at__lt=end, ends_at__gt=begin)
-            .exclude(never_used)
-            .annotate(own=Case(When(owner=person, then=True), default=False))
-            .order_by()
-            .values_list(*_PRICED, "own")
-            .annotate(total=Sum(ExpressionWrapper(until - since, output_field=DurationField())))
-        )
-        found += [
-            MonthUse(month, exact_seconds(total), gpus, model_id, own, rate, currency)
-            for gpus, model_id, rate, currency, own, total in rows
-        ]
-    return found
+        for gpus, model_id, own, rate, currency, total in _MONTH.rows(**others, begin=begin, end=end):
+            yield MonthUse(month, exact_seconds(total), gpus, model_id, own, rate, currency)
 
 
-def _pending(tenant: Tenant, person: Person, without: UUID | None) -> list[Use]:
-    """Time that hosts are still to confirm: it counts as if they had."""
-    pending = Extension.objects.filter(state=Extension.State.PENDING, lease__tenant=tenant)
-    columns = ("lease__flavor__gpu_count", "lease__flavor__model_id", "lease__owner_id")
-    rows = pending.exclude(lease=without).values_list(
-        "old_ends_at", "new_ends_at", *columns, "lease__rate_per_hour", "lease__currency"
-    )
-    return [
-        Use(starts, ends, gpus, model_id, owner == person.pk, rate, currency)
-        for starts, ends, gpus, model_id, owner, rate, currency in rows
-    ]
+def _is(**what: UUID) -> Case:
+    return Case(When(**what, then=True), default=False)
 
 
 def _value(moment: datetime) -> Value:

@@ -10,6 +10,7 @@ from django.db import transaction
 
 from leasing.actors import Actor
 from leasing.models import AuditEntry, Tenant, UnsealedEntry
+from leasing.prepared import insert
 
 
 def canonical(value: dict[str, Any]) -> str:
@@ -41,11 +42,11 @@ def record(
             "tenant": tenant.slug if tenant else None,
         }
     )
-    with transaction.atomic():
-        entry = AuditEntry.objects.create(
-            recorded_at=now, action=action, actor=actor.name, subject=subject, tenant=tenant, text=text
-        )
-        UnsealedEntry.objects.create(entry=entry)
+    entry = AuditEntry(
+        recorded_at=now, action=action, actor=actor.name, subject=subject, tenant=tenant, text=text
+    )
+    with transaction.atomic(savepoint=False):
+        insert(UnsealedEntry(entry=insert(entry)))
     return entry
 
 

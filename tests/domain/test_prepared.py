@@ -1,0 +1,71 @@
+"""Queries that are built once answer as the ORM does, whatever their values."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from django.db.models import Q, QuerySet
+
+from leasing.booking import request_lease
+from leasing.models import AuditEntry, Lease, Quota
+from leasing.prepared import NOBODY, Prepared, insert
+from leasing.quotas import _month, _pending, _uses
+from tests.world import World
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def world(db: None) -> World:
+    return World(gpus=4, concurrent_gpus=8)
+
+
+def book(world: World, *, after: timedelta = HOUR) -> Lease:
+    return request_lease(
+        actor=world.actor(world.ada), tenant=world.studio, flavor=world.flavor, image=world.image,
+        starts_at=world.now + after, ends_at=world.now + after + HOUR, now=world.now,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("build", [_uses, _pending, _month])
+def test_a_query_answers_as_the_orm_does(world: World, build: Any) -> None:
+    first, second = book(world), book(world, after=timedelta(days=40))
+    prepared = Prepared(build)
+    names = ("begin", "end") if build is _month else ("starts_at", "ends_at")
+    for person in (world.ada.pk, world.bob.pk):
+        for without in (NOBODY, first.pk, second.pk):
+            for lease in (first, second):
+                values: dict[str, Any] = {
+                    "tenant_id": world.studio.pk,
+                    "person_id": person,
+                    "without": without,
+                }
+                if build is not _pending:
+                    values |= dict(zip(names, (lease.starts_at, lease.ends_at), strict=True))
+                assert prepared.rows(**values) == list(build(**values))
+    assert len(prepared._built) == 1
+
+
+def test_a_value_that_changes_the_statement_is_refused() -> None:
+    def varying(*, tenant_id: UUID, now: datetime) -> QuerySet[Quota, Any]:
+        late = Q(valid_until=None) if now.year > 2000 else Q(valid_until=now)
+        return Quota.objects.filter(late, tenant=tenant_id).values_list("pk")
+
+    with pytest.raises(TypeError, match="the value now does more"):
+        Prepared(varying).rows(tenant_id=uuid4(), now=datetime.fromisoformat("2026-01-01T00:00:00Z"))
+
+
+def test_a_row_is_inserted_as_it_is(world: World) -> None:
+    lease = Lease.objects.get(pk=book(world).pk)
+    lease.holds.all().delete()
+    Lease.objects.filter(pk=lease.pk).delete()
+    insert(lease)
+    assert Lease.objects.filter(pk=lease.pk).values().get() == {
+        field.attname: getattr(lease, field.attname) for field in lease._meta.concrete_fields
+    }
+    entry = AuditEntry.objects.latest("id")
+    copy = AuditEntry(**{f.attname: getattr(entry, f.attname) for f in entry._meta.fields if f.name != "id"})
+    assert insert(copy).pk == AuditEntry.objects.latest("id").pk > entry.pk
