@@ -61,6 +61,14 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Overview:
+    """All steps of a window, of a pool of so many GPUs."""
+
+    gpus: int
+    steps: list[Step]
+
+
+@dataclass(frozen=True)
 class GpuRow:
     gpu: Gpu
     stretches: list[Stretch]
@@ -107,13 +115,13 @@ def check_window(since: datetime, until: datetime, step: timedelta) -> None:
         )
 
 
-def read_steps(pool: Pool, edges: Sequence[datetime], *, now: datetime) -> list[Step]:
+def read_overview(pool: Pool, edges: Sequence[datetime], *, now: datetime) -> Overview:
     """The steps between edges, which are whole minutes."""
     total = Gpu.objects.filter(model=pool.model).count()
     one_node = pool.flavor is not None and pool.flavor.numa == Flavor.Numa.REQUIRED
     anywhere = search.Pool(pool.model.pk, 1, one_node=one_node)
     levels = zip(taken_levels(pool.model, edges), closed_levels(pool.model, edges), strict=True)
-    return [
+    steps = [
         Step(
             starts_at,
             ends_at,
@@ -125,6 +133,11 @@ def read_steps(pool: Pool, edges: Sequence[datetime], *, now: datetime) -> list[
         )
         for (starts_at, ends_at), (taken, closed) in zip(pairwise(edges), levels, strict=True)
     ]
+    return Overview(total, steps)
+
+
+def count_hosts(pool: Pool) -> int:
+    return _hosts_of(pool.model).count()
 
 
 def read_hosts(

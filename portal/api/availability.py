@@ -92,6 +92,7 @@ class AvailabilitySerializer(serializers.Serializer[Any]):
     flavor = serializers.SlugField(allow_null=True)
     starts_at = serializers.DateTimeField(default_timezone=UTC)
     ends_at = serializers.DateTimeField(default_timezone=UTC)
+    gpus = serializers.IntegerField(help_text="Of the model, in service or not")
     steps = PoolStepSerializer(many=True)
     host_count = serializers.IntegerField()
     hosts = HostTimeSerializer(many=True)
@@ -109,7 +110,7 @@ class AvailabilityView(ActionView):
         asked = checked(AvailabilityQuerySerializer, request.query_params.dict())
         found = pool.fetch_pool(person_of(request), asked["model"], asked["flavor"])
         edges = list(_edges(asked, now))
-        steps = pool.read_steps(found, edges, now=now)
+        overview = pool.read_overview(found, edges, now=now)
         page = pool.read_hosts(
             person_of(request),
             found,
@@ -124,7 +125,8 @@ class AvailabilityView(ActionView):
             "flavor": found.flavor and found.flavor.slug,
             "starts_at": edges[0],
             "ends_at": edges[-1],
-            "steps": steps,
+            "gpus": overview.gpus,
+            "steps": overview.steps,
             "host_count": page.count,
             "hosts": [_host(row) for row in page.rows],
             "leases": [_lease(lease) for lease in page.leases.values()],

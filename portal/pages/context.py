@@ -28,6 +28,7 @@ def parts_of(person: Person, roles: dict[Tenant, set[str]]) -> dict[str, bool]:
     auditor, operator = policy.is_auditor(person), policy.is_operator(person)
     return {
         "book": "member" in names,
+        "calendar": bool(names) or operator or auditor,
         "quota": bool(names & {"member", "approver"}),
         "approve": "approver" in names,
         "oversee": "approver" in names or auditor,

@@ -9,6 +9,7 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import pgettext_lazy
 
 from hosts.models import Gpu
+from leasing.availability.sweep import Kind
 from leasing.models import Lease
 
 
@@ -49,6 +50,14 @@ GPU_LOOKS = {
     "quarantined": Look("red", "shield-alert", pgettext_lazy("GPU", "quarantined")),
     "maintenance": Look("grey", "wrench", pgettext_lazy("GPU", "in maintenance")),
     "missing": Look("red", "circle-question-mark", pgettext_lazy("GPU", "missing")),
+}
+# Of a lease, what is no lead or turnaround looks as its state does.
+STRETCH_LOOKS = {
+    Kind.LEAD: Look("amber", "loader-circle", pgettext_lazy("GPU", "being prepared")),
+    Kind.TURNAROUND: Look("amber", "eraser", pgettext_lazy("GPU", "being cleaned")),
+    Kind.CLOSED: Look("grey", "wrench", pgettext_lazy("GPU", "maintenance")),
+    Kind.OUT: Look("red", "shield-alert", pgettext_lazy("GPU", "out of service")),
+    Kind.BUSY: Look("grey", "lock", pgettext_lazy("GPU", "in use")),
 }
 STEP_LOOKS = {
     "started": Look("amber", "loader-circle", _("in progress"), moving=True),

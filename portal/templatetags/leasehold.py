@@ -123,8 +123,14 @@ def moment(at: datetime | None) -> SafeString | str:
         '<time datetime="{}" title="{}">{}</time>',
         at.astimezone(UTC).isoformat(timespec="seconds"),
         f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
-        _said(timezone.localtime(at), timezone.localtime()),
+        moment_words(at),
     )
+
+
+@register.filter
+def moment_words(at: datetime) -> str:
+    """The same where no markup can be."""
+    return _said(timezone.localtime(at), timezone.localtime())
 
 
 @register.filter

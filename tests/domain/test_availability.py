@@ -25,7 +25,7 @@ from leasing.availability.pool import (
     Pool,
     Step,
     read_hosts,
-    read_steps,
+    read_overview,
 )
 from leasing.availability.sweep import Kind, common, without
 from leasing.errors import NothingFree
@@ -259,7 +259,9 @@ def compare(fleet: Fleet) -> None:
         page = read_hosts(fleet.ground.person, pool, edges[0], edges[-1], offset=0, limit=9, now=fleet.now)
         assert page.count == len(page.rows) == len(fleet.plan.shape)
         compare_stretches(page, truth, minutes_of(edges[0], edges[-1]))
-        compare_steps(read_steps(pool, edges, now=fleet.now), truth, flavor)
+        overview = read_overview(pool, edges, now=fleet.now)
+        assert overview.gpus == len(fleet.gpus)
+        compare_steps(overview.steps, truth, flavor)
         compare_leasable(page, truth, flavor)
     compare_changes(truth)
 

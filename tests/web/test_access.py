@@ -96,6 +96,7 @@ TABLE = [
     Row("sign-out", others=405, nobody=405),
     Row("book", "ada=200 bob=200 approver=200"),
     Row("book-price", "ada=200 bob=200 approver=200"),
+    Row("calendar", "money=404 stranger=404", others=200),
     Row("workstations", others=EVERYBODY),
     Row("workstation", SEES_ACTIVE, arguments=ACTIVE),
     Row("workstation", "bob=200 auditor=200", arguments=lease("theirs")),

@@ -207,6 +207,7 @@ def _pages(scene: Scene) -> dict[str, list[str]]:
         "ada": [
             "/",
             "/book/",
+            "/calendar/",
             "/account/",
             "/nowhere/",
             *(f"/workstations/{lease.pk}/" for lease in workstations),
