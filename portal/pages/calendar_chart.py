@@ -11,7 +11,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from django.urls import reverse
-from django.utils import formats
+from django.utils.translation import pgettext_lazy
 
 from leasing.availability.pool import HostRow, Overview, Pool, Step
 from leasing.availability.sweep import Kind, Stretch
@@ -24,6 +24,16 @@ from portal.pages.looks import STRETCH_LOOKS, Look, look_of_lease
 
 MINUTE = timedelta(minutes=1)
 MONDAY = 0
+# Shorter than the language's own abbreviations may be.
+WEEKDAYS = (
+    pgettext_lazy("short day of the week", "Mon"),
+    pgettext_lazy("short day of the week", "Tue"),
+    pgettext_lazy("short day of the week", "Wed"),
+    pgettext_lazy("short day of the week", "Thu"),
+    pgettext_lazy("short day of the week", "Fri"),
+    pgettext_lazy("short day of the week", "Sat"),
+    pgettext_lazy("short day of the week", "Sun"),
+)
 LANE, LANE_GAP = 18, 4
 TRACK, TRACK_GAP = 20, 3
 BAR = 64
@@ -246,7 +256,7 @@ def _named(local: datetime, view: View) -> tuple[str, bool]:
     if view is View.DAY:
         return f"{local:%H}", local.hour % 3 != 0
     minor = view is not View.WEEK and local.weekday() != MONDAY
-    return formats.date_format(local, "j" if view is View.MONTH else "D j"), minor
+    return str(local.day) if view is View.MONTH else f"{WEEKDAYS[local.weekday()]} {local.day}", minor
 
 
 def _look(stretch: Stretch, lease: Lease | None) -> Look:
