@@ -6,7 +6,7 @@ from typing import Literal
 
 from hosts.agent.scrubber import Outcome, ScrubFailed, Workplace
 
-CHUNK = 64 * 1024 * 1024
+CHUNK = 256 * 1024 * 1024
 
 
 class BarScrubber:

@@ -1,0 +1,226 @@
+"""A scrub through the memory BAR, beside what the C library needs to write and read the same mapping once.
+
+    python -m benchmarks.scrub [--quick] [--json] [--gib N]
+
+A file in memory stands in for the BAR: mapped once, in this process, for both sides. With real cards each of
+a scrub's three steps maps it in a child process; the last figure is what that adds, whatever the size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import cast
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT)] if str(ROOT) not in sys.path else []
+
+from hosts.agent import scrub, witness  # noqa: E402 - also a plain script
+from hosts.agent.bar import BarScrubber  # noqa: E402
+from hosts.agent.bus import Card, MemoryWindow, PciBus  # noqa: E402
+from hosts.agent.far_memory import far_mapped  # noqa: E402
+from hosts.agent.memory import MappedWindow, mapped  # noqa: E402
+from hosts.agent.scrubber import Workplace  # noqa: E402
+from hosts.agent.scrubbers import load_scrubbers  # noqa: E402
+from hosts.protocol.messages import Fingerprint, ResetRecord, ScrubEvidence, ScrubPolicy, Witness  # noqa: E402
+
+GIB = 1 << 30
+QUICK, FULL = 3, 9
+# So little that only the children's start takes time: a file's pages cost faults that a BAR has not.
+SMALL = 1 << 20
+# The best that C does: what is compared with stays in the processor's cache.
+REFERENCE = """
+#include <stddef.h>
+#include <string.h>
+static unsigned char zeros[256 * 1024];
+void write_all(void *memory, size_t size) { memset(memory, 0, size); }
+int read_all(const unsigned char *memory, size_t size)
+{
+    for (size_t at = 0; at < size; at += sizeof zeros) {
+        size_t left = size - at;
+        if (memcmp(memory + at, zeros, left < sizeof zeros ? left : sizeof zeros)) return 1;
+    }
+    return 0;
+}
+"""
+CARD = Card("0000:01:00.0", ("0000:01:00.0",), 1, "a file", 0, 0, Fingerprint(vendor_device="1234:1111"))
+RESET = ResetRecord(method="none", scope="none", seconds=0.0, attempts=1)
+
+
+def main() -> int:
+    options = _options()
+    size = options.gib * GIB
+    load = [os.getloadavg()[0]]
+    with _memory_file(size) as file, _reference() as c_library:
+        rounds = QUICK if options.quick else FULL
+        with mapped(file, size) as window:
+            near = [_round(window, c_library, size) for _ in range(rounds + 1)][1:]  # the first one warms up
+        far = [_timed(lambda: _scrub_in_a_child(file, SMALL)) for _ in range(QUICK)]
+    load.append(os.getloadavg()[0])
+    figures = summarise(near, far, size=size, load=load)
+    if not options.json:
+        print_table(figures)
+    print(json.dumps(figures))
+    return 0
+
+
+class Round(dict[str, float]):
+    """Seconds of one round, by what took them."""
+
+
+def _round(window: MappedWindow, c_library: ctypes.CDLL, size: int) -> Round:
+    """Each side in turn, so that what else the machine does falls on both."""
+    address = ctypes.c_void_p(window._address)  # what a scrubber is not told
+    return Round(
+        c_write=_timed(lambda: c_library.write_all(address, ctypes.c_size_t(size))),
+        c_read=_timed(lambda: c_library.read_all(address, ctypes.c_size_t(size))),
+        write=_timed(lambda: BarScrubber().run(_place(window))),
+        read=_timed(lambda: witness.look(_planted_before(size), window, "full")),
+        scrub=_timed(lambda: _scrub(lambda: _given(window), size)),
+    )
+
+
+def summarise(near: list[Round], far: list[float], *, size: int, load: list[float]) -> dict[str, object]:
+    seconds = {name: round(median(each[name] for each in near), 4) for name in near[0]}
+    speeds = [(each["c_write"] + each["c_read"]) / (each["write"] + each["read"]) for each in near]
+    times = [each["scrub"] / (each["c_write"] + each["c_read"]) for each in near]
+    return {
+        "benchmark": "scrub",
+        "bytes": size,
+        "rounds": len(near),
+        "seconds": seconds,
+        "bytes_per_second_over_c": round(median(speeds), 3),
+        "scrub_time_over_write_and_read": round(median(times), 3),
+        "seconds_for_three_children": round(median(far), 4),
+        "machine": _describe_machine(load),
+    }
+
+
+def print_table(figures: dict[str, object]) -> None:
+    seconds = cast(dict[str, float], figures["seconds"])
+    size = cast(int, figures["bytes"])
+    print(figures["machine"])
+    rows = {
+        "C: memset": "c_write",
+        "C: memcmp": "c_read",
+        "BAR scrubber: write": "write",
+        "host: read back": "read",
+        "whole scrub, canaries included": "scrub",
+    }
+    print(f"{'':<36}{'seconds':>9}{'GB/s':>8}")
+    for words, name in rows.items():
+        passes = 2 if name == "scrub" else 1
+        print(f"{words:<36}{seconds[name]:>9.3f}{passes * size / seconds[name] / 1e9:>8.1f}")
+    print(f"bytes per second over C          {figures['bytes_per_second_over_c']:>9}  (target ≥ 0.9)")
+    print(f"scrub time over write and read   {figures['scrub_time_over_write_and_read']:>9}  (target ≤ 1.1)")
+    print(f"three mappings in a child each   {figures['seconds_for_three_children']:>9} s more")
+
+
+def _scrub(open_memory: Callable[[], Iterator[MemoryWindow]], size: int) -> ScrubEvidence:
+    """All of a release's scrub but the resets."""
+    opened = contextmanager(open_memory)
+    card = Card(**{**CARD.__dict__, "memory_bytes": size})
+    now = datetime.now(UTC)
+    work = scrub.begin(card, simulated=True, before=card.fingerprint, now=now)
+    work = scrub.add_reset(work, RESET)
+    with opened() as window:
+        work = scrub.plant(work, window, os.urandom(16).hex())
+    with opened() as window:
+        work = scrub.fill(work, load_scrubbers()["bar"], _place(window))
+    with opened() as window:
+        work = scrub.verify(work, window, "full")
+    evidence = scrub.conclude(
+        work, policy=ScrubPolicy(), fingerprint_after=card.fingerprint, kernel="", now=datetime.now(UTC)
+    )
+    assert evidence.verdict == "passed", evidence.reasons
+    return evidence
+
+
+def _scrub_in_a_child(file: Path, size: int) -> ScrubEvidence:
+    def opened() -> Iterator[MemoryWindow]:
+        with far_mapped(file, size) as window:
+            yield window
+
+    return _scrub(opened, size)
+
+
+def _given(window: MemoryWindow) -> Iterator[MemoryWindow]:
+    yield window
+
+
+class _OneWindow:
+    """As much of a PciBus as the scrubber asks for."""
+
+    def __init__(self, window: MemoryWindow) -> None:
+        self._window = window
+
+    @contextmanager
+    def memory(self, card: Card) -> Iterator[MemoryWindow]:
+        yield self._window
+
+
+def _place(window: MemoryWindow) -> Workplace:
+    bus = cast(PciBus, _OneWindow(window))
+    return Workplace(bus=bus, card=CARD, progress=lambda done, total: None, climb=lambda: RESET)
+
+
+def _planted_before(size: int) -> Witness:
+    """A witness whose canaries have gone."""
+    return Witness(window="bar", window_bytes=size, proven=True, seed="5eed", canaries_planted=0)
+
+
+@contextmanager
+def _memory_file(size: int) -> Iterator[Path]:
+    with tempfile.NamedTemporaryFile(dir="/dev/shm", prefix="leasehold-scrub-") as file:
+        file.truncate(size)
+        yield Path(file.name)
+
+
+@contextmanager
+def _reference() -> Iterator[ctypes.CDLL]:
+    """The other side, compiled with optimisation."""
+    with tempfile.TemporaryDirectory(prefix="leasehold-scrub-") as folder:
+        source, library = Path(folder) / "reference.c", Path(folder) / "reference.so"
+        source.write_text(REFERENCE)
+        command = ["gcc", "-O2", "-march=native", "-shared", "-fPIC", "-o", str(library), str(source)]
+        subprocess.run(command, check=True)
+        yield ctypes.CDLL(str(library))
+
+
+def _timed(action: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def _describe_machine(load: list[float]) -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return (
+        f"{os.cpu_count()} × {cpu}, Linux {platform.release()}, Python {platform.python_version()}, "
+        f"load average {load[0]:.1f} before and {load[-1]:.1f} after"
+    )
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK} rounds instead of {FULL}")
+    parser.add_argument("--json", action="store_true", help="only the figures, as one JSON object")
+    parser.add_argument("--gib", type=int, default=1, help="how much memory; default: %(default)s")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
