@@ -10,8 +10,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from appliance.debian import uncompressed
 from lab.hypervisor.machine import Image, VirtualHypervisor
-from lab.tenant.build import uncompressed
 
 PACKAGES = (
     "apparmor", "dbus", "iproute2", "kmod", "libvirt-clients", "libvirt-daemon-system", "linux-image-amd64",

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "leasehold" / "lab"
 CODE_INPUTS = (
     "hosts/__init__.py", "hosts/protocol", "hosts/agent", "packaging/leasehold-host", "uv.lock",
-    "deploy/systemd", "lab/tenant", "lab/hypervisor/code.py",
+    "deploy/systemd", "appliance", "lab/tenant", "lab/hypervisor/code.py",
 )  # fmt: skip
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from appliance.debian import DEFAULT_CACHE
 from hosts.agent.hypervisor import Hypervisor
-from lab.tenant.build import DEFAULT_CACHE, build_tenant
+from lab.tenant.build import build_tenant
 from tests.quick_files import quick_directory
 
 TENANT = DEFAULT_CACHE.parent / "tenant"

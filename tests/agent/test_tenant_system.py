@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from appliance import initramfs
 from hosts.agent.disks import create_scratch
 from hosts.agent.domain import Disk, domain_xml
 from hosts.agent.fragments import emulated_display, root_port
 from hosts.agent.hypervisor import Hypervisor
 from hosts.agent.images import open_kernel_image, sha256_of
 from hosts.agent.machines import MachineState, Stop, StopCause
-from lab.tenant import initramfs
 from lab.tenant.build import build_tenant
 from tests.agent.machine_specs import idle_machine
 from tests.agent.vnc import grab_picture

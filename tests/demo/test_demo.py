@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from lab.tenant.build import DEFAULT_CACHE, build_tenant
+from appliance.debian import DEFAULT_CACHE
+from lab.tenant.build import build_tenant
 from tools.servers import free_port
 
 ROOT = Path(__file__).parents[2]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gzip
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 TRAILER = "TRAILER!!!"
 
@@ -28,6 +29,14 @@ def program(data: bytes) -> Entry:
 
 def plain(data: bytes) -> Entry:
     return Entry(mode=stat.S_IFREG | 0o644, data=data)
+
+
+def numbered(folder: str, files: Sequence[Path]) -> dict[str, Entry]:
+    """The folder, with these files in an order that their names tell."""
+    named = {
+        f"{folder}/{number:02}-{file.name}": plain(file.read_bytes()) for number, file in enumerate(files)
+    }
+    return {folder: directory(), **named}
 
 
 def pack(entries: Mapping[str, Entry]) -> bytes:
