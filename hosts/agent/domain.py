@@ -14,6 +14,7 @@ NAMESPACE = "urn:leasehold:machine:1"
 CONSOLE_VIDEO_KIB = 16 * 1024
 
 DiskFormat = Literal["qcow2", "raw"]
+DomainType = Literal["kvm", "qemu"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class MachineSpec:
     boot: DirectKernel | UefiDisk
     disk: Disk | None
     serial_log: Path
-    domain_type: Literal["kvm", "qemu"] = "kvm"
+    domain_type: DomainType = "kvm"
     vnc_socket: Path | None = None
     placement: Placement = Placement()
 
@@ -109,9 +110,9 @@ def domain_xml(spec: MachineSpec, gpu_fragments: Sequence[etree._Element]) -> st
         *_memory_backing(spec.placement),
         _vcpu(spec),
         *_numa_tuning(spec.placement),
-        _os(spec.boot),
+        os_element(spec.boot),
         node("features", node("acpi"), node("apic")),
-        _cpu(spec),
+        cpu_element(spec.domain_type, spec.vcpus),
         node("clock", offset="utc"),
         node("on_poweroff", "destroy"),
         node("on_reboot", "restart"),
@@ -144,7 +145,8 @@ def _numa_tuning(placement: Placement) -> Iterator[etree._Element]:
         yield node("numatune", node("memory", mode="strict", nodeset=str(placement.numa_node)))
 
 
-def _os(boot: DirectKernel | UefiDisk) -> etree._Element:
+def os_element(boot: DirectKernel | UefiDisk) -> etree._Element:
+    """What it boots."""
     os_type = node("type", "hvm", arch="x86_64", machine="q35")
     if isinstance(boot, DirectKernel):
         return node(
@@ -163,10 +165,10 @@ def _os(boot: DirectKernel | UefiDisk) -> etree._Element:
     )
 
 
-def _cpu(spec: MachineSpec) -> etree._Element:
+def cpu_element(domain_type: DomainType, vcpus: int) -> etree._Element:
     """Large GPU memory needs the host's real address width; emulation has a model of its own."""
-    topology = node("topology", sockets="1", cores=str(spec.vcpus), threads="1")
-    if spec.domain_type == "kvm":
+    topology = node("topology", sockets="1", cores=str(vcpus), threads="1")
+    if domain_type == "kvm":
         return node(
             "cpu",
             topology,
@@ -189,18 +191,19 @@ def _devices(spec: MachineSpec) -> Iterator[etree._Element]:
     yield node("controller", type="usb", model="none")
     if spec.disk is not None:
         yield _disk(spec.disk, spec.name)
-    yield node(
-        "serial",
-        node("source", path=str(spec.serial_log), append="on"),
-        node("target", port="0"),
-        type="file",
-    )
+    yield serial_element(spec.serial_log)
     yield node("channel", node("target", type="virtio", name="org.qemu.guest_agent.0"), type="unix")
     yield node("input", type="tablet", bus="virtio")
     yield _graphics(spec.vnc_socket)
     yield node("video", node("model", type="vga", vram=str(CONSOLE_VIDEO_KIB), heads="1", primary="yes"))
     yield node("rng", node("backend", "/dev/urandom", model="random"), model="virtio")
     yield node("memballoon", model="none")
+
+
+def serial_element(log: Path) -> etree._Element:
+    """A serial port whose text is added to a file."""
+    source = node("source", path=str(log), append="on")
+    return node("serial", source, node("target", port="0"), type="file")
 
 
 def _graphics(socket: Path | None) -> etree._Element:

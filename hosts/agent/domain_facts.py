@@ -25,6 +25,7 @@ def machine_name(xml: str) -> str:
 def read_facts(xml: str, state: MachineState) -> MachineFacts:
     domain = parse(xml)
     lease = domain.find(f"metadata/{{{NAMESPACE}}}lease")
+    scrub = domain.find(f"metadata/{{{NAMESPACE}}}scrub")
     return MachineFacts(
         name=domain.findtext("name", ""),
         uuid=UUID(domain.findtext("uuid", "")),
@@ -32,6 +33,7 @@ def read_facts(xml: str, state: MachineState) -> MachineFacts:
         lease_id=None if lease is None else UUID(lease.get("id", "")),
         generation=None if lease is None else int(lease.get("generation", "0")),
         pci_addresses=frozenset(_pci_addresses(domain)),
+        scrubs="" if scrub is None else scrub.get("address", ""),
     )
 
 
@@ -53,4 +55,13 @@ def read_console_socket(xml: str) -> Path | None:
     for listen in parse(xml).findall("devices/graphics[@type='vnc']/listen[@type='socket']"):
         if listen.get("socket"):
             return Path(str(listen.get("socket")))
+    return None
+
+
+def read_channel_socket(xml: str, channel: str) -> Path | None:
+    """The socket behind a virtio-serial channel of that name, or None."""
+    for each in parse(xml).findall("devices/channel[@type='unix']"):
+        target, source = each.find("target"), each.find("source")
+        if target is not None and source is not None and target.get("name") == channel and source.get("path"):
+            return Path(str(source.get("path")))
     return None

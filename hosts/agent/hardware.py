@@ -9,6 +9,7 @@ from hosts.agent.bus import PciBus
 from hosts.agent.config import Settings
 from hosts.agent.hypervisor import Hypervisor
 from hosts.agent.machines import MachineHost
+from hosts.agent.scrub_machine import MachineRoom
 from hosts.agent.scrubbers import Installed, load_scrubbers
 from hosts.agent.simulated import SimulatedBus
 from hosts.agent.sysfs import SysfsBus
@@ -25,10 +26,12 @@ class Hardware:
 
 def open_hardware(settings: Settings) -> Hardware:
     """Connect to what the configuration names."""
+    hypervisor = Hypervisor.open(settings.libvirt_uri)
+    room = MachineRoom(hypervisor, settings.domain_type, settings.machines_directory)
     return Hardware(
         bus=open_bus(settings),
-        hypervisor=Hypervisor.open(settings.libvirt_uri),
-        scrubbers=load_scrubbers(settings.scrubbers),
+        hypervisor=hypervisor,
+        scrubbers=load_scrubbers(settings.scrubbers, room),
     )
 
 

@@ -164,6 +164,17 @@ class Hypervisor:
         with explained("ask for versions"):
             return _version(self._machines.getLibVersion()), _version(self._machines.getVersion())
 
+    def channel_socket(self, name: str, channel: str) -> Path:
+        with explained(f"find the channel {channel} of {name}"):
+            domain = self._machines.lookupByName(name)
+            xml = domain.XMLDesc() if domain.isActive() else "<domain/>"
+        socket = domain_facts.read_channel_socket(xml, channel)
+        if socket is None:
+            raise HypervisorError(
+                f"Cannot find {channel} of {name}: it is not running, or has no such channel."
+            )
+        return socket
+
     def on_stopped(self, listener: StopListener) -> None:
         self._listeners.append(listener)
 

@@ -18,12 +18,20 @@ class ImageError(Exception):
     """The image is not what it should be, or not here; the text is for an operator."""
 
 
+class ScrubFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the image of a scrub machine says of itself: which program is in it, and what memory it needs."""
+
+    variant: str
+    memory_mib: int
+
+
 class _Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kernel: str
     initrd: str
     cmdline: str
     sha256: dict[str, str]
     made_from: dict[str, str] = {}
+    scrub: ScrubFacts | None = None
 
 
 def sha256_of(path: Path) -> str:
@@ -44,11 +52,7 @@ def require_digest(path: Path, digest: str) -> None:
 
 def open_kernel_image(directory: Path, digest: str, *, cmdline: str = "") -> DirectKernel:
     """The kernel and initramfs whose manifest has that digest. `cmdline` follows the manifest's own."""
-    require_digest(directory / MANIFEST, digest)
-    try:
-        manifest = msgspec.json.decode((directory / MANIFEST).read_bytes(), type=_Manifest)
-    except msgspec.DecodeError as error:
-        raise ImageError(f"{directory / MANIFEST} is not a kernel image's manifest: {error}.") from error
+    manifest = _manifest(directory, digest)
     for name in (manifest.kernel, manifest.initrd):
         require_digest(directory / name, manifest.sha256.get(name, ""))
     return DirectKernel(
@@ -56,6 +60,22 @@ def open_kernel_image(directory: Path, digest: str, *, cmdline: str = "") -> Dir
         initrd=directory / manifest.initrd,
         cmdline=f"{manifest.cmdline} {cmdline}".strip(),
     )
+
+
+def read_scrub_facts(directory: Path, digest: str) -> ScrubFacts:
+    """Of the image of a scrub machine. Its kernel is not looked at before it is started."""
+    facts = _manifest(directory, digest).scrub
+    if facts is None:
+        raise ImageError(f"{directory} is not the image of a scrub machine.")
+    return facts
+
+
+def _manifest(directory: Path, digest: str) -> _Manifest:
+    require_digest(directory / MANIFEST, digest)
+    try:
+        return msgspec.json.decode((directory / MANIFEST).read_bytes(), type=_Manifest)
+    except msgspec.DecodeError as error:
+        raise ImageError(f"{directory / MANIFEST} is not a kernel image's manifest: {error}.") from error
 
 
 def open_disk_image(path: Path, format: DiskFormat, digest: str) -> Backing:

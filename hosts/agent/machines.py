@@ -46,9 +46,10 @@ class Stop:
 
 @dataclass(frozen=True)
 class MachineFacts:
-    """One machine the hypervisor knows, ours or not. Not ours: no lease.
+    """One machine the hypervisor knows, ours or not. Not ours: no lease, and it scrubs nothing.
 
-    `pci_addresses` are the host's devices it is given, as `0000:41:00.0`.
+    `pci_addresses` are the host's devices it is given, as `0000:41:00.0`. `scrubs` is the card that a scrub
+    machine was made for; it serves no lease.
     """
 
     name: str
@@ -57,6 +58,7 @@ class MachineFacts:
     lease_id: UUID | None
     generation: int | None
     pci_addresses: frozenset[str]
+    scrubs: str = ""
 
     @property
     def is_active(self) -> bool:
@@ -102,6 +104,9 @@ class MachineHost(Protocol):
 
     def console_socket(self, name: str) -> Path:
         """The socket of the running machine's VNC server."""
+
+    def channel_socket(self, name: str, channel: str) -> Path:
+        """The socket behind one of the running machine's virtio-serial channels."""
 
     def versions(self) -> tuple[Version, Version]:
         """Of libvirt, and of QEMU."""

@@ -16,6 +16,7 @@ from hosts.agent.machines import HypervisorError, MachineFacts, MachineState
 from hosts.agent.plans import gpu_lock
 from hosts.agent.records import GpuRecord, MachineRecord
 from hosts.agent.rig import Rig
+from hosts.agent.scrub_machine import remove_scrub_machines
 from hosts.agent.vigil import bring_back, note_stop, report_lost_gpus
 from hosts.protocol.messages import ConsoleClosed
 
@@ -32,6 +33,7 @@ def read_boot_id() -> str:
 def reconcile(rig: Rig, *, boot_id: str) -> None:
     """Make the journal and the host agree, then report what there is."""
     _recover_bus(rig)
+    _remove_scrub_machines(rig)
     with rig.journal.transaction():
         known_boot = rig.journal.recall("boot_id")
     rebooted = known_boot not in (None, boot_id)
@@ -55,6 +57,15 @@ def _recover_bus(rig: Rig) -> None:
         rig.bus.recover()
     except BusError:
         log.exception("The bus is not as it was before the worker was killed")
+
+
+def _remove_scrub_machines(rig: Rig) -> None:
+    """A scrub that was cut short begins anew, with a machine of its own."""
+    try:
+        for name in remove_scrub_machines(rig.hypervisor):
+            log.warning("Removed %s, which an earlier worker had started", name)
+    except HypervisorError:
+        log.exception("A scrub machine could not be removed")
 
 
 def _ours(rig: Rig) -> list[MachineFacts]:

@@ -5,6 +5,10 @@ The list is TOML, owned by root and writable by nobody else:
     [scrubbers.vendor]
     object = "vendor_scrub.plugin:VendorScrubber"
     sha256 = "…of the module's source file"
+
+    [machines.machine]
+    directory = "/var/lib/leasehold/appliances/plain"
+    sha256 = "…of the folder's manifest.json"
 """
 
 from __future__ import annotations
@@ -24,7 +28,10 @@ import msgspec
 
 from hosts.agent import bar, nvidia
 from hosts.agent.bar import BarScrubber
+from hosts.agent.images import ImageError
 from hosts.agent.nvidia import FirmwareClear
+from hosts.agent.scrub_channel import Patience
+from hosts.agent.scrub_machine import Appliance, MachineRoom, MachineScrubber
 from hosts.agent.scrubber import Scrubber
 
 
@@ -45,20 +52,37 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: str
 
 
+class _Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    directory: str
+    sha256: str
+    deadline_seconds: float = 3600.0
+    silence_seconds: float = 180.0
+
+
 class _AllowList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    scrubbers: dict[str, _Entry]
+    scrubbers: dict[str, _Entry] = {}
+    machines: dict[str, _Machine] = {}
 
 
-def load_scrubbers(allow_list: Path | None = None) -> dict[str, Installed]:
-    """Scrubbers by name. UntrustedScrubber unless the whole list, if there is one, is in order."""
+def load_scrubbers(allow_list: Path | None = None, room: MachineRoom | None = None) -> dict[str, Installed]:
+    """Scrubbers by name. UntrustedScrubber unless the whole list, if there is one, is in order.
+
+    `room` is where scrub machines run; without one none may be listed.
+    """
     found = {
         BarScrubber.name: Installed(BarScrubber(), _digest(Path(bar.__file__))),
         FirmwareClear.name: Installed(FirmwareClear(), _digest(Path(nvidia.__file__))),
     }
-    for name, entry in _read(allow_list).scrubbers.items() if allow_list else ():
+    listed = _read(allow_list) if allow_list else _AllowList()
+    for name in [*listed.scrubbers, *listed.machines]:
         if name in found:
             raise UntrustedScrubber(f"{name!r} is built in and cannot be replaced.")
+    if twice := listed.scrubbers.keys() & listed.machines.keys():
+        raise UntrustedScrubber(f"{', '.join(twice)} is listed twice.")
+    for name, entry in listed.scrubbers.items():
         found[name] = Installed(_load(name, entry), entry.sha256)
+    for name, machine in listed.machines.items():
+        found[name] = Installed(_machine(name, machine, room), machine.sha256)
     return found
 
 
@@ -75,6 +99,16 @@ def _read(path: Path) -> _AllowList:
             return msgspec.convert(tomllib.load(file), _AllowList)
     except (OSError, ValueError) as error:
         raise UntrustedScrubber(f"{path} is not a list of scrubbers: {error}") from error
+
+
+def _machine(name: str, listed: _Machine, room: MachineRoom | None) -> MachineScrubber:
+    if room is None:
+        raise UntrustedScrubber(f"There is nowhere to run the scrub machine {name!r}.")
+    patience = Patience(whole=listed.deadline_seconds, silence=listed.silence_seconds)
+    try:
+        return MachineScrubber(name, Appliance(Path(listed.directory), listed.sha256, patience), room)
+    except ImageError as error:
+        raise UntrustedScrubber(f"The scrub machine {name!r} is not what the list says: {error}") from error
 
 
 def _load(name: str, entry: _Entry) -> Scrubber:

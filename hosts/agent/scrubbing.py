@@ -14,6 +14,7 @@ from hosts.agent.machines import MachineFacts
 from hosts.agent.plans import Plan
 from hosts.agent.records import GpuState
 from hosts.agent.scrub import Scrub
+from hosts.agent.scrub_machine import remove_scrub_machines
 from hosts.agent.scrubber import Workplace
 from hosts.agent.scrubbers import Installed
 from hosts.agent.steps import Job, Overtaken, PlanKind, Step, StepFailed
@@ -80,8 +81,12 @@ def _claim(job: Job) -> None:
 
 
 def refuse_if_in_use(job: Job, order: GpuOrder) -> None:
-    """The kernel resets a card under a running machine without a word: the hypervisor is asked first."""
+    """The kernel resets a card under a running machine without a word: the hypervisor is asked first.
+
+    A scrub machine that is still there was left behind by a scrub that is over.
+    """
     card = _card(job)
+    remove_scrub_machines(job.rig.hypervisor, order.address)
     users = [facts.name for facts in job.rig.hypervisor.machines() if _runs_with(facts, card)]
     if users:
         raise StepFailed(f"{order.address} is in use by {', '.join(users)}.")

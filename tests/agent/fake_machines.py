@@ -18,12 +18,13 @@ from hosts.agent.machines import (
     StopCause,
     StopListener,
 )
+from tests.agent.fake_appliance import FakeAppliance
 
 
 class FakeMachines:
     """A MachineHost. `creations` counts the starts of each machine; `obeys` is whether guests shut down.
 
-    Calls named in `refuses` fail. `keys` are the disk keys it holds.
+    Calls named in `refuses` fail. `keys` are the disk keys it holds. `appliance` answers in scrub machines.
     """
 
     keeps_keys = True
@@ -35,6 +36,8 @@ class FakeMachines:
         self.obeys = True
         self.refuses: set[str] = set()
         self.keys: dict[str, bytes] = {}
+        self.appliance: FakeAppliance | None = None
+        self._xml: dict[str, str] = {}
         self._machines: dict[str, MachineFacts] = {}
         self._listeners: list[StopListener] = []
         self._lock = threading.RLock()
@@ -47,6 +50,7 @@ class FakeMachines:
                 raise HypervisorError(f"Cannot define {facts.name}: it exists with another identity.")
             if disk_key is not None:
                 self.keys[facts.name] = disk_key
+            self._xml[facts.name] = xml
             self._machines[facts.name] = replace(facts, state=known.state if known else MachineState.OFF)
             self.definitions[facts.name] += 1
 
@@ -56,6 +60,8 @@ class FakeMachines:
             if self._get(name).state not in ACTIVE:
                 self.creations[name] += 1
                 self._set(name, MachineState.RUNNING)
+                if self.appliance and self._get(name).scrubs:
+                    self.appliance.start(self._xml[name], self._channel(name))
 
     def shutdown(self, name: str) -> None:
         self._refuse("shutdown")
@@ -95,6 +101,15 @@ class FakeMachines:
     def versions(self) -> tuple[Version, Version]:
         self._refuse("versions")
         return (9, 0, 0), (7, 2, 22)
+
+    def channel_socket(self, name: str, channel: str) -> Path:
+        self._require_active(name, f"find {channel} of")
+        if f'name="{channel}"' not in self._xml[name]:
+            raise HypervisorError(f"Cannot find {channel} of {name}: it is off, or has no such channel.")
+        return self._channel(name)
+
+    def _channel(self, name: str) -> Path:
+        return self.directory / f"{name}.sock"
 
     def on_stopped(self, listener: StopListener) -> None:
         self._listeners.append(listener)

@@ -24,7 +24,8 @@ from hosts.agent.host_plans import PLAN_KINDS
 from hosts.agent.journal import Journal
 from hosts.agent.reconcile import reconcile
 from hosts.agent.rig import Rig, make_rig, open_books
-from hosts.agent.scrubbers import load_scrubbers
+from hosts.agent.scrub_machine import MachineRoom, MachineScrubber
+from hosts.agent.scrubbers import Installed, load_scrubbers
 from hosts.agent.simulated import SimulatedBus, demo_topology
 from hosts.agent.spool import Origin
 from hosts.protocol.codec import PROTOCOL, decode_report, encode
@@ -43,6 +44,7 @@ from hosts.protocol.messages import (
     ScrubPolicy,
 )
 from hosts.protocol.signing import COMMAND, REPORT, Signer, Verifier, key_id, public_hex
+from tests.agent.fake_appliance import write_appliance
 from tests.agent.fake_machines import FakeMachines
 
 E = TypeVar("E")
@@ -142,7 +144,7 @@ class Box:
         hardware = Hardware(
             bus=SimulatedBus(self.bus_directory, demo_topology(MIB)),
             hypervisor=self.machines,
-            scrubbers=load_scrubbers(),
+            scrubbers={**load_scrubbers(), "machine": self.scrub_machine()},
         )
         books = open_books(
             config=self.config,
@@ -158,6 +160,12 @@ class Box:
             open_console=lambda goal, origin: self.consoles.append((goal, origin)),
         )
         self.executor = Executor(self.rig, PLAN_KINDS, on_boundary=on_boundary)
+
+    def scrub_machine(self) -> Installed:
+        """A scrubber whose machine does what `machines.appliance` does."""
+        image = write_appliance(self.directory / "appliance")
+        room = MachineRoom(self.machines, "qemu", self.config.machines_directory)
+        return Installed(MachineScrubber("machine", image, room), image.digest)
 
     def start(self) -> None:
         reconcile(self.rig, boot_id=self.boot_id)

@@ -134,3 +134,16 @@ def test_versions_are_told(host: MachineHost) -> None:
     libvirt, qemu = host.versions()
     assert (libvirt, qemu) > ((8, 7, 0), (7, 2, 0))
     assert max(*libvirt, *qemu) < 1000
+
+
+def test_a_running_machine_has_a_socket_behind_each_of_its_channels(host: MachineHost, xml: str) -> None:
+    channel = "org.qemu.guest_agent.0"
+    host.define(xml)
+    with pytest.raises(HypervisorError, match=channel):
+        host.channel_socket(NAME, channel)
+    host.start(NAME)
+    assert host.channel_socket(NAME, channel).is_absolute()
+    with pytest.raises(HypervisorError, match=r"org\.example"):
+        host.channel_socket(NAME, "org.example")
+    with pytest.raises(HypervisorError, match="nobody"):
+        host.channel_socket("nobody", channel)
