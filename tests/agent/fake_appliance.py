@@ -8,6 +8,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,16 +87,16 @@ class FakeAppliance:
             file.write(bytes(self.memory.stat().st_size))
 
     def _serve(self, listener: socket.socket, nonce: str) -> None:
-        with listener, listener.accept()[0] as channel:
+        """Whoever listens may come late, never, or leave early."""
+        with listener, suppress(TimeoutError, BrokenPipeError, ConnectionResetError):
+            channel, _ = listener.accept()
 
             def say(line: dict[str, Any] | bytes) -> None:
                 text = line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n"
                 channel.sendall(text)
 
-            try:
+            with channel:
                 self._manner(self, say, nonce)
-            except (BrokenPipeError, ConnectionResetError):
-                return
 
 
 def honest(appliance: FakeAppliance, say: Say, nonce: str) -> None:
