@@ -21,6 +21,7 @@ from leasing.errors import NotAllowed, NotVisible, WrongState
 from leasing.locking import locked
 from leasing.models import ConsoleSession, Lease
 from leasing.outbox import queue_command
+from leasing.signs_of_use import note_use
 from leasing.states.lease import LeaseState
 from leasing.timing import TICKET_LIFETIME
 
@@ -55,6 +56,7 @@ def open_console(*, actor: Actor, lease_id: UUID, session_key: str, now: datetim
             expires_at=now + TICKET_LIFETIME,
         )
         _tell_host(lease, session, token, now=now)
+        note_use(lease, now=now)
         record(
             action="console.open",
             actor=actor,

@@ -15,6 +15,7 @@ from leasing.errors import WrongState
 from leasing.locking import locked
 from leasing.models import Lease
 from leasing.outbox import queue_command
+from leasing.signs_of_use import note_use
 from leasing.states.lease import LeaseState
 from leasing.timing import POWER_DEADLINE
 
@@ -39,6 +40,7 @@ def switch_power(*, actor: Actor, lease_id: UUID, action: goals.PowerAction, now
             tenant=lease.tenant,
             now=now,
         )
+        note_use(lease, now=now)
         queue_command(
             host=lease.host,
             lease=lease,

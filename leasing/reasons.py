@@ -29,6 +29,10 @@ TEXTS: dict[str, str | Promise] = {
     "host-failed": _("The host could not start the machine: %(reason)s"),
     "host-silent": _("%(host)s did not answer in time."),
     "machine-lost": _("The host no longer has the machine."),
+    "never-used": _(
+        "Nobody used it in its first %(minutes)d minutes, so it was given back. "
+        "The time it was held is billed."
+    ),
     "never-ready": _("Its machine was not ready before its end. Nothing is billed."),
     "never-started": _("No clean GPU could be had before its end. Nothing is billed."),
     "no-price": _("“%(flavor)s” has no price at that time."),

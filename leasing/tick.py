@@ -14,7 +14,7 @@ from django.db import transaction
 from django.db.models import Exists, Model, OuterRef, Q, QuerySet
 
 from hosts.models import Gpu, Host
-from leasing import changing, effects, goals, holds, keeping, offering, outbox, reminders, tidings
+from leasing import changing, effects, goals, holds, idleness, keeping, offering, outbox, reminders, tidings
 from leasing.actors import SYSTEM
 from leasing.approval import expire_series
 from leasing.audit.sealer import seal
@@ -80,6 +80,16 @@ def remind_of_ends(now: datetime) -> None:
     """Leases whose end is near."""
     near = Lease.objects.filter(pk__in=[lease.pk for lease in reminders.ending_soon(now=now)])
     _each_locked(near.select_related("owner"), lambda lease: reminders.remind(lease, now=now))
+
+
+def give_back_unused(now: datetime) -> None:
+    """Leases that nobody has used, where the site wants that and somebody can tell."""
+    after = idleness.unused_after()
+    if after is None:
+        return
+    due = Lease.objects.filter(state=LeaseState.ACTIVE, first_used_at=None, active_at__lte=now - after)
+    leases = due.select_related("tenant", "owner", "flavor", "host")
+    _each_locked(leases, lambda lease: idleness.attend(lease, after=after, now=now))
 
 
 def forget_past(now: datetime) -> None:
@@ -173,6 +183,7 @@ DUTIES: tuple[Callable[[datetime], None], ...] = (
     grow_overruns,
     start_due,
     remind_of_ends,
+    give_back_unused,
     fail_overdue,
     release_again,
     distrust_stuck_scrubs,

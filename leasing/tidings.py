@@ -115,6 +115,25 @@ def ends_soon(lease: Lease, more: MoreTime, *, now: datetime) -> None:
     _tell_owner(lease, "lease-ends-soon", subject, _lines(lines), now=now, link=of_more_time(lease))
 
 
+def looks_unused(lease: Lease, *, now: datetime) -> None:
+    """Nobody has used it; when it will be given back, and where one click says otherwise."""
+    given_back_at = _local_time(lease.given_back_at or now, lease.owner)
+    body = filled(
+        _(
+            "Nobody has used it yet. Unless somebody does by %(at)s, it is given back, and the time it was "
+            "held is billed. On its page one click says that you are using it."
+        ),
+        at=given_back_at,
+    )
+    _tell_owner(lease, "lease-unused", _("%(name)s looks unused"), body, now=now)
+
+
+def given_back(lease: Lease, *, now: datetime) -> None:
+    """Nobody used it, although its owner was warned."""
+    body = _("Nobody used it. Billing has stopped; the time it was held is billed.")
+    _tell_owner(lease, "lease-given-back", _("%(name)s was given back"), body, now=now)
+
+
 def _offer_words(offer: Offer, person: Person) -> Words:
     text = _("%(offer)s, until %(until)s: %(price)s")
     if offer.outside:

@@ -22,6 +22,8 @@ SCRUB_DEADLINE = timedelta(hours=2)
 UPDATE_DEADLINE = timedelta(minutes=5)
 POWER_DEADLINE = timedelta(minutes=5)
 HOST_SILENT_AFTER = timedelta(minutes=3)
+# How long the owner of what looks unused is given to say otherwise, before it is given back.
+UNUSED_WARNING = timedelta(minutes=30)
 # How long a running machine may be missing from its host's inventory before its lease has failed.
 RECONCILE_LIMIT = timedelta(minutes=5)
 

@@ -223,6 +223,8 @@ SIGNING_KEY_FILE = Path(os.environ.get("LEASEHOLD_SIGNING_KEY", VAR_DIR / "porta
 AUDIT_ANCHOR_FILE = Path(os.environ.get("LEASEHOLD_AUDIT_ANCHOR", VAR_DIR / "audit-anchors.jsonl"))
 # Where hosts dial the console gateway; the browser uses SITE_URL.
 GATEWAY_URL = os.environ.get("LEASEHOLD_GATEWAY_URL", SITE_URL.replace("http", "ws", 1) + "/ws/host-console/")
+# After how long a workstation that nobody has used is given back; 0 is never. Needs a source that watches.
+UNUSED_AFTER_MINUTES = int(os.environ.get("LEASEHOLD_UNUSED_AFTER_MINUTES", "0"))
 TICK_SECONDS = float(os.environ.get("LEASEHOLD_TICK_SECONDS", "1"))
 RESEND_SECONDS = float(os.environ.get("LEASEHOLD_RESEND_SECONDS", "15"))
 

@@ -33,6 +33,7 @@ urlpatterns = [
     path("workstations/<uuid:lease_id>/", workstation.workstation, name="workstation"),
     path("workstations/<uuid:lease_id>/live/", workstation.workstation_live, name="workstation-live"),
     path("workstations/<uuid:lease_id>/power/", workstation.switch, name="workstation-power"),
+    path("workstations/<uuid:lease_id>/in-use/", workstation.in_use, name="workstation-in-use"),
     path("workstations/<uuid:lease_id>/end-at/", workstation.end_at, name="workstation-end-at"),
     path("workstations/<uuid:lease_id>/extend/", workstation.extend, name="workstation-extend"),
     path("workstations/<uuid:lease_id>/end/", workstation.end, name="workstation-end"),

@@ -12,7 +12,7 @@ from datetime import datetime
 from django.db import connection, transaction
 
 from leasing.audit.verifier import verify_log
-from leasing.fsck import bookings, lifecycles, limits, machines, money, series, waiting
+from leasing.fsck import bookings, lifecycles, limits, machines, money, series, use, waiting
 from leasing.fsck.finding import Check, Finding
 
 __all__ = ["CHECKS", "Finding", "run_checks", "words_of"]
@@ -33,6 +33,7 @@ CHECKS: dict[str, Check] = {
     "series": series.series_are_whole,
     "clean": lifecycles.gpus_were_clean_when_handed_over,
     "evidence": lifecycles.clean_means_scrubbed,
+    "unused": use.given_back_was_unused,
     "states": lifecycles.states_follow_from_the_log,
     "audit": the_log_verifies,
     "usage": money.usage_is_what_was_used,

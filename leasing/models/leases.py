@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from datetime import datetime
 
 from django.db import models
 from django.db.models import F, Q
@@ -14,6 +15,7 @@ from leasing.models.people import Person, Tenant
 from leasing.models.series import Series
 from leasing.reasons import ReasonField
 from leasing.states.lease import LeaseState, Outcome
+from leasing.timing import UNUSED_WARNING
 
 
 class Lease(models.Model):
@@ -61,6 +63,10 @@ class Lease(models.Model):
     waiting_because = ReasonField()
     # The rung of the ladder of warnings that its owner was told last, in seconds before the end.
     warned_at_seconds = models.PositiveIntegerField(null=True)
+    # What its person did with it through the portal, and when they were told that it looks unused.
+    first_used_at = models.DateTimeField(null=True)
+    last_used_at = models.DateTimeField(null=True)
+    unused_warned_at = models.DateTimeField(null=True)
     # The wish that this was offered for; until it is claimed, `decide_by` says until when it can be.
     entry = models.ForeignKey("leasing.WaitlistEntry", models.PROTECT, null=True, related_name="offers")
 
@@ -104,6 +110,13 @@ class Lease(models.Model):
 
     def __str__(self) -> str:
         return f"{self.flavor} {self.machine_name}"
+
+    @property
+    def given_back_at(self) -> datetime | None:
+        """When it will be given back unless somebody uses it; None if nothing of the kind is due."""
+        if self.unused_warned_at is None or self.first_used_at is not None or self.stopped_at is not None:
+            return None
+        return self.unused_warned_at + UNUSED_WARNING
 
     @property
     def machine_name(self) -> str:

@@ -18,6 +18,7 @@ from leasing import policy
 from leasing.booking import request_lease
 from leasing.console import open_console
 from leasing.ending import end_lease
+from leasing.idleness import say_in_use
 from leasing.models import Lease
 from leasing.power import switch_power
 from leasing.states.lease import LeaseState
@@ -110,6 +111,15 @@ class EndView(ActionView):
         policy.fetch_lease(person_of(request), lease_id, "end")
         checked(NothingSerializer, request.data)
         return shown(end_lease(actor=api_actor(request), lease_id=lease_id, now=timezone.now()))
+
+
+class InUseView(ActionView):
+    @extend_schema(request=NothingSerializer, responses=LeaseDetailSerializer)
+    def post(self, request: Request, lease_id: UUID) -> Response:
+        """Say that you are using it: it is not given back as unused."""
+        policy.fetch_lease(person_of(request), lease_id, "use")
+        checked(NothingSerializer, request.data)
+        return shown(say_in_use(actor=api_actor(request), lease_id=lease_id, now=timezone.now()))
 
 
 class PowerView(ActionView):

@@ -101,6 +101,10 @@ class LeaseSerializer(serializers.ModelSerializer[Lease]):
     cost = serializers.SerializerMethodField(help_text="Up to now, or final once the lease has stopped")
     starts_at, ends_at, requested_at, state_since = moment(), moment(), moment(), moment()
     decide_by, decided_at, active_at, stopped_at = (moment(allow_null=True) for _ in range(4))
+    first_used_at, last_used_at = (
+        moment(allow_null=True, help_text="As far as the portal has seen it") for _ in range(2)
+    )
+    given_back_at = moment(allow_null=True, help_text="When it is given back unless somebody uses it")
 
     class Meta:
         model = Lease
@@ -109,6 +113,7 @@ class LeaseSerializer(serializers.ModelSerializer[Lease]):
             "outcome_reason", "machine", "starts_at", "ends_at", "pending_ends_at", "requested_at",
             "decide_by", "purpose", "needs_approval_because", "decided_by", "decided_at", "decision_note",
             "rate_per_hour", "currency", "quoted_total", "cost", "active_at", "stopped_at", "waiting_because",
+            "first_used_at", "last_used_at", "given_back_at",
         ]  # fmt: skip
         read_only_fields = fields
 

@@ -37,6 +37,7 @@ urlpatterns = [
     path("leases/<uuid:lease_id>/end/", leases.EndView.as_view(), name="api-lease-end"),
     path("leases/<uuid:lease_id>/end-at/", changing.EndAtView.as_view(), name="api-lease-end-at"),
     path("leases/<uuid:lease_id>/window/", changing.ChangeView.as_view(), name="api-lease-window"),
+    path("leases/<uuid:lease_id>/in-use/", leases.InUseView.as_view(), name="api-lease-in-use"),
     path("leases/<uuid:lease_id>/power/", leases.PowerView.as_view(), name="api-lease-power"),
     path("leases/<uuid:lease_id>/approve/", approvals.ApproveView.as_view(), name="api-lease-approve"),
     path("leases/<uuid:lease_id>/reject/", approvals.RejectView.as_view(), name="api-lease-reject"),

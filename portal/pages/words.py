@@ -67,6 +67,8 @@ ACTS: dict[str, str | Promise] = {
     "lease.fail": _("Failed; from here on nothing is billed"),
     "lease.start": _("Handed to the host, which prepares it"),
     "lease.running": _("The machine runs; billing begins"),
+    "lease.unused": _("Nobody has used it; its owner was warned"),
+    "lease.in-use": _("Its owner says that it is in use"),
     "lease.extend": _("A later end was asked for"),
     "lease.extended": _("The host has confirmed the later end"),
     "lease.not-extended": _("The host did not confirm the later end"),

@@ -22,6 +22,7 @@ from leasing.console import open_console
 from leasing.ending import end_lease
 from leasing.errors import DomainError, InvalidRequest, WrongState
 from leasing.goals import PowerAction
+from leasing.idleness import say_in_use
 from leasing.models import Extension, Lease, Person
 from leasing.more_time import EXTENDABLE, more_time
 from leasing.power import switch_power
@@ -61,6 +62,14 @@ def switch(request: PersonRequest, lease_id: UUID) -> str:
     switch_power(actor=request.actor, lease_id=lease_id, action=wanted, now=timezone.now())
     messages.success(request, _("Asked the host. The state below follows by itself."))
     return _page_of(lease_id)
+
+
+@action
+def in_use(request: PersonRequest, lease_id: UUID) -> str:
+    """Its person says that they are using it."""
+    say_in_use(actor=request.actor, lease_id=lease_id, now=timezone.now())
+    messages.success(request, _("Noted: you are using it, so it stays yours until its end."))
+    return back_of(request) if "back" in request.POST else _page_of(lease_id)
 
 
 @action

@@ -314,6 +314,15 @@ def keep_nothing(s: Story) -> None:
     s.second.kept_gpus.clear()
 
 
+def give_back_without_a_word(s: Story) -> None:
+    s.told(f"lease:{s.running.pk}", "lease.end", unused=True, **{"from": "active", "to": "releasing"})
+
+
+def give_back_what_was_used(s: Story) -> None:
+    s.told(f"lease:{s.running.pk}", "console.open")
+    give_back_without_a_word(s)
+
+
 @pytest.mark.parametrize(
     ("damage", "check", "words"),
     [
@@ -328,6 +337,8 @@ def keep_nothing(s: Story) -> None:
         (leave_out_what_is_booked, "series", "has a lease for 2026-03-09, which was left out"),
         (book_on_another_day, "series", "has a lease for 2026-03-09, which is none of its dates"),
         (give_a_date_to_somebody_else, "series", "is not of the tenant, person, flavor and image"),
+        (give_back_without_a_word, "unused", "without a warning in time"),
+        (give_back_what_was_used, "unused", "but was used"),
         (lose_a_scrub_record, "clean", "was handed over as tenure 1 without a passed scrub"),
         (fail_a_scrub_afterwards, "evidence", "without a passed scrub"),
         (hand_over_twice, "clean", "no hand-over to lease"),
