@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from django.db import transaction
 from django.utils.translation import gettext as _
@@ -15,8 +17,9 @@ from leasing.addresses import of_approvals
 from leasing.audit.log import record
 from leasing.errors import InvalidRequest, NotVisible
 from leasing.limits import check_window
-from leasing.locking import locked
+from leasing.locking import lock_tenant_and_person
 from leasing.models import Flavor, Image, Lease, Person, Tenant
+from leasing.prepared import insert
 from leasing.pricing import Quote, quote_lease
 from leasing.reasons import Reason, filled
 from leasing.retrying import retrying
@@ -95,17 +98,16 @@ def approval_reason(
 def _book(*, actor: Actor, person: Person, tenant: Tenant, lease: Lease, now: datetime) -> Lease:
     with transaction.atomic():
         # Tenant before person, always: two bookings of one team are checked one after the other.
-        lease.tenant = tenant = locked(Tenant.objects.all()).get(pk=tenant.pk)
-        locked(Person.objects.all()).get(pk=person.pk)
+        lease.tenant = lock_tenant_and_person(tenant.pk, person.pk)
         fill_quote(lease)
         verdict = check_limits(lease, now=now)
         reason = verdict.reason
         lease.needs_approval_because = reason
         lease.state = LeaseState.REQUESTED if reason else LeaseState.SCHEDULED
         lease.decide_by = decide_by(lease, now) if reason else None
-        lease.save(force_insert=True)
-        offering.place_after_line(lease, now=now)
-        record_request(lease, verdict, actor=actor, now=now)
+        insert(lease)
+        gpus = offering.place_after_line(lease, now=now)
+        record_request(lease, verdict, gpus, actor=actor, now=now)
         if reason:
             ask_approvers(lease, now=now)
         if starts_now(lease, now=now):
@@ -130,7 +132,7 @@ def decide_by(lease: Lease, now: datetime) -> datetime:
     return min(lapses, now + DECISION_WINDOW)
 
 
-def facts_of(lease: Lease, verdict: quotas.Verdict) -> dict[str, Any]:
+def facts_of(lease: Lease, verdict: quotas.Verdict, gpus: Iterable[UUID]) -> dict[str, Any]:
     """What was booked, for whom, at which price and within which limits: for the audit log."""
     facts: dict[str, Any] = {
         "owner": lease.owner.username,
@@ -145,14 +147,16 @@ def facts_of(lease: Lease, verdict: quotas.Verdict) -> dict[str, Any]:
         "zone": lease.tenant.timezone,
         "limits": verdict.described(),
         "needs_approval_because": lease.needs_approval_because.in_english(),
-        "gpus": [str(gpu) for gpu in lease.holds.values_list("gpu_id", flat=True)],
+        "gpus": [str(gpu) for gpu in gpus],
     }
     if lease.series_id:
         facts |= {"series": str(lease.series_id), "occurs_on": str(lease.occurs_on)}
     return facts
 
 
-def record_request(lease: Lease, verdict: quotas.Verdict, *, actor: Actor, now: datetime) -> None:
+def record_request(
+    lease: Lease, verdict: quotas.Verdict, gpus: Iterable[UUID], *, actor: Actor, now: datetime
+) -> None:
     """What was asked for, judged and given."""
     record(
         action="lease.request",
@@ -160,7 +164,7 @@ def record_request(lease: Lease, verdict: quotas.Verdict, *, actor: Actor, now: 
         subject=f"lease:{lease.pk}",
         tenant=lease.tenant,
         now=now,
-        **{"from": None, "to": lease.state, **facts_of(lease, verdict)},
+        **{"from": None, "to": lease.state, **facts_of(lease, verdict, gpus)},
     )
 
 

@@ -29,6 +29,7 @@ from leasing.openings.upkeep import (
     write,
 )
 from leasing.placement import FreeGpu, choose_gpus
+from leasing.prepared import insert_all
 from leasing.states.gpu import GpuState
 from leasing.states.lease import AHEAD, LeaseState
 from leasing.timing import HOST_SILENT_AFTER, OVERRUN_STEP
@@ -61,11 +62,12 @@ def place(
     only_ready: bool = False,
     avoid: frozenset[UUID] = frozenset(),
     after_line: bool = False,
-) -> None:
-    """Hold GPUs for the lease, on the block whose opening has the fewest GPUs. Raises NothingFree.
+) -> list[UUID]:
+    """Hold GPUs for the lease, on the block whose opening has the fewest GPUs, and return them.
 
-    The block is locked before it is looked at: what somebody else took meanwhile is seen, and the next one
-    is tried. With `after_line`, nothing is placed on a block of which those who wait must be shown something
+    Raises NothingFree: whoever goes on after that calls it in a transaction of its own, or a savepoint. The
+    block is locked before it is looked at: what somebody else took meanwhile is seen, and the next one is
+    tried. With `after_line`, nothing is placed on a block of which those who wait must be shown something
     first; this raises LineFirst.
     """
     starts_at, ends_at = window(lease.flavor, lease.starts_at, lease.ends_at, now=now)
@@ -80,12 +82,11 @@ def place(
         if choice is None:
             continue
         if starts_at > now or choice.unready == 0:
-            _hold(lease, choice, starts_at, ends_at)
-            return
+            return _hold(lease, choice, starts_at, ends_at)
         fallback = min(fallback or choice, choice, key=lambda one: one.unready)
     if fallback is None:
         raise _nothing_free(lease)
-    _hold(lease, fallback, starts_at, ends_at)
+    return _hold(lease, fallback, starts_at, ends_at)
 
 
 def place_on(lease: Lease, block: Block, *, now: datetime) -> None:
@@ -126,8 +127,11 @@ def models_with_spare(*, now: datetime) -> frozenset[int]:
 
 def is_ready(gpu: Gpu, *, now: datetime) -> bool:
     """Clean, and its host was heard of lately."""
-    seen = gpu.host.last_seen_at
-    return gpu.state == GpuState.CLEAN and seen is not None and now - seen < HOST_SILENT_AFTER
+    return _is_ready(gpu.state, gpu.host.last_seen_at, now=now)
+
+
+def _is_ready(state: str, seen: datetime | None, *, now: datetime) -> bool:
+    return state == GpuState.CLEAN and seen is not None and now - seen < HOST_SILENT_AFTER
 
 
 def move(lease: Lease, *, now: datetime, only_ready: bool) -> bool:
@@ -319,7 +323,7 @@ def pick_gpus(
         FreeGpu(
             gpu_id=time.gpu.pk,
             numa_node=time.gpu.numa_node,
-            ready=is_ready(time.gpu, now=now),
+            ready=_is_ready(time.gpu.state, time.gpu.last_seen_at, now=now),
             gap=time.gap_around(span),
         )
         for time in times
@@ -340,25 +344,26 @@ def _nothing_free(lease: Lease) -> NothingFree:
     )
 
 
-def _hold(lease: Lease, choice: _Choice, starts_at: datetime, ends_at: datetime) -> None:
-    """In GPU order, so that two bookings never wait for each other."""
+def _hold(lease: Lease, choice: _Choice, starts_at: datetime, ends_at: datetime) -> list[UUID]:
+    """In GPU order, so that two bookings never wait for each other; returns them by their addresses."""
     span = span_of(starts_at, ends_at)
     chosen = sorted(gpu.gpu_id for gpu in choice.chosen)
     with overlap_is_nothing_free():
-        Hold.objects.bulk_create(
-            Hold(lease=lease, gpu_id=gpu_id, starts_at=starts_at, ends_at=ends_at) for gpu_id in chosen
+        insert_all(
+            [Hold(lease=lease, gpu_id=gpu_id, starts_at=starts_at, ends_at=ends_at) for gpu_id in chosen]
         )
-    for time in choice.times:
-        if time.gpu.pk in chosen:
-            time.busy.append(span)
+    taken = [time for time in choice.times if time.gpu.pk in chosen]
+    for time in taken:
+        time.busy.append(span)
     write(choice.block, choice.times, span)
+    return [time.gpu.pk for time in sorted(taken, key=lambda time: time.gpu.address)]
 
 
 @contextmanager
 def overlap_is_nothing_free() -> Iterator[None]:
     """The database refuses what a stale opening would let through; fsck says when one is."""
     try:
-        with transaction.atomic():
+        with transaction.atomic(savepoint=False):
             yield
     except IntegrityError as error:
         if OVERLAP not in str(error):

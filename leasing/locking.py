@@ -8,9 +8,13 @@ waits for them.
 from __future__ import annotations
 
 from typing import TypeVar
+from uuid import UUID
 
 from django.db import connection
 from django.db.models import Model, QuerySet
+
+from leasing.models import Person, Tenant
+from leasing.statements import ask_rows, columns_of
 
 M = TypeVar("M", bound=Model)
 
@@ -27,3 +31,13 @@ def locked(rows: QuerySet[M]) -> QuerySet[M]:
 def lock_of(alias: str) -> str:
     """Locks the rows of a statement of our own in the same way; SQLite has one writer anyway."""
     return f"FOR NO KEY UPDATE OF {alias}" if connection.features.has_select_for_update else ""
+
+
+def lock_tenant_and_person(tenant_id: UUID, person_id: UUID) -> Tenant:
+    """Lock both, in this order; the tenant is as it is then."""
+    statement = (
+        f"SELECT {columns_of(Tenant, 't')} FROM {Tenant._meta.db_table} t"  # noqa: S608 - no values in it
+        f" JOIN {Person._meta.db_table} p ON p.id = %(person)s WHERE t.id = %(tenant)s {lock_of('t, p')}"
+    )
+    (tenant,) = ask_rows(Tenant, statement, {"tenant": tenant_id, "person": person_id})
+    return tenant

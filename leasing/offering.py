@@ -42,15 +42,13 @@ CHANCES = 3
 _ENDS = WaitlistEntry.Outcome
 
 
-def place_after_line(lease: Lease, *, now: datetime) -> None:
-    """Hold GPUs for a new booking: those who wait come first. Raises NothingFree."""
+def place_after_line(lease: Lease, *, now: datetime) -> list[UUID]:
+    """Hold GPUs for a new booking, as `holds.place` does: those who wait come first."""
     while True:
         try:
-            holds.place(lease, now=now, after_line=True)
+            return holds.place(lease, now=now, after_line=True)
         except holds.LineFirst as first:
             show_freed(first.block, now=now)
-        else:
-            return
 
 
 def freed_blocks(model_id: int | None = None) -> QuerySet[Block]:

@@ -5,7 +5,7 @@ Building a query takes Django several times as long as the database takes to ans
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from django.db import connection
-from django.db.models import Model, QuerySet
+from django.db.models import Field, Model, QuerySet
 
 Value = datetime | UUID | str | int
 Row = tuple[Any, ...]
@@ -50,7 +50,7 @@ class Prepared:
             built = self._built[connection.vendor] = self._make(values)
         given = list(built.constants)
         for place, name in built.names.items():
-            given[place] = _adapted(values[name])
+            given[place] = adapted(values[name])
         with connection.cursor() as cursor:
             cursor.execute(built.statement, given)
             rows: Iterable[Row] = cursor.fetchall()
@@ -65,7 +65,7 @@ class Prepared:
         for name, value in values.items():
             _, other, changed = self._compiled({**values, name: _another(value)})
             places = [n for n, (one, two) in enumerate(zip(constants, changed, strict=True)) if one != two]
-            if other != statement or any(constants[n] != _adapted(value) for n in places) or not places:
+            if other != statement or any(constants[n] != adapted(value) for n in places) or not places:
                 raise TypeError(f"the value {name} does more to the query than to be compared with")
             names |= dict.fromkeys(places, name)
         converters = compiler.get_converters([column for column, _sql, _alias in compiler.select])
@@ -80,26 +80,42 @@ class Prepared:
 def insert(row: M) -> M:
     """Insert a row without asking whether it is there; the database makes its key if it has none."""
     makes_key = row.pk is None
-    fields = [field for field in row._meta.local_concrete_fields if not (makes_key and field.primary_key)]
-    given = [field.get_db_prep_save(field.pre_save(row, True), connection) for field in fields]
+    returning = f" RETURNING {row._meta.pk.column}" if makes_key else ""
     with connection.cursor() as cursor:
-        cursor.execute(_inserting(type(row), makes_key), given)
+        cursor.execute(f"{_inserting(type(row), makes_key, 1)}{returning}", _given(row, makes_key))
         if makes_key:
             (row.pk,) = cursor.fetchone()
     row._state.adding, row._state.db = False, connection.alias
     return row
 
 
+def insert_all(rows: Sequence[Model]) -> None:
+    """Insert rows of one model at once; the keys that the database makes for them stay unknown."""
+    makes_keys = rows[0].pk is None
+    given = [value for row in rows for value in _given(row, makes_keys)]
+    with connection.cursor() as cursor:
+        cursor.execute(_inserting(type(rows[0]), makes_keys, len(rows)), given)
+
+
+def _given(row: Model, makes_key: bool) -> list[Any]:
+    fields = _inserted(type(row), makes_key)
+    return [field.get_db_prep_save(field.pre_save(row, True), connection) for field in fields]
+
+
 @cache
-def _inserting(model: type[Model], makes_key: bool) -> str:
-    fields = [field for field in model._meta.local_concrete_fields if not (makes_key and field.primary_key)]
+def _inserting(model: type[Model], makes_keys: bool, count: int) -> str:
+    fields = _inserted(model, makes_keys)
     names = ", ".join(f'"{field.column}"' for field in fields)
-    marks = ", ".join(["%s"] * len(fields))
-    returning = f'RETURNING "{model._meta.pk.column}"' if makes_key else ""
-    return f'INSERT INTO "{model._meta.db_table}" ({names}) VALUES ({marks}) {returning}'  # noqa: S608 - its columns
+    marks = ", ".join([f"({', '.join(['%s'] * len(fields))})"] * count)
+    return f'INSERT INTO "{model._meta.db_table}" ({names}) VALUES {marks}'  # noqa: S608 - its columns
 
 
-def _adapted(value: Value) -> Any:
+@cache
+def _inserted(model: type[Model], makes_keys: bool) -> list[Field[Any, Any]]:
+    return [field for field in model._meta.concrete_fields if not (makes_keys and field.primary_key)]
+
+
+def adapted(value: Value) -> Any:
     """As the database takes it."""
     if isinstance(value, datetime):
         return connection.ops.adapt_datetimefield_value(value)

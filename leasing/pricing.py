@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.utils.translation import gettext as _
 
 from leasing.errors import InvalidRequest
 from leasing.metering import line_amount, whole_seconds
 from leasing.models import Flavor, Rate
+from leasing.prepared import Prepared
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,19 @@ class Quote:
 
 
 def rate_of(flavor: Flavor, *, at: datetime) -> Rate | None:
-    return (
-        flavor.rates.filter(Q(valid_until__isnull=True) | Q(valid_until__gt=at), valid_from__lte=at)
-        .order_by("-valid_from")
-        .first()
+    rows = _RATES.rows(flavor_id=flavor.pk, at=at)
+    return Rate(*rows[0]) if rows else None
+
+
+def _rates(*, flavor_id: int, at: datetime) -> QuerySet[Rate, Any]:
+    """Those in force at a time, the one that counts first, as rows."""
+    valid = Rate.objects.filter(
+        Q(valid_until__isnull=True) | Q(valid_until__gt=at), flavor=flavor_id, valid_from__lte=at
     )
+    return valid.order_by("-valid_from").values_list(*(field.attname for field in Rate._meta.concrete_fields))
+
+
+_RATES = Prepared(_rates)
 
 
 def quote_lease(

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from uuid import UUID
 
 from django.db import transaction
 from django.utils.formats import date_format
@@ -23,7 +25,7 @@ from leasing.addresses import of_approvals
 from leasing.audit.log import record
 from leasing.booking import check_offered, decide_by, fill_quote, member_of, record_request, starts_now
 from leasing.errors import InvalidRequest, NothingFree
-from leasing.locking import locked
+from leasing.locking import lock_tenant_and_person
 from leasing.models import Flavor, Image, Lease, Person, Series, Tenant
 from leasing.obstacles import InTheWay, in_the_way
 from leasing.pricing import Quote, quote_lease
@@ -224,8 +226,7 @@ def _window(occurrence: Occurrence, now: datetime) -> dict[str, datetime]:
 
 def _book(actor: Actor, series: Series, wanted: list[Occurrence], now: datetime) -> Series:
     with transaction.atomic():
-        series.tenant = locked(Tenant.objects.all()).get(pk=series.tenant_id)
-        locked(Person.objects.all()).get(pk=series.owner_id)
+        series.tenant = lock_tenant_and_person(series.tenant_id, series.owner_id)
         series.save(force_insert=True)
         possible = [one for one in wanted if not _impossible(one, now=now)]
         leases = [_lease(series, one, now=now) for one in possible]
@@ -234,11 +235,12 @@ def _book(actor: Actor, series: Series, wanted: list[Occurrence], now: datetime)
         _settle(leases, reason, now=now)
         Lease.objects.bulk_create(leases)
         lost = {one.day for one in wanted} - {one.day for one in possible}
-        lost |= _place(series.flavor, leases, now=now)
+        held = _place(series.flavor, leases, now=now)
+        lost |= {lease.occurs_on for lease in leases if lease.occurs_on and lease.pk not in held}
         if lost:
             raise DatesLost(sorted(lost))
         for lease, verdict in zip(leases, verdicts, strict=True):
-            record_request(lease, verdict, actor=actor, now=now)
+            record_request(lease, verdict, held[lease.pk], actor=actor, now=now)
         _record(series, leases, reason, actor=actor, now=now)
         if reason:
             _ask_approvers(series, leases, now=now)
@@ -285,16 +287,14 @@ def _settle(leases: list[Lease], reason: Reason, *, now: datetime) -> None:
         lease.decide_by = decide_by(lease, now) if reason else None
 
 
-def _place(flavor: Flavor, leases: list[Lease], *, now: datetime) -> set[date]:
-    """Hold GPUs for each; the dates for which there are none."""
+def _place(flavor: Flavor, leases: list[Lease], *, now: datetime) -> dict[UUID, list[UUID]]:
+    """Hold GPUs for each; those of each lease for which there are some."""
     holds.lock_blocks_for(flavor, [(lease.starts_at, lease.ends_at) for lease in leases], now=now)
-    lost = set()
+    held = {}
     for lease in leases:
-        try:
-            offering.place_after_line(lease, now=now)
-        except NothingFree:
-            lost.add(lease.occurs_on)
-    return {day for day in lost if day is not None}
+        with suppress(NothingFree), transaction.atomic():
+            held[lease.pk] = offering.place_after_line(lease, now=now)
+    return held
 
 
 def _record(series: Series, leases: list[Lease], reason: Reason, *, actor: Actor, now: datetime) -> None:

@@ -1,32 +1,29 @@
-"""Statements of our own, for the few places where the ORM would take longer than the database does.
+"""Statements of our own, for the few questions that the ORM cannot put at all, or not at once.
 
 They are the same text on PostgreSQL and SQLite, with named parameters that the database binds, so that it can
-keep their plans. What the two do differently about values is told here, and nowhere else.
+keep their plans.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
-from decimal import Decimal
 from functools import cache
 from typing import Any, TypeVar
-from uuid import UUID
 
 from django.db import connection
 from django.db.models import Field, Model
 
+from leasing.prepared import Row, Value, adapted
+
 M = TypeVar("M", bound=Model)
-Row = tuple[Any, ...]
-Value = int | str | bool | datetime | UUID | Decimal | None
 Values = Mapping[str, Value]
 AnyField = Field[Any, Any]
 
 
-def ask(statement: str, values: Values, columns: Sequence[AnyField] = ()) -> list[Row]:
+def ask(statement: str, values: Values, columns: Sequence[AnyField | None] = ()) -> list[Row]:
     """The rows that a statement answers with.
 
-    `columns` says whose values they are; without it all are numbers or texts.
+    `columns` says of which field each value is; none is needed for numbers, texts and truths.
     """
     with connection.cursor() as cursor:
         cursor.execute(statement, _bound(values))
@@ -47,27 +44,29 @@ def columns_of(model: type[Model], alias: str) -> str:
     return ", ".join(f"{alias}.{field.column}" for field in model._meta.concrete_fields)
 
 
+def fields_of(model: type[Model], *names: str) -> tuple[AnyField, ...]:
+    fields = {field.name: field for field in model._meta.concrete_fields}
+    return tuple(fields[name] for name in names)
+
+
 def _bound(values: Values) -> Values:
     """As the database takes them: SQLite has neither moments nor UUIDs."""
     if connection.features.has_native_uuid_field:
         return values
-    return {name: _as_text(value) for name, value in values.items()}
-
-
-def _as_text(value: Value) -> Value:
-    if isinstance(value, datetime):
-        return connection.ops.adapt_datetimefield_value(value)
-    return value.hex if isinstance(value, UUID) else value
+    return {name: adapted(value) for name, value in values.items()}
 
 
 Converters = tuple[tuple[int, AnyField, Callable[..., Any]], ...]
 
 
 @cache
-def _converters(columns: tuple[AnyField, ...], vendor: str) -> Converters:
+def _converters(columns: tuple[AnyField | None, ...], vendor: str) -> Converters:
     """Those of the ORM, with the place of the column that each is for."""
     return tuple(
-        (place, field, convert) for place, field in enumerate(columns) for convert in _of_field(field)
+        (place, field, convert)
+        for place, field in enumerate(columns)
+        if field is not None
+        for convert in _of_field(field)
     )
 
 

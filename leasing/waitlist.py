@@ -30,7 +30,7 @@ from leasing.booking import (
 from leasing.errors import InvalidRequest, NotVisible, WrongState
 from leasing.limits import check_window
 from leasing.lines import Share, setback, times_fair
-from leasing.locking import locked
+from leasing.locking import lock_tenant_and_person, locked
 from leasing.metering import line_amount, whole_seconds
 from leasing.models import Block, Flavor, Image, Lease, Person, Tenant, WaitlistEntry
 from leasing.openings.upkeep import give_up_kept
@@ -212,8 +212,7 @@ def _change_deadline(actor: Actor, entry_id: UUID, deadline: datetime, now: date
 def _claim(actor: Actor, entry_id: UUID, now: datetime) -> Lease:
     with transaction.atomic():
         found = WaitlistEntry.objects.get(pk=entry_id)
-        tenant = locked(Tenant.objects.all()).get(pk=found.tenant_id)
-        locked(Person.objects.all()).get(pk=found.owner_id)
+        tenant = lock_tenant_and_person(found.tenant_id, found.owner_id)
         offer = _locked_offer(entry_id, now=now)
         offer.tenant = tenant
         member_of(actor, tenant)
@@ -233,7 +232,7 @@ def _claim(actor: Actor, entry_id: UUID, now: datetime) -> Lease:
             actor=actor,
             effective_at=now,
             now=now,
-            **facts_of(offer, verdict),
+            **facts_of(offer, verdict, offer.holds.values_list("gpu_id", flat=True)),
         )
         offer.decide_by = decide_by(offer, now) if verdict.reason else None
         offer.save(update_fields=["decide_by"])

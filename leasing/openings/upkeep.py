@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from django.db import connection, transaction
-from django.db.models import F, OuterRef, Q, QuerySet, Subquery
+from django.db.models import F, Q, QuerySet
 
-from hosts.models import Gpu
+from hosts.models import Gpu, Host
 from leasing.locking import locked
 from leasing.models import Block, Closure, Hold, Opening, WaitlistEntry
 from leasing.openings.search import TABLE, Scope
@@ -32,16 +33,30 @@ from leasing.openings.spans import (
     openings,
     touching,
 )
+from leasing.statements import ask, fields_of
 from leasing.states.gpu import BOOKABLE
 
 _COLUMNS = "block_id, model_id, scope, gpus, starts, ends, fine, middle, coarse"
+_HOLDS = Hold._meta.db_table
+# As far as the database's moments go.
+LAST = datetime.max.replace(tzinfo=UTC)
+
+
+class BlockGpu(NamedTuple):
+    """What placing a lease needs to know of a GPU; the host was heard of at `last_seen_at`."""
+
+    pk: UUID
+    address: str
+    numa_node: int
+    state: str
+    last_seen_at: datetime | None
 
 
 @dataclass
 class GpuTime:
     """A GPU and when it is not free, as far as a region's neighbours."""
 
-    gpu: Gpu
+    gpu: BlockGpu
     busy: list[Span] = field(default_factory=list)
 
     def is_free(self, span: Span) -> bool:
@@ -113,24 +128,59 @@ def rebuild(host_id: UUID) -> None:
 
 def read(block: Block, region: Span) -> list[GpuTime]:
     """The GPUs of a block that the caller has locked, and what keeps each busy around the region."""
-    gpus = Gpu.objects.filter(host_id=block.host_id, model_id=block.model_id)
-    gpus = gpus.select_related("host").only("state", "numa_node", "host__last_seen_at", "host__name")
-    holds = Hold.objects.filter(gpu__host_id=block.host_id, gpu__model_id=block.model_id)
-    if region.starts > ALWAYS:
-        begin = moment(region.starts)
-        before = Hold.objects.filter(gpu=OuterRef("pk"), starts_at__lt=begin).order_by("-starts_at")
-        gpus = gpus.annotate(busy_until=Subquery(before.values("ends_at")[:1]))
-        holds = holds.filter(ends_at__gte=begin)
-    if region.ends < FOREVER:
-        end = moment(region.ends)
-        after = Hold.objects.filter(gpu=OuterRef("pk"), starts_at__gt=end).order_by("starts_at")
-        gpus = gpus.annotate(busy_from=Subquery(after.values("starts_at")[:1]))
-        holds = holds.filter(starts_at__lte=end)
-    times = {gpu.pk: GpuTime(gpu, list(_edges(gpu))) for gpu in gpus}
-    for gpu_id, starts_at, ends_at in holds.values_list("gpu_id", "starts_at", "ends_at"):
-        times[gpu_id].busy.append(span_of(starts_at, ends_at))
-    _close(block, times)
+    times: dict[UUID, GpuTime] = {}
+    closed: list[tuple[UUID | None, Span]] = []
+    for gpu_id, address, *facts, starts_at, ends_at in ask(_READ, _around(block, region), _READ_COLUMNS):
+        if address is None:
+            closed.append((gpu_id, span_of(starts_at, ends_at)))
+            continue
+        if (time := times.get(gpu_id)) is None:
+            time = times[gpu_id] = GpuTime(BlockGpu(gpu_id, address, *facts))
+            if time.gpu.state not in BOOKABLE:
+                time.busy.append(EVER)
+        if starts_at is not None:
+            time.busy.append(_near(span_of(starts_at, ends_at), region))
+    for gpu_id, span in [*closed, *kept_of(block)]:
+        for time in times.values() if gpu_id is None else filter(None, [times.get(gpu_id)]):
+            time.busy.append(span)
     return list(times.values())
+
+
+def _around(block: Block, region: Span) -> dict[str, datetime | UUID | int]:
+    return {
+        "host": block.host_id,
+        "model": block.model_id,
+        "begin": moment(region.starts),
+        "end": LAST if region.ends == FOREVER else moment(region.ends),
+    }
+
+
+def _near(span: Span, region: Span) -> Span:
+    """Beyond a neighbour of the region everything counts as busy: it has no part in what touches it."""
+    if span.ends < region.starts:
+        return Span(ALWAYS, span.ends)
+    return Span(span.starts, FOREVER) if span.starts > region.ends else span
+
+
+# GPUs with their holds, from the last that begins before a region to the first that begins after it, and the
+# closures of their host. Holds of a GPU do not overlap: no earlier one touches the region, and no later one.
+_READ = f"""
+SELECT g.id, g.address, g.numa_node, g.state, h.last_seen_at, k.starts_at, k.ends_at
+FROM {Gpu._meta.db_table} g JOIN {Host._meta.db_table} h ON h.id = g.host_id
+LEFT JOIN {_HOLDS} k ON k.gpu_id = g.id
+    AND k.starts_at >= COALESCE(
+        (SELECT max(starts_at) FROM {_HOLDS} WHERE gpu_id = g.id AND starts_at < %(begin)s), %(begin)s)
+    AND k.starts_at <= COALESCE(
+        (SELECT min(starts_at) FROM {_HOLDS} WHERE gpu_id = g.id AND starts_at > %(end)s), %(end)s)
+WHERE g.host_id = %(host)s AND g.model_id = %(model)s
+UNION ALL
+SELECT c.gpu_id, NULL, NULL, NULL, NULL, c.starts_at, c.ends_at
+FROM {Closure._meta.db_table} c WHERE c.host_id = %(host)s"""
+_READ_COLUMNS = (
+    *fields_of(Gpu, "id", "address", "numa_node", "state"),
+    *fields_of(Host, "last_seen_at"),
+    *fields_of(Hold, "starts_at", "ends_at"),
+)
 
 
 def write(block: Block, times: list[GpuTime], region: Span) -> None:
@@ -173,17 +223,6 @@ def _scoped(scope: Scope, free: list[list[Span]], region: Span) -> Iterator[tupl
             yield scope, found
 
 
-def _close(block: Block, times: dict[UUID, GpuTime]) -> None:
-    for closure in Closure.objects.filter(host_id=block.host_id):
-        closed = span_of(closure.starts_at, closure.ends_at)
-        for gpu_id, time in times.items():
-            if closure.gpu_id in (None, gpu_id):
-                time.busy.append(closed)
-    for gpu_id, kept in kept_of(block):
-        if gpu_id in times:
-            times[gpu_id].busy.append(kept)
-
-
 def give_up_kept(block: Block) -> None:
     """Nothing of the block is kept for anybody any more. The caller has locked it."""
     spans = [kept for _gpu_id, kept in kept_of(block)]
@@ -205,13 +244,3 @@ def kept_of(block: Block) -> Iterator[tuple[UUID, Span]]:
         for starts_at, ends_at, gpu_id in rows.values_list("kept_from", "kept_until", "kept_gpus"):
             if starts_at is not None:
                 yield gpu_id, span_of(starts_at, ends_at)
-
-
-def _edges(gpu: Gpu) -> Iterator[Span]:
-    """Beyond the region's neighbours everything counts as busy: it has no part in what touches the region."""
-    if gpu.state not in BOOKABLE:
-        yield EVER
-    if (busy_until := getattr(gpu, "busy_until", None)) is not None:
-        yield Span(ALWAYS, micros(busy_until))
-    if (busy_from := getattr(gpu, "busy_from", None)) is not None:
-        yield Span(micros(busy_from), FOREVER)
