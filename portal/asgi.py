@@ -5,6 +5,7 @@ uvicorn portal.asgi:application --ws websockets-sansio --ws-per-message-deflate 
 
 from __future__ import annotations
 
+import logging
 import os
 
 from django.core.asgi import get_asgi_application
@@ -16,7 +17,11 @@ pages = get_asgi_application()
 
 from leasing.checks import require_guards  # noqa: E402 - needs the settings
 from portal.console.gateway import Receive, Scope, Send, serve_console  # noqa: E402 - needs the settings
+from portal.logs import WithoutFeedSecrets  # noqa: E402 - needs the settings
 from portal.threads import in_database_thread  # noqa: E402 - needs the settings
+
+# uvicorn writes its access log by itself, and not through Django's handlers.
+logging.getLogger("uvicorn.access").addFilter(WithoutFeedSecrets())
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:

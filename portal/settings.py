@@ -232,6 +232,9 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "filters": {"no-secrets": {"()": "portal.logs.WithoutFeedSecrets"}},
+    "handlers": {
+        "stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["no-secrets"]}
+    },
     "root": {"handlers": ["stderr"], "level": os.environ.get("LEASEHOLD_LOG_LEVEL", "INFO")},
 }

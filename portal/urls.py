@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.urls import include, path
 
+from portal.feeds import feed
 from portal.health import healthz, readyz
 from portal.live import events
 from portal.pages import (
@@ -62,6 +63,9 @@ urlpatterns = [
     path("account/language/", account.speak, name="language"),
     path("account/tokens/", account.add_token, name="add-token"),
     path("account/tokens/<slug:token_key>/revoke/", account.remove_token, name="remove-token"),
+    path("account/feeds/", account.add_feed, name="add-feed"),
+    path("account/feeds/<uuid:feed_id>/revoke/", account.remove_feed, name="remove-feed"),
+    path("feeds/<slug:secret>.ics", feed, name="feed"),
     path("events/", events, name="events"),
     path("api/v1/", include("portal.api.urls")),
     path("healthz", healthz, name="healthz"),

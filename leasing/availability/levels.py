@@ -7,6 +7,7 @@ that minute begins; nothing can be leased for less than a minute.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -38,7 +39,7 @@ out AS (
     FROM {closures} c JOIN gpu ON gpu.host_id = c.host_id AND (c.gpu_id IS NULL OR c.gpu_id = gpu.id)
     WHERE c.starts_at < %(until)s AND (c.ends_at IS NULL OR c.ends_at > %(since)s)
     UNION ALL
-    SELECT gpu.id, {state_since}, {never} FROM gpu WHERE state NOT IN ({bookable})
+    SELECT gpu.id, {state_since}, {never} FROM gpu WHERE {states} AND state NOT IN ({bookable})
 ),
 held AS NOT MATERIALIZED (
     SELECT h.gpu_id, {hold_starts} AS starts, {hold_ends} AS ends
@@ -64,56 +65,61 @@ level(at, taken, step) AS (
     SELECT at, sum(sum(delta)) OVER (ORDER BY at), sum(sum(edge)) OVER (ORDER BY at) FROM change GROUP BY at
 )
 """
-_CLOSED_ALONE = {"stretches": "SELECT * FROM out", "taken": "SELECT * FROM apart"}
-_EVERYTHING = {
-    "stretches": "SELECT * FROM out UNION ALL SELECT * FROM held WHERE gpu_id IN (SELECT gpu_id FROM out)",
-    "taken": "SELECT * FROM apart"
+
+
+@dataclass(frozen=True)
+class What:
+    """Which GPUs are counted, in terms of the statement above."""
+
+    stretches: str
+    taken: str = "SELECT * FROM apart"
+    states: bool = True
+
+
+# Promised, closed or out of service; one of the last two; closed alone.
+TAKEN = What(
+    stretches="SELECT * FROM out UNION ALL SELECT * FROM held WHERE gpu_id IN (SELECT gpu_id FROM out)",
+    taken="SELECT * FROM apart"
     " UNION ALL SELECT starts, ends FROM held WHERE gpu_id NOT IN (SELECT gpu_id FROM out)",
-}
+)
+UNAVAILABLE = What(stretches="SELECT * FROM out")
+CLOSED = What(stretches="SELECT * FROM out", states=False)
 
 
 class Level(NamedTuple):
-    """The fewest and the most GPUs that are taken at a moment of a step."""
+    """The fewest and the most GPUs that are counted at a moment of a step."""
 
     fewest: int
     most: int
 
 
-def taken_levels(model: GpuModel, edges: Sequence[datetime]) -> list[Level]:
-    """For each step between two edges, how many GPUs are promised, closed or out of service."""
-    return _by_step(_EVERYTHING, model, edges)
-
-
-def closed_levels(model: GpuModel, edges: Sequence[datetime]) -> list[Level]:
-    """For each step between two edges, how many GPUs are closed or out of service."""
-    return _by_step(_CLOSED_ALONE, model, edges)
-
-
-def taken_changes(
-    model: GpuModel, since: datetime, until: datetime, *, limit: int
-) -> list[tuple[datetime, int]]:
-    """The moments from which on another number of GPUs is taken, and that number; the first `limit`."""
-    last = _minute_of(until)
-    tail = f"SELECT at, taken FROM level WHERE at < {last:d} ORDER BY at LIMIT {limit:d}"
-    rows = _ask(_EVERYTHING, tail, model, [since, until])
-    return [(EPOCH + at * MINUTE, taken) for at, taken in rows]
-
-
-def _by_step(what: dict[str, str], model: GpuModel, edges: Sequence[datetime]) -> list[Level]:
+def levels(what: What, model: GpuModel, edges: Sequence[datetime]) -> list[Level]:
+    """For each step between two edges, how many GPUs are."""
     last = _minute_of(edges[-1])
     tail = f"SELECT min(taken), max(taken) FROM level WHERE at < {last:d} GROUP BY step ORDER BY step"
     return [Level(fewest, most) for fewest, most in _ask(what, tail, model, edges)]
 
 
-def _ask(
-    what: dict[str, str], tail: str, model: GpuModel, edges: Sequence[datetime]
-) -> list[tuple[int, int]]:
+def changes(
+    what: What, model: GpuModel, since: datetime, until: datetime, *, limit: int
+) -> list[tuple[datetime, int]]:
+    """The moments from which on another number of GPUs is, and that number; the first `limit` of them."""
+    last = _minute_of(until)
+    tail = f"SELECT at, taken FROM level WHERE at < {last:d} ORDER BY at LIMIT {limit:d}"
+    rows = _ask(what, tail, model, [since, until])
+    return [(EPOCH + at * MINUTE, taken) for at, taken in rows]
+
+
+def _ask(what: What, tail: str, model: GpuModel, edges: Sequence[datetime]) -> list[tuple[int, int]]:
     minutes = [_minute_of(edge) for edge in edges]
     names = {
         "gpus": Gpu._meta.db_table,
         "holds": Hold._meta.db_table,
         "closures": Closure._meta.db_table,
         "never": NEVER,
+        "stretches": what.stretches,
+        "taken": what.taken,
+        "states": "1 = 1" if what.states else "1 = 0",
         "bookable": ", ".join(f"'{state}'" for state in sorted(BOOKABLE)),
         "greatest": _GREATEST[connection.vendor],
         "first": minutes[0],
@@ -127,7 +133,7 @@ def _ask(
     with connection.cursor() as cursor:
         adapted = connection.ops.adapt_datetimefield_value
         window = {"since": adapted(edges[0]), "until": adapted(edges[-1])}
-        cursor.execute(_LEVELS.format(**names, **what) + tail, {"model": model.pk, **window})
+        cursor.execute(_LEVELS.format(**names) + tail, {"model": model.pk, **window})
         return [(int(one), int(other)) for one, other in cursor.fetchall()]
 
 

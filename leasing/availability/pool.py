@@ -18,7 +18,7 @@ from django.utils.translation import gettext as _
 
 from hosts.models import Gpu, GpuModel, Host
 from leasing import holds, policy
-from leasing.availability.levels import closed_levels, taken_levels
+from leasing.availability.levels import TAKEN, UNAVAILABLE, levels
 from leasing.availability.sweep import Kind, Paint, Stretch, free_of, leasable, lease_layers, paint
 from leasing.errors import InvalidRequest, NotVisible
 from leasing.models import Block, Closure, Flavor, Hold, Lease, Person
@@ -120,18 +120,18 @@ def read_overview(pool: Pool, edges: Sequence[datetime], *, now: datetime) -> Ov
     total = Gpu.objects.filter(model=pool.model).count()
     one_node = pool.flavor is not None and pool.flavor.numa == Flavor.Numa.REQUIRED
     anywhere = search.Pool(pool.model.pk, 1, one_node=one_node)
-    levels = zip(taken_levels(pool.model, edges), closed_levels(pool.model, edges), strict=True)
+    taken, unavailable = (levels(what, pool.model, edges) for what in (TAKEN, UNAVAILABLE))
     steps = [
         Step(
             starts_at,
             ends_at,
-            free_least=total - taken.most,
-            free_most=total - taken.fewest,
-            unavailable=closed.most,
+            free_least=total - used.most,
+            free_most=total - used.fewest,
+            unavailable=gone.most,
             together=_together(anywhere, starts_at, ends_at, now=now),
             leasable=_leasable_throughout(pool.flavor, starts_at, ends_at, now=now),
         )
-        for (starts_at, ends_at), (taken, closed) in zip(pairwise(edges), levels, strict=True)
+        for (starts_at, ends_at), used, gone in zip(pairwise(edges), taken, unavailable, strict=True)
     ]
     return Overview(total, steps)
 

@@ -2,6 +2,7 @@
 
 from leasing.models.audit import AuditEntry, AuditLeaf, TreeHead, UnsealedEntry
 from leasing.models.catalogue import Flavor, Image, Rate
+from leasing.models.feeds import CalendarFeed
 from leasing.models.leases import ConsoleSession, Extension, Hold, Lease, LeaseStep
 from leasing.models.messages import Notification, OutboxMessage
 from leasing.models.money import UsageSegment
@@ -17,6 +18,7 @@ __all__ = [
     "AuditEntry",
     "AuditLeaf",
     "Block",
+    "CalendarFeed",
     "Closure",
     "ConsoleSession",
     "Extension",

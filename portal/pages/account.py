@@ -1,9 +1,10 @@
-"""Who I am to Leasehold: language and zone, roles, and tokens for the API."""
+"""Who I am to Leasehold: language and zone, roles, tokens for the API, and calendar feeds."""
 
 from __future__ import annotations
 
 import zoneinfo
 from datetime import timedelta
+from uuid import UUID
 
 from django import forms
 from django.conf import settings
@@ -19,8 +20,11 @@ from django.views.decorators.http import require_http_methods, require_POST
 from knox.models import AuthToken
 
 from leasing import policy
-from leasing.models import Person
+from leasing.errors import DomainError
+from leasing.feeds.keeping import LONGEST_NAME, create_feed, revoke_feed
+from leasing.models import CalendarFeed, Person
 from portal.api.tokens import create_token, revoke_token
+from portal.feeds import address_of
 from portal.middleware import PersonRequest
 from portal.pages.actions import action, back_of
 
@@ -64,15 +68,37 @@ def add_token(request: PersonRequest) -> HttpResponse:
     if days not in TOKEN_LIFETIMES:
         days = "30"
     token = create_token(actor=request.actor, lifetime=timedelta(days=int(days)), now=timezone.now())
-    return _page(
-        request, ReaderForm(instance=request.user, initial=_spoken(request.user)), new_token=token.secret
-    )
+    return _page(request, _reader_form(request), new_token=token.secret)
 
 
 @action
 def remove_token(request: PersonRequest, token_key: str) -> str:
     revoke_token(actor=request.actor, token_key=token_key, now=timezone.now())
     messages.success(request, _("The token is revoked."))
+    return reverse("account")
+
+
+@login_required
+@require_POST
+def add_feed(request: PersonRequest) -> HttpResponse:
+    """Make a calendar feed and show its address, this once: it is stored as a hash."""
+    try:
+        made = create_feed(
+            actor=request.actor,
+            name=request.POST.get("name", ""),
+            model_slug=request.POST.get("model", ""),
+            now=timezone.now(),
+        )
+    except DomainError as error:
+        messages.error(request, " ".join(filter(None, (str(error.message), str(error.hint)))))
+        return redirect("account")
+    return _page(request, _reader_form(request), new_feed=address_of(made.secret))
+
+
+@action
+def remove_feed(request: PersonRequest, feed_id: UUID) -> str:
+    revoke_feed(actor=request.actor, feed_id=feed_id, now=timezone.now())
+    messages.success(request, _("The calendar feed is revoked: its address leads nowhere."))
     return reverse("account")
 
 
@@ -90,8 +116,12 @@ def _spoken(person: Person) -> dict[str, str]:
     return {"language": person.language or translation.get_language() or "en"}
 
 
+def _reader_form(request: PersonRequest) -> ReaderForm:
+    return ReaderForm(instance=request.user, initial=_spoken(request.user))
+
+
 def _page(
-    request: PersonRequest, form: ReaderForm, *, new_token: str = "", status: int = 200
+    request: PersonRequest, form: ReaderForm, *, new_token: str = "", new_feed: str = "", status: int = 200
 ) -> HttpResponse:
     context = {
         "form": form,
@@ -99,5 +129,9 @@ def _page(
         "tokens": AuthToken.objects.filter(user=request.user).order_by("-created"),
         "lifetimes": TOKEN_LIFETIMES.items(),
         "new_token": new_token,
+        "feeds": CalendarFeed.objects.filter(person=request.user).select_related("model"),
+        "models": policy.visible_models(request.user),
+        "new_feed": new_feed,
+        "longest_name": LONGEST_NAME,
     }
     return render(request, "account.html", context, status=status)

@@ -125,6 +125,8 @@ ACTS: dict[str, str | Promise] = {
     "waitlist.withdrawn": _("Off the waiting list: no longer possible"),
     "token.create": _("API token made"),
     "token.revoke": _("API token revoked"),
+    "feed.create": _("Calendar feed made"),
+    "feed.revoke": _("Calendar feed revoked"),
 }
 
 

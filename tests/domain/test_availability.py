@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hosts.models import Gpu, Host
 from leasing import holds, policy
 from leasing.actors import SYSTEM
-from leasing.availability.levels import taken_changes
+from leasing.availability.levels import CLOSED, TAKEN, changes
 from leasing.availability.pool import (
     HostPage,
     Pool,
@@ -196,6 +196,9 @@ class Truth:
     def unavailable(self, at: datetime) -> int:
         return sum(self._is_closed(gpu, at) or self._is_out(gpu, at) for gpu in self.fleet.gpus)
 
+    def closed(self, at: datetime) -> int:
+        return sum(self._is_closed(gpu, at) for gpu in self.fleet.gpus)
+
     def lasts(self, group: list[Gpu], count: int, start: datetime) -> datetime | None:
         """Until when `count` GPUs of a group that are free at `start` all stay free."""
         ends = sorted((self._free_until(gpu, start) for gpu in group), reverse=True)
@@ -321,11 +324,11 @@ def compare_leasable(page: HostPage, truth: Truth, flavor: Flavor | None) -> Non
 def compare_changes(truth: Truth) -> None:
     fleet = truth.fleet
     since, until = fleet.edges[0], fleet.edges[-1]
-    changes = taken_changes(fleet.ground.model, since, until, limit=1000)
+    taken, closed = (changes(what, fleet.ground.model, since, until, limit=1000) for what in (TAKEN, CLOSED))
     for at in minutes_of(since, until):
-        taken = [count for begins, count in changes if begins <= at][-1]
-        assert taken == len(fleet.gpus) - truth.free(at)
-    assert taken_changes(fleet.ground.model, since, until, limit=1) == changes[:1]
+        last = [[count for begins, count in found if begins <= at][-1] for found in (taken, closed)]
+        assert last == [len(fleet.gpus) - truth.free(at), truth.closed(at)]
+    assert changes(TAKEN, fleet.ground.model, since, until, limit=1) == taken[:1]
 
 
 @pytest.mark.django_db
@@ -359,7 +362,7 @@ def test_a_gpu_that_is_taken_between_two_minutes_is_taken_at_none(ground: Ground
     for gpu, after, until in ((ground.gpu, 1, 59), (ground.other_gpu, 1, 61)):
         window = {"starts_at": NOW + after * second, "ends_at": NOW + until * second}
         Hold.objects.create(lease=ground.lease(), gpu=gpu, **window)
-    changes = taken_changes(ground.model, NOW, NOW + 5 * MINUTE, limit=9)
-    assert changes == [(NOW, 0), (NOW + MINUTE, 1), (NOW + 2 * MINUTE, 0)]
+    taken = changes(TAKEN, ground.model, NOW, NOW + 5 * MINUTE, limit=9)
+    assert taken == [(NOW, 0), (NOW + MINUTE, 1), (NOW + 2 * MINUTE, 0)]
     Hold.objects.update(ends_at=NOW + MINUTE + timedelta(microseconds=1))
-    assert taken_changes(ground.model, NOW, NOW + 5 * MINUTE, limit=9)[1] == (NOW + MINUTE, 2)
+    assert changes(TAKEN, ground.model, NOW, NOW + 5 * MINUTE, limit=9)[1] == (NOW + MINUTE, 2)

@@ -23,10 +23,12 @@ from hosts.protocol import messages as m
 from leasing import policy
 from leasing.actors import SYSTEM
 from leasing.console import admit_browser, open_console
+from leasing.feeds.keeping import create_feed, revoke_feed
 from leasing.fsck import CHECKS, run_checks, words_of
 from leasing.guards import guards_of
 from leasing.models import (
     AuditEntry,
+    CalendarFeed,
     ConsoleSession,
     Hold,
     Opening,
@@ -323,6 +325,21 @@ def give_back_what_was_used(s: Story) -> None:
     give_back_without_a_word(s)
 
 
+def bring_back_a_revoked_feed(s: Story) -> None:
+    actor = s.world.actor(s.world.ada)
+    feed = create_feed(actor=actor, name="mine", now=s.world.now).row
+    assert "feeds" not in {finding.check for finding in run_checks(s.world.now)}
+    feed_id = feed.pk
+    revoke_feed(actor=actor, feed_id=feed_id, now=s.world.now)
+    feed.pk = feed_id
+    feed.save(force_insert=True)
+
+
+def give_a_feed_to_somebody_else(s: Story) -> None:
+    create_feed(actor=s.world.actor(s.world.ada), name="mine", now=s.world.now)
+    CalendarFeed.objects.update(person=s.world.bob)
+
+
 @pytest.mark.parametrize(
     ("damage", "check", "words"),
     [
@@ -375,6 +392,8 @@ def give_back_what_was_used(s: Story) -> None:
         (forget_for_whom_it_is_kept, "kept", "is kept for an entry that does not know of it"),
         (keep_nothing, "kept", "is kept, but not its own GPUs"),
         (revoke_under_an_open_console, "consoles", "may not use the console"),
+        (bring_back_a_revoked_feed, "feeds", "has been revoked"),
+        (give_a_feed_to_somebody_else, "feeds", "was not made by its person"),
     ],
 )
 def test_damage_is_found(story: Story, damage: Damage, check: str, words: str) -> None:

@@ -14,6 +14,7 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from knox.models import AuthToken
 
+from leasing.feeds.keeping import NewFeed, create_feed
 from leasing.models import Lease
 from tests.web.conftest import SignIn, new_client
 from tests.web.scenes import Scene
@@ -75,6 +76,18 @@ def card(scene: Scene) -> dict[str, Any]:
 
 def token(scene: Scene) -> dict[str, Any]:
     return {"token_key": AuthToken.objects.create(scene.ada)[0].token_key}
+
+
+def feed(scene: Scene) -> dict[str, Any]:
+    return {"feed_id": _new_feed(scene).row.pk}
+
+
+def feed_secret(scene: Scene) -> dict[str, Any]:
+    return {"secret": _new_feed(scene).secret}
+
+
+def _new_feed(scene: Scene) -> NewFeed:
+    return create_feed(actor=scene.actor(scene.ada), name="mine", now=scene.now)
 
 
 def posting(name: str, codes: str = "", *, others: int = 404, **more: Any) -> Row:
@@ -149,6 +162,10 @@ TABLE = [
     posting("language", "", others=302, body={"language": "zh-hans"}),
     posting("add-token", "", others=200, body={"days": "30"}),
     posting("remove-token", "ada=302", arguments=token),
+    posting("add-feed", "", others=200, body={"name": "mine"}),
+    posting("remove-feed", "ada=302", arguments=feed),
+    Row("feed", others=200, nobody=200, arguments=feed_secret),
+    Row("feed", others=404, nobody=404, arguments=lambda _scene: {"secret": "x" * 43}),
     Row("events", others=EVERYBODY),
     Row("events", READS_FLEET, query="?fleet=1"),
     Row("healthz", others=200, nobody=200),
@@ -161,6 +178,9 @@ TABLE = [
     Row("api-tokens", others=EVERYBODY),
     posting("api-tokens", "", others=201, body={"days": "30"}),
     Row("api-token", "ada=204", method="delete", arguments=token),
+    Row("api-feeds", others=EVERYBODY),
+    posting("api-feeds", "", others=201, body={"name": "mine"}),
+    Row("api-feed", "ada=204", method="delete", arguments=feed),
     posting(
         "api-quote",
         "ada=200 approver=200",

@@ -1,0 +1,1 @@
+"""Calendar feeds: making and revoking them, and what they hold."""
