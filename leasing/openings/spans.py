@@ -91,13 +91,18 @@ def touching(spans: Iterable[Span], region: Span) -> list[Span]:
 
 
 def clipped(found: Iterable[Open], now: int) -> set[Open]:
-    """The openings from `now` on: the past counts as free, and what lies within another is left out."""
-    ahead = [Open(max(one.starts, now), one.ends, one.gpus) for one in found if one.ends > now]
-    return {one for one in ahead if not any(_within(one, other) for other in ahead)}
+    """The openings from `now` on: the past counts as free, and what lies within another is left out.
 
-
-def _within(one: Open, other: Open) -> bool:
-    return other != one and other.starts <= one.starts and other.ends >= one.ends and other.gpus >= one.gpus
+    By start, and of those the longest and widest first: whatever one lies within has come before it.
+    """
+    ahead = {Open(max(one.starts, now), one.ends, one.gpus) for one in found if one.ends > now}
+    lasting = [ALWAYS] * (max((one.gpus for one in ahead), default=0) + 1)
+    kept = set()
+    for one in sorted(ahead, key=lambda one: (one.starts, -one.ends, -one.gpus)):
+        if max(lasting[one.gpus :]) < one.ends:
+            kept.add(one)
+        lasting[one.gpus] = max(lasting[one.gpus], one.ends)
+    return kept
 
 
 def length_classes(starts: int, ends: int) -> tuple[int, int | None, int | None]:

@@ -32,6 +32,7 @@ from leasing.openings.spans import (
     Open,
     Span,
     classes_from,
+    clipped,
     gaps,
     length_classes,
     micros,
@@ -96,6 +97,20 @@ def test_what_lies_near_a_change_is_all_that_it_can_change(
     nearby = [touching(one, region) for one in free]
     meets = lambda one: one.starts <= region.ends and one.ends >= region.starts  # noqa: E731
     assert set(filter(meets, openings(nearby))) == set(filter(meets, openings(free)))
+
+
+@given(
+    st.lists(st.builds(Open, minutes, minutes.map(lambda end: end + LENGTH), st.integers(1, 3)), max_size=8),
+    st.integers(0, 2 * LENGTH),
+)
+def test_from_a_time_on_only_those_count_that_lie_within_no_other(found: list[Open], now: int) -> None:
+    ahead = {Open(max(one.starts, now), one.ends, one.gpus) for one in found if one.ends > now}
+    within = {
+        one
+        for one, other in itertools.permutations(ahead, 2)
+        if other.starts <= one.starts and other.ends >= one.ends and other.gpus >= one.gpus
+    }
+    assert clipped(found, now) == ahead - within
 
 
 @given(st.integers(0, 6000 * QUARTER), st.integers(1, 6000 * QUARTER))
