@@ -114,6 +114,7 @@ def _hosts(model: GpuModel, count: int) -> list[tuple[Host, Block, list[Gpu]]]:
     hosts = Host.objects.bulk_create(
         Host(
             name=f"hv{n:05d}",
+            account=f"hv{n:05d}",
             signing_key=f"{n:064x}",
             key_id=f"{n:016x}",
             sealing_key=f"{n:064x}",

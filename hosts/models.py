@@ -11,6 +11,7 @@ from django.utils.translation import gettext_lazy as _
 from hosts.protocol.codec import OLDEST
 
 PUBLIC_KEY = RegexValidator(r"^[0-9a-f]{64}$")
+HOST_NAME = RegexValidator(r"^[a-z0-9][a-z0-9.-]*\Z")
 GPU_STATES = ("clean", "leased", "dirty", "scrubbing", "quarantined", "maintenance", "missing")
 
 
@@ -49,10 +50,16 @@ class GpuModel(models.Model):
 
 
 class Host(models.Model):
-    """A hypervisor. The public keys are hex; the private halves never leave the host."""
+    """A hypervisor. The public keys are hex; the private halves never leave the host.
+
+    `account` is what it is called in messages and at the broker, for good; `name` is what people call it, and
+    may be changed. Of the password of its broker account only the SHA-256 is known here. A retired host is
+    kept for its history, and refused.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    name = models.CharField(max_length=63, unique=True, validators=[RegexValidator(r"^[a-z0-9][a-z0-9.-]*$")])
+    name = models.CharField(max_length=63, validators=[HOST_NAME])
+    account = models.CharField(max_length=63, unique=True, validators=[HOST_NAME])
     signing_key = models.CharField(max_length=64, unique=True, validators=[PUBLIC_KEY])
     key_id = models.CharField(max_length=16, unique=True, editable=False, help_text="Of signing_key")
     sealing_key = models.CharField(max_length=64, validators=[PUBLIC_KEY])
@@ -69,12 +76,37 @@ class Host(models.Model):
     receipt_due = models.BooleanField(default=False)
     last_seen_at = models.DateTimeField(null=True)
     inventory_at = models.DateTimeField(null=True)
+    enrolled_at = models.DateTimeField(null=True)
+    retired_at = models.DateTimeField(null=True)
+    broker_hash = models.CharField(max_length=64, blank=True)
+    access_at = models.DateTimeField(null=True, help_text="When its present broker password was made")
+    account_at = models.DateTimeField(null=True, help_text="When the broker was told of it by the portal")
 
     class Meta:
         ordering = ["name"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["name"], name="hosts_host_one_per_name", condition=models.Q(retired_at=None)
+            )
+        ]
 
     def __str__(self) -> str:
         return self.name
+
+
+class FormerKey(models.Model):
+    """A key that a host has had: what it signed and was stored stays valid, what comes now is refused."""
+
+    host = models.ForeignKey(Host, models.CASCADE, related_name="former_keys")
+    signing_key = models.CharField(max_length=64, unique=True, validators=[PUBLIC_KEY])
+    key_id = models.CharField(max_length=16, unique=True)
+    replaced_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["-replaced_at"]
+
+    def __str__(self) -> str:
+        return f"{self.host.name} until {self.replaced_at:%Y-%m-%d}"
 
 
 class Gpu(models.Model):
@@ -143,6 +175,8 @@ class HostCheckUp(models.Model):
     taken_at = models.DateTimeField()
     simulated = models.BooleanField()
     checks = models.JSONField(default=list)
+    failed = models.PositiveSmallIntegerField(default=0)
+    warned = models.PositiveSmallIntegerField(default=0)
     left_out = models.PositiveIntegerField(default=0)
 
     def __str__(self) -> str:

@@ -18,6 +18,8 @@ STATE = "/var/lib/leasehold"
 CONFIG = "/etc/leasehold/host.toml"
 UNIT = "/opt/leasehold/systemd/leasehold-host.service"
 PROGRAM = "/root/search.py"
+TOKEN = "/root/token"
+CERTIFICATE = "/root/portal.pem"
 IMAGES = "/opt/leasehold/images"
 OPERATOR = ("", "operator")
 INVENTORY_SECONDS = 150.0
@@ -54,14 +56,14 @@ class LabHost:
     scrubbers: str = ""
 
     def enrol(self) -> None:
-        """Make its keys inside, have the portal trust them, start the worker."""
+        """With a token, over HTTPS, as an operator would; then start the worker."""
         run = self.hypervisor.run
         run(f"install -d -m 711 {STATE} && install -m 644 -t /etc/systemd/system {UNIT}")
         self._configure()
-        halves = run("/opt/leasehold/bin/leasehold-host init", seconds=120)
-        broker = self.portal.broker_from_inside
-        told = self.portal.manage("enrol_host", NAME, "-", "--broker", broker, stdin=halves)
-        self.hypervisor.put(f"{STATE}/enrolment.json", told.encode(), mode=0o600)
+        self.hypervisor.put(CERTIFICATE, self.portal.certificate.read_bytes())
+        self.hypervisor.put(TOKEN, self.portal.manage("enrolment_token", NAME).encode(), mode=0o600)
+        portal = f"--portal {self.portal.url_from_inside} --ca-file {CERTIFICATE}"
+        run(f"/opt/leasehold/bin/leasehold-host enrol {portal} --token-file {TOKEN}", seconds=120)
         run(f"systemctl set-property machine.slice AllowedCPUs={MACHINES_CPU}")
         run(f"systemctl daemon-reload && systemctl enable --quiet --now {SERVICE}")
 

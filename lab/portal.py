@@ -39,6 +39,7 @@ class LabPortal:
     folder: Path
     manifest: Path
     port: int = field(default_factory=free_port)
+    tls_port: int = field(default_factory=free_port)
 
     def __enter__(self) -> Self:
         self.folder.mkdir(mode=0o700)
@@ -64,9 +65,13 @@ class LabPortal:
         return f"http://127.0.0.1:{self.port}"
 
     @property
-    def broker_from_inside(self) -> str:
-        """The broker as the hypervisor reaches it, without an account."""
-        return f"redis://{LOOPBACK}:{self._redis_port}/0"
+    def url_from_inside(self) -> str:
+        """The portal as the hypervisor reaches it, to be enrolled: encrypted, under `certificate`."""
+        return f"https://{LOOPBACK}:{self.tls_port}"
+
+    @property
+    def certificate(self) -> Path:
+        return self.folder / "portal.pem"
 
     def call(self, path: str, who: Who, body: dict[str, Any] | None = None) -> Any:
         """Ask the API; JSON becomes objects. `who` is (tenant, role), without tenant for global roles."""
@@ -85,13 +90,12 @@ class LabPortal:
         """Call a function of lab.seed in the portal's environment."""
         self.manage("shell", "--verbosity", "0", "-c", f"from lab import seed; seed.{function}(*{words!r})")
 
-    def manage(self, *words: str, stdin: str = "") -> str:
+    def manage(self, *words: str) -> str:
         """What `manage.py` prints; LabError if it fails."""
         done = subprocess.run(
             [sys.executable, "manage.py", *words],
             cwd=ROOT,
             env=os.environ | self.environment,
-            input=stdin,
             capture_output=True,
             text=True,
             timeout=MANAGE_SECONDS,
@@ -117,7 +121,9 @@ class LabPortal:
             "DJANGO_SETTINGS_MODULE": "portal.settings",
             "LEASEHOLD_VAR": str(self.folder),
             "LEASEHOLD_DATABASE": stack.enter_context(postgres_server()),
-            "LEASEHOLD_BROKER": self._start_broker(stack),
+            "LEASEHOLD_BROKER": (broker := self._start_broker(stack)),
+            "LEASEHOLD_BROKER_ADMIN": broker,
+            "LEASEHOLD_BROKER_FOR_HOSTS": f"redis://{LOOPBACK}:{self._redis_port}/0",
             "LEASEHOLD_SECRET_KEY_FILE": str(key),
             "LEASEHOLD_TICK_SECONDS": "2",
             "LEASEHOLD_SITE_URL": self.url,
@@ -142,11 +148,26 @@ class LabPortal:
         self.household.start(
             "control", [*celery, "portal.celery:control", *worker, "--beat", "-n", "control@lab"]
         )
-        self.household.start("portal", python("-m", "uvicorn", *self._uvicorn_options()))
+        self.household.start("portal", python("-m", "uvicorn", *self._uvicorn_options(self.port)))
+        self._make_certificate()
+        encrypted = ["--ssl-certfile", str(self.certificate), "--ssl-keyfile", str(self._certificate_key)]
+        options = [*self._uvicorn_options(self.tls_port), *encrypted]
+        self.household.start("portal for hosts", python("-m", "uvicorn", *options))
         self.wait_until("the portal answers", self._is_ready, seconds=START_SECONDS)
 
-    def _uvicorn_options(self) -> list[str]:
-        return ["portal.asgi:application", "--host", "127.0.0.1", "--port", str(self.port),
+    def _make_certificate(self) -> None:
+        """One that says nothing but where the portal is, and that only who has it trusts."""
+        words = ["openssl", "req", "-x509", "-newkey", "ed25519", "-nodes", "-days", "2", "-subj", "/CN=lab",
+                 "-addext", f"subjectAltName=IP:{LOOPBACK},IP:127.0.0.1",
+                 "-keyout", str(self._certificate_key), "-out", str(self.certificate)]  # fmt: skip
+        subprocess.run(words, check=True, capture_output=True)
+
+    @property
+    def _certificate_key(self) -> Path:
+        return self.folder / "portal-tls.key"
+
+    def _uvicorn_options(self, port: int) -> list[str]:
+        return ["portal.asgi:application", "--host", "127.0.0.1", "--port", str(port),
                 "--ws", "websockets-sansio", "--ws-per-message-deflate", "false", "--no-server-header",
                 "--timeout-graceful-shutdown", "3", "--log-level", "warning"]  # fmt: skip
 

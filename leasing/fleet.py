@@ -6,18 +6,17 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.core.exceptions import ValidationError
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils.translation import gettext as _
 
 from hosts.models import FoundCard, Gpu, GpuModel, Host
 from hosts.protocol.messages import Inspect
-from hosts.protocol.signing import key_id, verify_key
 from leasing import policy
 from leasing.actors import Actor
 from leasing.audit.log import record
-from leasing.errors import DomainError, InvalidRequest, NotVisible, WrongState
+from leasing.errors import InvalidRequest, NotVisible, WrongState
+from leasing.locking import locked
 from leasing.models import Closure, Lease
 from leasing.openings.upkeep import rebuild
 from leasing.outbox import queue_command
@@ -26,44 +25,13 @@ from leasing.transitions import apply_gpu_event
 from leasing.wake import wake_control
 
 
-class HostTaken(DomainError):
-    code = "host-exists"
-
-
-def enrol_host(
-    *,
-    actor: Actor,
-    name: str,
-    signing_key: str,
-    sealing_key: str,
-    simulated: bool = False,
-    now: datetime,
-) -> Host:
-    """Trust a host's public keys (hex) and ask it what it has."""
-    authorise(actor)
-    host = Host(name=name, signing_key=signing_key, sealing_key=sealing_key, simulated=simulated)
-    try:
-        host.clean_fields(exclude=["key_id", "journal_id", "last_seen_at", "inventory_at"])
-    except ValidationError as error:
-        field, messages = next(iter(error.message_dict.items()))
-        raise InvalidRequest(messages[0], field=field) from error
-    host.key_id = key_id(verify_key(signing_key))
-    with transaction.atomic():
-        try:
-            with transaction.atomic():
-                host.save(force_insert=True)
-        except IntegrityError as error:
-            raise HostTaken(_("There is a host of this name already."), field="name") from error
-        record(action="host.enrol", actor=actor, subject=f"host:{host.pk}", now=now, name=name)
-        inspect_host(host, now=now)
-    return host
-
-
 def inspect_host(host: Host, *, now: datetime) -> None:
     """Ask a host for its inventory."""
     host.generation += 1
     host.save(update_fields=["generation"])
-    queue_command(host=host, subject=f"host:{host.name}", generation=host.generation, goal=Inspect(), now=now)
+    queue_command(
+        host=host, subject=f"host:{host.account}", generation=host.generation, goal=Inspect(), now=now
+    )
 
 
 def accepting_hosts(hosts: QuerySet[Host], *, now: datetime) -> QuerySet[Host]:
@@ -106,6 +74,9 @@ def admit_gpu(*, actor: Actor, card_id: int, model_id: int, now: datetime) -> Gp
 
 def readmit_gpu(*, actor: Actor, gpu_id: UUID, now: datetime) -> Gpu:
     """Let a GPU that was out of service try again: it becomes dirty, and an intake follows."""
+    authorise(actor)
+    if Gpu.objects.filter(pk=gpu_id).exclude(host__retired_at=None).exists():
+        raise WrongState(_("The host of this GPU is retired."), hint=_("Enrol the host it is in now."))
     return _apply(actor, gpu_id, GpuEvent.READMIT, reason="", now=now)
 
 
@@ -151,6 +122,31 @@ def authorise(actor: Actor) -> None:
     """NotVisible unless the actor operates the fleet: to others it does not exist."""
     if actor.kind != "system" and (actor.person is None or not policy.is_operator(actor.person)):
         raise NotVisible(_("There is nothing here."))
+
+
+def known_host(host_id: UUID) -> Host:
+    """A host, retired or not; NotVisible."""
+    host = Host.objects.filter(pk=host_id).first()
+    if host is None:
+        raise NotVisible(_("There is no such host."))
+    return host
+
+
+def present_host(host_id: UUID) -> Host:
+    """A host that is not retired; NotVisible."""
+    return _present(Host.objects.filter(pk=host_id))
+
+
+def locked_host(host_id: UUID) -> Host:
+    """The same, locked."""
+    return _present(locked(Host.objects.filter(pk=host_id)))
+
+
+def _present(hosts: QuerySet[Host]) -> Host:
+    host = hosts.filter(retired_at=None).first()
+    if host is None:
+        raise NotVisible(_("There is no such host."))
+    return host
 
 
 def _get_card(card_id: int) -> FoundCard:

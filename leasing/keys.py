@@ -1,4 +1,4 @@
-"""The portal's own Ed25519 key: it signs commands to hosts and the heads of the audit log."""
+"""Keys: the portal's own, which signs commands and the heads of the audit log, and those of hosts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,24 @@ from django.core.exceptions import ImproperlyConfigured
 from nacl.encoding import HexEncoder
 from nacl.signing import SigningKey
 
+from hosts.models import Host
+from hosts.protocol.signing import REPORT, Verifier, verify_key
+
 
 def portal_signing_key() -> SigningKey:
     """The key in settings.SIGNING_KEY_FILE; made, readable by its owner alone, when there is none yet."""
     return _load(settings.SIGNING_KEY_FILE)
+
+
+def report_verifier(host: Host) -> Verifier:
+    """Opens what the host sends now."""
+    return Verifier({host.key_id: verify_key(host.signing_key)}, REPORT)
+
+
+def stored_report_verifier(host: Host) -> Verifier:
+    """Opens what the host has sent and we have stored, whatever key it had then."""
+    former = {key.key_id: verify_key(key.signing_key) for key in host.former_keys.all()}
+    return Verifier({**former, host.key_id: verify_key(host.signing_key)}, REPORT)
 
 
 @cache

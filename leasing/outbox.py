@@ -101,7 +101,7 @@ def sign_command(message: OutboxMessage, *, now: datetime) -> str:
         messages.Command(
             protocol=_spoken_with(message.host),
             command_id=message.command_id,
-            host=message.host.name,
+            host=message.host.account,
             subject=message.subject,
             generation=message.generation,
             issued_at=now,
@@ -119,8 +119,8 @@ def sign_receipt(host: Host, *, now: datetime) -> str:
         messages.Command(
             protocol=_spoken_with(host),
             command_id=uuid4(),
-            host=host.name,
-            subject=f"host:{host.name}",
+            host=host.account,
+            subject=f"host:{host.account}",
             generation=0,
             issued_at=now,
             expires_at=now + _pause(1),

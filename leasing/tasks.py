@@ -56,4 +56,4 @@ def send_notices() -> None:
 
 def send_command(host: Host, envelope: str) -> None:
     """Hand a signed command to the host's queue."""
-    push(current_app, DELIVER_COMMAND, queue=host_queue(host.name), args=(envelope,))
+    push(current_app, DELIVER_COMMAND, queue=host_queue(host.account), args=(envelope,))

@@ -74,7 +74,12 @@ class ReaderMiddleware:
             return response
 
 
+def client_address(request: HttpRequest) -> str:
+    return request.META.get("REMOTE_ADDR") or ""
+
+
 def actor_of(request: HttpRequest, person: Person) -> Actor:
     """The person as the author of what this request does."""
-    address = request.META.get("REMOTE_ADDR") or ""
-    return Actor.of_person(person, address=address, request_id=getattr(request, "request_id", ""))
+    return Actor.of_person(
+        person, address=client_address(request), request_id=getattr(request, "request_id", "")
+    )

@@ -194,7 +194,9 @@ REST_FRAMEWORK = {
     "DEFAULT_SCHEMA_CLASS": "portal.api.schema.ProblemSchema",
     "EXCEPTION_HANDLER": "portal.api.exceptions.problem_response",
     "DEFAULT_THROTTLE_CLASSES": ["rest_framework.throttling.UserRateThrottle"],
-    "DEFAULT_THROTTLE_RATES": {"user": "1200/min"},
+    "DEFAULT_THROTTLE_RATES": {"user": "1200/min", "enrolment": "10/min"},
+    # Nobody chooses by a header whose requests theirs are counted with.
+    "NUM_PROXIES": 1 if SECURE_PROXY_SSL_HEADER else 0,
 }
 REST_KNOX = {"TOKEN_TTL": None, "AUTH_HEADER_PREFIX": "Token"}
 SPECTACULAR_SETTINGS = {
@@ -218,6 +220,9 @@ EMAIL_FILE_PATH = VAR_DIR / "mail"
 DEFAULT_FROM_EMAIL = os.environ.get("LEASEHOLD_MAIL_FROM", "leasehold@localhost")
 
 BROKER_URL = os.environ.get("LEASEHOLD_BROKER", f"redis+socket://{VAR_DIR}/broker.sock")
+# How hosts reach the broker, and the account with which the portal makes theirs; without one, operators do.
+BROKER_FOR_HOSTS_URL = os.environ.get("LEASEHOLD_BROKER_FOR_HOSTS", BROKER_URL)
+BROKER_ADMIN_URL = _secret("LEASEHOLD_BROKER_ADMIN")
 # Ed25519 key that signs commands and the audit log's heads: a file, 0600, never in the database.
 SIGNING_KEY_FILE = Path(os.environ.get("LEASEHOLD_SIGNING_KEY", VAR_DIR / "portal.key"))
 AUDIT_ANCHOR_FILE = Path(os.environ.get("LEASEHOLD_AUDIT_ANCHOR", VAR_DIR / "audit-anchors.jsonl"))

@@ -56,7 +56,7 @@ class ActingHost:
             return
         sent, self.world.sent = self.world.sent, []
         for host, envelope in sent:
-            if host.name == self.voice.row.name:
+            if host.pk == self.voice.row.pk:
                 self.take(decode_command(self.verifier.open(envelope)))
         for command in [c for c in self.todo if self.happens(0.8)]:
             self.todo.remove(command)

@@ -13,10 +13,12 @@ from nacl.signing import SigningKey
 from hosts.models import Gpu, GpuModel, Host
 from hosts.protocol import messages as m
 from hosts.protocol.codec import PROTOCOL, encode
+from hosts.protocol.enrolment import NewKeys
 from hosts.protocol.first_evidence import summary
 from hosts.protocol.signing import REPORT, Signer, public_hex
 from leasing import fleet, policy
 from leasing.actors import SYSTEM, Actor
+from leasing.enrolment.admission import trust_host
 from leasing.models import Flavor, Image, Lease, OutboxMessage, Person, Rate, Tenant
 from leasing.reports import receive_report
 from leasing.states.lease import ON_HOST
@@ -136,11 +138,11 @@ class ScriptedHost:
         self.sequence += 1
         report = m.Report(
             protocol=self.protocol,
-            host=self.row.name,
+            host=self.row.account,
             journal_id=self.journal_id,
             sequence=self.sequence,
             command_id=command.command_id if command else None,
-            subject=command.subject if command else f"host:{self.row.name}",
+            subject=command.subject if command else f"host:{self.row.account}",
             generation=command.generation if command else 0,
             occurred_at=at,
             event=event,
@@ -224,14 +226,8 @@ class World:
 
     def enrol(self, name: str) -> ScriptedHost:
         key = SigningKey.generate()
-        row = fleet.enrol_host(
-            actor=SYSTEM,
-            name=name,
-            signing_key=public_hex(key),
-            sealing_key=public_hex(PrivateKey.generate()),
-            now=self.now,
-        )
-        return ScriptedHost(row, key)
+        keys = NewKeys(signing_key=public_hex(key), sealing_key=public_hex(PrivateKey.generate()))
+        return ScriptedHost(trust_host(actor=SYSTEM, name=name, keys=keys, now=self.now), key)
 
     def admit(self, host: ScriptedHost, count: int) -> list[Gpu]:
         """Bring GPUs into service, proven clean by an intake."""

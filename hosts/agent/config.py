@@ -47,8 +47,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return self.state_directory / "journal.sqlite3"
 
     @property
-    def identity_directory(self) -> Path:
-        return self.state_directory / "identity"
+    def identity_path(self) -> Path:
+        return self.state_directory / "identity.json"
+
+    @property
+    def next_identity_path(self) -> Path:
+        """Keys that the portal may know already, and the worker does not use yet."""
+        return self.state_directory / "identity.next.json"
 
     @property
     def enrolment_path(self) -> Path:
@@ -73,6 +78,7 @@ class Enrolment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     host: Name
     portal: str
+    ca_file: str = ""
     broker_url: str
     control_keys: Annotated[tuple[PublicKey, ...], Meta(min_length=1)]
 
@@ -85,6 +91,7 @@ class Config(Settings, frozen=True, kw_only=True):
 
     host: Name
     portal: str
+    ca_file: str = ""
     broker_url: str
     control_keys: tuple[PublicKey, ...]
 

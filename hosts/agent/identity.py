@@ -1,6 +1,7 @@
 """The host's two key pairs: one signs its reports, one opens the secrets that are sealed to it.
 
-The private halves are born here and never leave; enrolment hands the public halves to the portal.
+The private halves are born here and never leave; enrolment hands the public halves to the portal. Both lie in
+one file, so that new ones take the place of old ones at once.
 """
 
 from __future__ import annotations
@@ -8,19 +9,29 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
+from msgspec import Meta
 from nacl.encoding import HexEncoder
 from nacl.public import PrivateKey
 from nacl.signing import SigningKey
 
+from hosts.protocol.enrolment import NewKeys
 from hosts.protocol.signing import public_hex
 
-SIGNING_FILE = "signing.key"
-SEALING_FILE = "sealing.key"
+PrivateHalf = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 
 
 class IdentityError(Exception):
-    """The host's keys are missing, already there, or readable by others."""
+    """The host's keys are missing, or readable by others, or about to be replaced."""
+
+
+class _Keys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The file: private halves in hex."""
+
+    signing: PrivateHalf
+    sealing: PrivateHalf
 
 
 @dataclass(frozen=True)
@@ -30,39 +41,43 @@ class Identity:
     signing: SigningKey
     sealing: PrivateKey
 
-    def public_halves(self) -> dict[str, str]:
-        """What the portal may know, in hex."""
-        return {"signing_key": public_hex(self.signing), "sealing_key": public_hex(self.sealing)}
+    def public_halves(self) -> NewKeys:
+        """What the portal may know."""
+        return NewKeys(signing_key=public_hex(self.signing), sealing_key=public_hex(self.sealing))
 
 
-def create_identity(directory: Path) -> Identity:
-    """New keys in `directory`. IdentityError if there are keys already: replacing them is a decision."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    identity = Identity(SigningKey.generate(), PrivateKey.generate())
-    _write(directory / SIGNING_FILE, identity.signing.encode(HexEncoder))
-    _write(directory / SEALING_FILE, identity.sealing.encode(HexEncoder))
-    return identity
+def new_identity() -> Identity:
+    return Identity(SigningKey.generate(), PrivateKey.generate())
 
 
-def load_identity(directory: Path) -> Identity:
-    """The keys in `directory`, or IdentityError."""
-    signing = SigningKey(_read(directory / SIGNING_FILE), HexEncoder)
-    return Identity(signing, PrivateKey(_read(directory / SEALING_FILE), HexEncoder))
+def load_identity(path: Path) -> Identity:
+    """The keys at `path`, or IdentityError."""
+    keys = _read(path)
+    return Identity(
+        SigningKey(keys.signing.encode(), HexEncoder), PrivateKey(keys.sealing.encode(), HexEncoder)
+    )
 
 
-def _write(path: Path, text: bytes) -> None:
+def save_identity(path: Path, identity: Identity) -> None:
+    """Write the keys to a file that is not there yet. IdentityError if it is."""
+    path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+    keys = _Keys(identity.signing.encode(HexEncoder).decode(), identity.sealing.encode(HexEncoder).decode())
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as error:
-        raise IdentityError(f"{path} exists: this host has keys already.") from error
+        raise IdentityError(f"{path} exists: there are keys already.") from error
     with os.fdopen(handle, "wb") as file:
-        file.write(text + b"\n")
+        file.write(msgspec.json.encode(keys) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path) -> _Keys:
     try:
         if path.stat().st_mode & 0o077:
             raise IdentityError(f"{path} is readable by others: make it private, or make new keys.")
-        return path.read_bytes().strip()
+        return msgspec.json.decode(path.read_bytes(), type=_Keys)
     except OSError as error:
-        raise IdentityError(f"{path} cannot be read: run `leasehold-host init` first.") from error
+        raise IdentityError(f"{path} cannot be read: {error.strerror}.") from error
+    except msgspec.MsgspecError as error:
+        raise IdentityError(f"{path} holds no keys: {error}.") from error

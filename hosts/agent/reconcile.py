@@ -49,6 +49,7 @@ def reconcile(rig: Rig, *, boot_id: str) -> None:
     _close_consoles(rig)
     with rig.journal.transaction():
         rig.journal.remember("boot_id", boot_id)
+        rig.journal.remember("host", rig.config.host)
         rig.spool.add(take_inventory(rig, restarted=True), rig.spool.host_origin)
 
 

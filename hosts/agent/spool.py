@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ import msgspec
 from hosts.agent.journal import Journal
 from hosts.protocol.codec import OLDEST, encode
 from hosts.protocol.messages import Event, Report, StepReport
-from hosts.protocol.signing import Signer
+from hosts.protocol.signing import Signer, parse_envelope
 
 Clock = Callable[[], datetime]
 
@@ -136,6 +137,15 @@ class Spool:
     def _remember_standing(self, command_id: UUID, event: Event) -> None:
         self._journal.execute(
             "UPDATE command SET standing = ? WHERE id = ?", msgspec.json.encode(event), str(command_id)
+        )
+
+
+def resign_reports(journal: Journal, signer: Signer) -> None:
+    """The host has new keys: what waits is signed anew, word for word. Inside the caller's transaction."""
+    for row in journal.execute("SELECT sequence, envelope FROM report").fetchall():
+        body = b64decode(parse_envelope(row["envelope"]).body)
+        journal.execute(
+            "UPDATE report SET envelope = ? WHERE sequence = ?", signer.sign(body), row["sequence"]
         )
 
 

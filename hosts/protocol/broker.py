@@ -26,6 +26,17 @@ def host_settings(host: str) -> dict[str, Any]:
     return fenced_settings(queue=host_queue(host), unacked_prefix=unacked_prefix(host))
 
 
+def host_keys(host: str) -> tuple[str, ...]:
+    """Everything at the broker that is the host's alone."""
+    queue = host_queue(host)
+    return (
+        queue,
+        f"_kombu.binding.{queue}",
+        f"_kombu.binding_permanent.{queue}",
+        *(f"{unacked_prefix(host)}.{name}" for name in ("unacked", "unacked_index", "unacked_mutex")),
+    )
+
+
 def broker_user(host: str) -> str:
     return f"host-{host}"
 
@@ -35,19 +46,12 @@ def broker_acl(host: str, password_hash: str) -> list[str]:
 
     `password_hash` is the SHA-256 of the password, in hex. Replaces whatever the account was before.
     """
-    queue = host_queue(host)
-    keys = (
-        queue,
-        f"_kombu.binding.{queue}",
-        f"_kombu.binding_permanent.{queue}",
-        *(f"{unacked_prefix(host)}.{name}" for name in ("unacked", "unacked_index", "unacked_mutex")),
-    )
     return [
         broker_user(host),
         "reset",
         "on",
         f"#{password_hash}",
-        *(f"~{key}" for key in keys),
+        *(f"~{key}" for key in host_keys(host)),
         *(f"+{command}" for command in (*_OWN_COMMANDS, *_CONNECTION_COMMANDS)),
         f"(~{REPORTS_QUEUE} +lpush +llen)",
     ]

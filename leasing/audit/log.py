@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
@@ -11,6 +11,8 @@ from django.db import transaction
 from leasing.actors import Actor
 from leasing.models import AuditEntry, Tenant, UnsealedEntry
 from leasing.prepared import insert
+
+SPARINGLY_PER_MINUTE = 30
 
 
 def canonical(value: dict[str, Any]) -> str:
@@ -48,6 +50,13 @@ def record(
     with transaction.atomic(savepoint=False):
         insert(UnsealedEntry(entry=insert(entry)))
     return entry
+
+
+def record_sparingly(*, action: str, actor: Actor, subject: str, now: datetime, **detail: Any) -> None:
+    """Append an entry about what anyone may cause without end, within measure: it tells that it happened."""
+    lately = AuditEntry.objects.filter(subject=subject, recorded_at__gt=now - timedelta(minutes=1))
+    if lately.count() < SPARINGLY_PER_MINUTE:
+        record(action=action, actor=actor, subject=subject, now=now, **detail)
 
 
 def _plain(value: Any) -> str:

@@ -39,6 +39,7 @@ CHECKS: dict[str, Check] = {
     "usage": money.usage_is_what_was_used,
     "reports": machines.reports_are_authentic,
     "machines": machines.machines_run_for_leases,
+    "retired": machines.retired_hosts_are_out_of_service,
     "leftovers": machines.nothing_is_left,
     "once": machines.machines_are_created_once,
     "tenures": machines.old_numbers_change_nothing,

@@ -9,16 +9,18 @@ from uuid import UUID
 
 from django.db.models import Max, Q
 
-from hosts.models import Host, ReceivedReport
+from hosts.models import Gpu, Host, ReceivedReport
 from hosts.protocol import messages as m
 from hosts.protocol.codec import MessageError, decode_report, decode_report_header
-from hosts.protocol.signing import REPORT, ForgedMessage, Verifier, verify_key
+from hosts.protocol.signing import ForgedMessage, Verifier, parse_envelope
 from leasing.errors import NotAllowed, NotVisible
 from leasing.fsck.finding import Finding
 from leasing.fsck.history import histories
+from leasing.keys import stored_report_verifier
 from leasing.models import ConsoleSession, Lease, OutboxMessage
 from leasing.policy import fetch_lease
 from leasing.reports.inventory import lost_machines
+from leasing.states.gpu import BOOKABLE
 from leasing.states.lease import ON_HOST, LeaseState
 
 NO_JOURNAL = UUID(int=0)
@@ -27,9 +29,10 @@ NO_JOURNAL = UUID(int=0)
 def reports_are_authentic(now: datetime) -> Iterator[Finding]:
     """Every stored report is signed by its host and was applied in the order of its journal"""
     for host in Host.objects.all():
-        trusted = _verifier(host)
+        trusted = stored_report_verifier(host)
+        replaced = {key.key_id: key.replaced_at for key in host.former_keys.all()}
         for stored in host.reports.iterator():
-            problem = _flaw(stored, host, trusted)
+            problem = _flaw(stored, host, trusted) or _came_late(stored, replaced)
             if problem:
                 yield Finding(f"report:{stored.pk}", problem)
         applied = host.reports.filter(journal_id=host.journal_id or NO_JOURNAL, applied_at__isnull=False)
@@ -113,7 +116,7 @@ def _compare_inventory(host: Host) -> Iterator[Finding]:
 
 
 def _last_inventory(host: Host) -> tuple[m.Inventory, datetime] | None:
-    trusted = _verifier(host)
+    trusted = stored_report_verifier(host)
     reports = host.reports.filter(journal_id=host.journal_id or NO_JOURNAL).order_by("-sequence")
     for stored in reports.iterator():
         try:
@@ -130,10 +133,27 @@ def _flaw(stored: ReceivedReport, host: Host, trusted: Verifier) -> str:
         report = decode_report_header(trusted.open(stored.envelope))
     except (ForgedMessage, MessageError) as error:
         return str(error)
-    if (report.host, report.journal_id, report.sequence) != (host.name, stored.journal_id, stored.sequence):
+    if (report.host, report.journal_id, report.sequence) != (
+        host.account,
+        stored.journal_id,
+        stored.sequence,
+    ):
         return "is not the report that its columns say it is"
     return ""
 
 
-def _verifier(host: Host) -> Verifier:
-    return Verifier({host.key_id: verify_key(host.signing_key)}, REPORT)
+def _came_late(stored: ReceivedReport, replaced: dict[str, datetime]) -> str:
+    until = replaced.get(parse_envelope(stored.envelope).key_id)
+    late = until is not None and stored.received_at > until
+    return "was received after the key that signed it was replaced" if late else ""
+
+
+def retired_hosts_are_out_of_service(now: datetime) -> Iterator[Finding]:
+    """A retired host has no lease, no GPU in service, and no command under way"""
+    retired = Host.objects.exclude(retired_at=None)
+    for gpu in Gpu.objects.filter(host__in=retired, state__in=[*BOOKABLE]):
+        yield Finding(f"gpu:{gpu.pk}", f"is {gpu.state} on a host that is retired")
+    for lease in Lease.objects.filter(holds__gpu__host__in=retired).exclude(state=LeaseState.ENDED):
+        yield Finding(f"lease:{lease.pk}", "is booked on a host that is retired")
+    for message in OutboxMessage.objects.filter(host__in=retired, answered_at=None):
+        yield Finding(f"host:{message.host_id}", f"its command “{message.kind}” is still under way")

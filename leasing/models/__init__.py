@@ -2,6 +2,7 @@
 
 from leasing.models.audit import AuditEntry, AuditLeaf, TreeHead, UnsealedEntry
 from leasing.models.catalogue import Flavor, Image, Rate
+from leasing.models.enrolment import EnrolmentToken
 from leasing.models.feeds import CalendarFeed
 from leasing.models.leases import ConsoleSession, Extension, Hold, Lease, LeaseStep
 from leasing.models.messages import Notification, OutboxMessage
@@ -21,6 +22,7 @@ __all__ = [
     "CalendarFeed",
     "Closure",
     "ConsoleSession",
+    "EnrolmentToken",
     "Extension",
     "Flavor",
     "Hold",

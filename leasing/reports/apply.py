@@ -251,6 +251,8 @@ def _checked_up(host: Host, report: m.Report, event: m.CheckUp, stored: Received
             "taken_at": report.occurred_at,
             "simulated": event.simulated,
             "checks": msgspec.to_builtins(event.checks),
+            "failed": sum(check.verdict == "fail" for check in event.checks),
+            "warned": sum(check.verdict == "warn" for check in event.checks),
             "left_out": event.left_out,
         },
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
 from django.db import DataError, IntegrityError, transaction
@@ -11,12 +11,12 @@ from django.db import DataError, IntegrityError, transaction
 from hosts.models import Gpu, Host, ReceivedReport
 from hosts.protocol.codec import MessageError, ReportHeader, decode_report, decode_report_header
 from hosts.protocol.messages import Inventory, Report
-from hosts.protocol.signing import REPORT, ForgedMessage, Verifier, parse_envelope, verify_key
+from hosts.protocol.signing import ForgedMessage, parse_envelope
 from leasing.actors import SYSTEM, Actor
-from leasing.audit.log import record
+from leasing.audit.log import record, record_sparingly
 from leasing.fleet import inspect_host
+from leasing.keys import report_verifier, stored_report_verifier
 from leasing.locking import locked
-from leasing.models import AuditEntry
 from leasing.outbox import resend_unfinished
 from leasing.reports.apply import apply_report
 from leasing.states.gpu import GpuEvent, GpuState
@@ -25,7 +25,6 @@ from leasing.transitions import apply_gpu_event
 log = logging.getLogger(__name__)
 
 _REFUSALS = "queue:reports"
-_REFUSALS_PER_MINUTE = 30
 
 
 def receive_report(envelope: str, *, now: datetime) -> ReceivedReport | None:
@@ -37,6 +36,8 @@ def receive_report(envelope: str, *, now: datetime) -> ReceivedReport | None:
         return None
     with transaction.atomic():
         host = locked(Host.objects.all()).get(pk=host.pk)
+        if not _still_trusted(host, envelope):
+            return None
         host.last_seen_at, host.receipt_due = now, True
         host.save(update_fields=["last_seen_at", "receipt_due"])
         if not _adopt_journal(host, report, now=now):
@@ -57,9 +58,7 @@ def refuse_report(reason: str, *, now: datetime) -> None:
     Whoever reaches the queue can send such messages without end; the log tells that it happened.
     """
     log.warning("Refused a report: %s", reason)
-    lately = AuditEntry.objects.filter(subject=_REFUSALS, recorded_at__gt=now - timedelta(minutes=1))
-    if lately.count() < _REFUSALS_PER_MINUTE:
-        record(action="report.refuse", actor=SYSTEM, subject=_REFUSALS, now=now, reason=reason[:500])
+    record_sparingly(action="report.refuse", actor=SYSTEM, subject=_REFUSALS, now=now, reason=reason[:500])
 
 
 def apply_pending(host: Host, *, now: datetime) -> None:
@@ -90,7 +89,7 @@ def _apply(host: Host, stored: ReceivedReport, *, now: datetime) -> str:
     """A report that cannot be read or stored is refused: those behind it must not wait for it for ever."""
     try:
         with transaction.atomic():
-            report = decode_report(_verifier(host).open(stored.envelope))
+            report = decode_report(stored_report_verifier(host).open(stored.envelope))
             host.protocol = _protocol_of(host, report)
             return apply_report(host, report, stored, now=now)
     except (MessageError, DataError, IntegrityError, ValueError) as error:
@@ -115,17 +114,19 @@ def _protocol_of(host: Host, report: Report) -> int:
 
 def _open(envelope: str) -> tuple[Host, ReportHeader]:
     claimed = parse_envelope(envelope).key_id
-    host = Host.objects.filter(key_id=claimed[:40].replace("\x00", "")).first()
+    known = Host.objects.filter(retired_at=None)
+    host = known.filter(key_id=claimed[:40].replace("\x00", "")).first()
     if host is None:
         raise ForgedMessage(f"No host has the key {claimed[:40]!r}.")
-    header = decode_report_header(_verifier(host).open(envelope))
-    if header.host != host.name:
+    header = decode_report_header(report_verifier(host).open(envelope))
+    if header.host != host.account:
         raise ForgedMessage(f"{host.name} spoke for {header.host}.")
     return host, header
 
 
-def _verifier(host: Host) -> Verifier:
-    return Verifier({host.key_id: verify_key(host.signing_key)}, REPORT)
+def _still_trusted(host: Host, envelope: str) -> bool:
+    """Whether it has not been retired, or been given other keys, since the envelope was opened."""
+    return host.retired_at is None and parse_envelope(envelope).key_id == host.key_id
 
 
 def _adopt_journal(host: Host, report: ReportHeader, *, now: datetime) -> bool:

@@ -32,14 +32,16 @@ class WithdrawSerializer(StrictSerializer[dict[str, Any]]):
 
 
 class HostList(ListView[Host]):
-    """Hypervisors."""
+    """Hypervisors that are in service."""
 
     serializer_class = HostSerializer
     queryset = Host.objects.none()
 
     def get_queryset(self) -> QuerySet[Host]:
         policy.require_fleet_reader(person_of(self.request))
-        return service.accepting_hosts(Host.objects.order_by("name"), now=timezone.now())
+        return service.accepting_hosts(
+            Host.objects.filter(retired_at=None).order_by("name"), now=timezone.now()
+        )
 
 
 class HostDetail(ActionView):

@@ -187,7 +187,7 @@ def _what(asked: dict[str, Any]) -> Host | Gpu:
 
 
 def _host(host_id: UUID) -> Host:
-    host = Host.objects.filter(pk=host_id).first()
+    host = Host.objects.filter(pk=host_id, retired_at=None).first()
     if host is None:
         raise InvalidRequest(_("There is no such host."), hint=_("See /api/v1/hosts/."), field="host")
     return host

@@ -15,6 +15,7 @@ from hosts.models import FoundCard, Gpu, Host
 from leasing.metering import billed_seconds, segment_amount
 from leasing.models import (
     AuditEntry,
+    EnrolmentToken,
     Extension,
     Flavor,
     Image,
@@ -137,14 +138,51 @@ class LeaseDetailSerializer(LeaseSerializer):
 
 class HostSerializer(serializers.ModelSerializer[Host]):
     accepting = serializers.BooleanField(read_only=True, help_text="Whether new leases may start on it now")
-    last_seen_at = moment(allow_null=True)
+    last_seen_at, enrolled_at, retired_at = (moment(allow_null=True) for _ in range(3))
 
     class Meta:
         model = Host
         fields = [
-            "id", "name", "accepting", "simulated", "cpu_count", "memory_mib", "disk_gib", "kernel",
-            "worker_version", "last_seen_at",
+            "id", "name", "account", "accepting", "simulated", "cpu_count", "memory_mib", "disk_gib",
+            "kernel", "worker_version", "protocol", "last_seen_at", "enrolled_at", "retired_at",
         ]  # fmt: skip
+        read_only_fields = fields
+
+
+class ReadingSerializer(serializers.Serializer[Any]):
+    looked_at = serializers.CharField(source="source")
+    said = serializers.CharField(source="value")
+
+
+class CheckSerializer(serializers.Serializer[Any]):
+    code = serializers.CharField()
+    outcome = serializers.CharField()
+    verdict = serializers.ChoiceField(choices=["fail", "warn", "pass", "skip"])
+    subject = serializers.CharField(help_text="PCI address of the card; empty for the host itself")
+    title = serializers.CharField()
+    finding = serializers.CharField()
+    why = serializers.CharField(help_text="Why it matters")
+    change = serializers.CharField(help_text="What to do about it")
+    lines = serializers.CharField(help_text="To be typed or written as they stand")
+    read = ReadingSerializer(many=True, help_text="What the host looked at")
+
+
+class CheckUpSerializer(serializers.Serializer[Any]):
+    taken_at = serializers.DateTimeField(default_timezone=UTC)
+    simulated = serializers.BooleanField()
+    left_out = serializers.IntegerField(help_text="How many more did not fit into the report")
+    failed, warned = serializers.IntegerField(), serializers.IntegerField()
+    checks = CheckSerializer(many=True)
+
+
+class EnrolmentTokenSerializer(serializers.ModelSerializer[EnrolmentToken]):
+    host = serializers.UUIDField(source="host_id", read_only=True, allow_null=True)
+    made_by = serializers.CharField(source="created_by.username", read_only=True, default="")
+    created_at, expires_at = moment(), moment()
+
+    class Meta:
+        model = EnrolmentToken
+        fields = ["id", "name", "host", "made_by", "created_at", "expires_at"]
         read_only_fields = fields
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import secrets
 import signal
 import subprocess
@@ -10,7 +10,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -18,10 +18,9 @@ from django.conf import settings
 from django.core.management import call_command
 from django.utils import timezone
 
-from hosts.agent.config import Enrolment, write_enrolment
 from hosts.models import Gpu, Host
-from leasing import enrolment
 from leasing.actors import SYSTEM
+from leasing.enrolment import tokens
 from portal.demo import broker, seed
 from portal.demo.processes import DemoFailed, Household, python
 
@@ -61,9 +60,9 @@ class Demo:
             ("Building the small system that the demo's machines run", self._build_image),
             ("Starting the broker", self._start_broker),
             ("Preparing the database", self._prepare_database),
-            ("Enrolling the host", self._enrol_host),
-            ("Starting portal, control worker and host worker", self._start_processes),
+            ("Starting portal and control worker", self._start_processes),
             ("Waiting until the portal answers", self._await_portal),
+            ("Enrolling the host and starting its worker", self._start_host),
             ("Proving the GPUs clean (simulated: reset, fill, read back)", self._await_gpus),
         )
         for number, (words, step) in enumerate(steps, 1):
@@ -84,6 +83,7 @@ class Demo:
             "LEASEHOLD_SECRET_KEY_FILE": str(key),
             "LEASEHOLD_SITE_URL": self.url,
             "LEASEHOLD_EMAIL_BACKEND": "django.core.mail.backends.filebased.EmailBackend",
+            "LEASEHOLD_BROKER_ADMIN": f"redis+socket://{self.var / 'broker.sock'}",
         }
 
     def _build_image(self) -> None:
@@ -102,25 +102,6 @@ class Demo:
         accounts = seed.read_accounts(self.var / "demo.json") or seed.seed_people(now=now)
         seed.write_accounts(self.var / "demo.json", url=self.url, accounts=accounts)
 
-    def _enrol_host(self) -> None:
-        """Keys are made once, by the host; the broker password is new at each start."""
-        self._write_config(enrolment.HostAccess("none", "none", "0" * 64))
-        now = timezone.now()
-        host = Host.objects.filter(name=HOST).first()
-        if host is None:
-            keys = json.loads(_run(self._host_command("init")))
-            host, access = enrolment.enrol_host(
-                actor=SYSTEM,
-                name=HOST,
-                signing_key=keys["signing_key"],
-                sealing_key=keys["sealing_key"],
-                simulated=True,
-                now=now,
-            )
-        else:
-            access = enrolment.grant_access(actor=SYSTEM, host=host, now=now)
-        self._write_config(access)
-
     def _start_processes(self) -> None:
         celery = python("-m", "celery", "-A")
         worker = ("worker", *CELERY_OPTIONS, *CELERY_SILENCE)
@@ -129,7 +110,6 @@ class Demo:
             "control",
             [*celery, "portal.celery:control", *worker, "--beat", "-n", "control@demo"],
         )
-        self.household.start("host", self._host_command("run"))
         self.household.start("portal", python("-m", "uvicorn", *self._uvicorn_options()))
 
     def _uvicorn_options(self) -> list[str]:
@@ -143,6 +123,23 @@ class Demo:
 
     def _await_portal(self) -> None:
         self.household.wait_for(lambda: _answers(f"{self.url}/readyz"), "The portal's start", seconds=60)
+
+    def _start_host(self) -> None:
+        """Enrolled once, as an operator would do it; the broker forgets its accounts whenever it stops."""
+        self._write_config()
+        if Host.objects.filter(name=HOST, retired_at=None).exists():
+            _run(python("manage.py", "broker_accounts"), self.household.environment)
+        else:
+            self._enrol_host()
+        self.household.start("host", self._host_command("run"))
+
+    def _enrol_host(self) -> None:
+        _, token = tokens.make_token(actor=SYSTEM, name=HOST, simulated=True, now=timezone.now())
+        file = self.var / "token"
+        file.touch(mode=0o600)
+        file.write_text(token)
+        _run([*self._host_command("enrol"), "--portal", self.url, "--token-file", str(file)])
+        file.unlink()
 
     def _await_gpus(self) -> None:
         self.household.wait_for(
@@ -168,15 +165,7 @@ class Demo:
     def _host_command(self, command: str) -> list[str]:
         return python("-m", "hosts.agent.cli", command, "--config", str(self.var / "host.toml"))
 
-    def _write_config(self, access: enrolment.HostAccess) -> None:
-        socket = self.var / "broker.sock"
-        enrolment = Enrolment(
-            host=HOST,
-            portal=self.url,
-            broker_url=f"redis+socket://{access.broker_user}:{access.broker_password}@{socket}",
-            control_keys=(access.control_key,),
-        )
-        write_enrolment(self._folder("host") / "enrolment.json", enrolment)
+    def _write_config(self) -> None:
         text = {
             "state_directory": str(self._folder("host")),
             "images_directory": str(self.var / "images"),
@@ -201,8 +190,14 @@ class _Stopped(Exception):
     """Ctrl-C came while things were starting."""
 
 
-def _run(command: list[str]) -> str:
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=sys.stderr, text=True)
+def _run(command: list[str], environment: Mapping[str, str] | None = None) -> str:
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=sys.stderr,
+        text=True,
+        env={**os.environ, **(environment or {})},
+    )
     if done.returncode:
         raise DemoFailed(f"`{' '.join(command)}` failed; its message is above.")
     return done.stdout

@@ -118,14 +118,16 @@ def _fleet(person: Person) -> dict[str, Any]:
     now = timezone.now()
     upcoming = Hold.objects.filter(ends_at__gt=now).select_related("lease").order_by("starts_at")
     gpus = Gpu.objects.select_related("model").prefetch_related(Prefetch("holds", upcoming, "upcoming"))
-    hosts = service.accepting_hosts(Host.objects.all(), now=now)
+    hosts = service.accepting_hosts(Host.objects.filter(retired_at=None), now=now)
     closed: dict[UUID, list[Standing]] = defaultdict(list)
     for closure in open_closures(now=now):
         closed[closure.host_id].append(standing_of(closure, now=now))
     return {
         "hosts": [
             _row(host, closed[host.pk])
-            for host in hosts.prefetch_related(Prefetch("gpus", gpus), "found_cards")
+            for host in hosts.select_related("check_up")
+            .defer("check_up__checks")
+            .prefetch_related(Prefetch("gpus", gpus), "found_cards")
         ],
         "room": room_now(now=now),
         "models": GpuModel.objects.all(),

@@ -89,5 +89,13 @@ def look_of_lease(lease: Lease) -> Look:
     return LEASE_LOOKS[lease.state]
 
 
+VERDICT_LOOKS = {
+    "fail": Look("red", "circle-x", pgettext_lazy("check", "failed")),
+    "warn": Look("amber", "triangle-alert", pgettext_lazy("check", "warning")),
+    "pass": Look("green", "circle-check", pgettext_lazy("check", "in order")),
+    "skip": Look("grey", "circle-minus", pgettext_lazy("check", "does not apply")),
+}
+
+
 def look_of_gpu(gpu: Gpu) -> Look:
     return GPU_LOOKS[gpu.state]

@@ -21,6 +21,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 from hosts.models import Gpu, Host
 from leasing import policy
 from leasing.errors import DomainError, NotVisible
+from leasing.fleet import present_host
 from leasing.maintenance import service
 from leasing.maintenance.plan import Plan, Unmovable
 from leasing.maintenance.standing import standing_of
@@ -70,10 +71,7 @@ class _Job:
 @PLANNED
 def drain_host(request: PersonRequest, host_id: UUID) -> HttpResponse:
     policy.require_operator(request.user)
-    host = Host.objects.filter(pk=host_id).first()
-    if host is None:
-        raise NotVisible(_("There is no such host."))
-    return _answer(request, _new(host))
+    return _answer(request, _new(present_host(host_id)))
 
 
 @login_required

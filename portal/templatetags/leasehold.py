@@ -9,7 +9,7 @@ from typing import Any
 from django import template
 from django.templatetags.static import static
 from django.utils import formats, timezone
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import pgettext
@@ -112,6 +112,15 @@ def trust(proven: bool) -> SafeString:
 @register.filter
 def tone(shown: Lease | Gpu) -> str:
     return _look(shown).tone
+
+
+@register.filter
+def backticks(text: str) -> SafeString:
+    """Words between backticks as code."""
+    parts = enumerate(str(text).split("`"))
+    return format_html_join(
+        "", "{}", ((format_html("<code>{}</code>", part) if at % 2 else part,) for at, part in parts)
+    )
 
 
 @register.filter

@@ -21,7 +21,7 @@ from hosts.agent.control_socket import ControlSocket
 from hosts.agent.doctor.verdicts import failed, passed, warned
 from hosts.agent.hardware import Hardware
 from hosts.agent.hypervisor import Hypervisor
-from hosts.agent.identity import create_identity
+from hosts.agent.identity import Identity, save_identity
 from hosts.agent.journal import Journal
 from hosts.agent.loop import Loop
 from hosts.agent.machines import HypervisorError
@@ -58,9 +58,8 @@ class Shell:
 def write_config(box: Box) -> Path:
     """The files of an enrolled host that is the box."""
     state = box.config.state_directory
-    (box.config.identity_directory).mkdir(exist_ok=True)
-    if not any(box.config.identity_directory.iterdir()):
-        create_identity(box.config.identity_directory)
+    if not box.config.identity_path.exists():
+        save_identity(box.config.identity_path, Identity(box.signing, box.sealing))
     write_enrolment(
         box.config.enrolment_path,
         Enrolment(
@@ -128,7 +127,7 @@ def test_the_help_names_every_command_and_status(capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit):
         main(["--help"])
     told = capsys.readouterr().out
-    for word in ("doctor", "inventory", "run", "status", "journal", "scrub", "reset"):
+    for word in ("enrol", "doctor", "inventory", "run", "status", "journal", "scrub", "reset"):
         assert re.search(rf"\n    {word}\s", told)
     assert all(f"{int(status)}  " in told for status in Exit)
     assert set(MEANINGS) == set(Exit)

@@ -16,7 +16,7 @@ from hosts.agent.config import (
     load_settings,
     write_enrolment,
 )
-from hosts.agent.identity import IdentityError, create_identity, load_identity
+from hosts.agent.identity import IdentityError, load_identity, new_identity, save_identity
 
 ENROLMENT = Enrolment(
     host="box",
@@ -103,7 +103,26 @@ def test_a_configuration_that_is_not_there_is_explained(tmp_path: Path) -> None:
 
 
 def test_keys_that_others_can_read_are_not_used(tmp_path: Path) -> None:
-    create_identity(tmp_path / "identity")
-    (tmp_path / "identity" / "signing.key").chmod(0o644)
+    path = tmp_path / "identity.json"
+    save_identity(path, new_identity())
+    path.chmod(0o644)
     with pytest.raises(IdentityError, match="readable by others"):
-        load_identity(tmp_path / "identity")
+        load_identity(path)
+
+
+def test_keys_are_private_and_never_overwritten(tmp_path: Path) -> None:
+    path, identity = tmp_path / "state" / "identity.json", new_identity()
+    save_identity(path, identity)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert load_identity(path).public_halves() == identity.public_halves()
+    with pytest.raises(IdentityError, match="there are keys already"):
+        save_identity(path, new_identity())
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"signing": "0", "sealing": "0"}'])
+def test_what_is_no_key_is_explained(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "identity.json"
+    path.touch(mode=0o600)
+    path.write_text(text)
+    with pytest.raises(IdentityError, match="holds no keys"):
+        load_identity(path)

@@ -30,7 +30,7 @@ def run_worker(config_path: Path, crash_file: Path) -> int:
     config = load_config(config_path)
     worker = Worker(
         config,
-        load_identity(config.identity_directory),
+        load_identity(config.identity_path),
         open_hardware(config),
         on_boundary=lambda boundary: die_at(crash_file, boundary),
     )

@@ -23,7 +23,7 @@ from kombu import Queue
 from nacl.signing import VerifyKey
 
 from hosts.agent.config import Enrolment, write_enrolment
-from hosts.agent.identity import Identity, create_identity
+from hosts.agent.identity import Identity, new_identity, save_identity
 from hosts.agent.simulated import SimulatedBus, demo_topology, memory_file
 from hosts.protocol.broker import broker_acl, broker_user
 from hosts.protocol.codec import decode_report
@@ -97,7 +97,8 @@ class RealHost:
         self.tenure = 1
         self.reports: list[Report] = []
         self._broker = redis.Redis.from_url(server.url)
-        self._identity: Identity = create_identity(directory / "state" / "identity")
+        self._identity: Identity = new_identity()
+        save_identity(directory / "state" / "identity.json", self._identity)
         config = self._write_config(server)
         self._sender = Celery("control", broker=server.url, set_as_current=False)
         self._sender.conf.update(fenced_settings(queue="control", unacked_prefix="control"))

@@ -35,7 +35,7 @@ class Ground:
             file_name="tenant",
         )
         self.host = Host.objects.create(
-            name="hv1", signing_key="00" * 32, key_id="00" * 8, sealing_key="00" * 32
+            name="hv1", account="hv1", signing_key="00" * 32, key_id="00" * 8, sealing_key="00" * 32
         )
         self.gpu, self.other_gpu = self._gpu(), self._gpu()
         rebuild(self.host.pk)

@@ -340,6 +340,10 @@ def give_a_feed_to_somebody_else(s: Story) -> None:
     CalendarFeed.objects.update(person=s.world.bob)
 
 
+def retire_in_passing(s: Story) -> None:
+    Host.objects.update(retired_at=s.world.now)
+
+
 @pytest.mark.parametrize(
     ("damage", "check", "words"),
     [
@@ -378,6 +382,8 @@ def give_a_feed_to_somebody_else(s: Story) -> None:
         (lose_a_machine, "machines", "is active and its machine is none"),
         (report_a_machine_too_many, "machines", "still has its machine"),
         (report_a_machine_too_few, "machines", "does not have its machine"),
+        (retire_in_passing, "retired", "is leased on a host that is retired"),
+        (retire_in_passing, "retired", "is booked on a host that is retired"),
         (keep_a_machine, "leftovers", "without a report that its machine is gone"),
         (leave_a_console_open, "leftovers", "is still open"),
         (leave_a_command_unanswered, "leftovers", "its command “release” was never answered"),

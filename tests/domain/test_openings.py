@@ -210,7 +210,11 @@ class Fleet(RuleBasedStateMachine):
         for number, nodes in enumerate(shape, 2):
             key = f"{number:02d}"
             host = Host.objects.create(
-                name=f"hv{number}", signing_key=key * 32, key_id=key * 8, sealing_key=key * 32
+                name=f"hv{number}",
+                account=f"hv{number}",
+                signing_key=key * 32,
+                key_id=key * 8,
+                sealing_key=key * 32,
             )
             for index, node in enumerate(nodes):
                 Gpu.objects.create(

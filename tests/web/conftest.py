@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from django.conf import settings as django_settings
+from django.core.cache import cache as counts
 from django.test import Client
 from django.test.client import ClientHandler
 from playwright.sync_api import Browser, sync_playwright
@@ -52,6 +53,12 @@ def own_files(settings: Settings, scene_files: Path, tmp_path: Path) -> None:
     settings.AUDIT_ANCHOR_FILE = tmp_path / "anchors.jsonl"
     if (scene_files / "anchors.jsonl").exists():
         shutil.copy(scene_files / "anchors.jsonl", settings.AUDIT_ANCHOR_FILE)
+
+
+@pytest.fixture(autouse=True)
+def nobody_has_asked_yet() -> None:
+    """What is counted against too many requests starts anew with each test."""
+    counts.clear()
 
 
 @pytest.fixture(scope="session")

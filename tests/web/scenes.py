@@ -6,8 +6,11 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Literal
 
+from hosts.agent.doctor.examination import in_order
+from hosts.agent.doctor.verdicts import found
 from hosts.models import Gpu, GpuModel
 from hosts.protocol import messages as m
+from hosts.protocol.checkup import CheckUp
 from leasing import fleet, policy
 from leasing.actors import SYSTEM
 from leasing.approval import reject_lease
@@ -70,6 +73,7 @@ class Scene(World):
         self.steps(self.preparing, PROVISION_STEPS[:3])
         self.scheduled = self.book(self.ada, hours=8, start=timedelta(hours=20))
         self._find_cards()
+        self.host.say(check_up(self.gpus[0].address), at=self.now)
         self._withdraw_one()
         self._plan_maintenance()
         seal(now=self.now)
@@ -219,3 +223,18 @@ def _card(address: str, *, group: int, refusal: str = "") -> m.CardFacts:
         address=address, functions=(address,), iommu_group=group, name="Scripted A6000",
         memory_bytes=MEMORY_BYTES, numa_node=group % 2, fingerprint=fingerprint(address), refusal=refusal,
     )  # fmt: skip
+
+
+def check_up(address: str) -> CheckUp:
+    """A host almost in order: its doctor has something to say about it and about one card."""
+    checks = (
+        found("pass", "cpu-virtualisation", "on", ("/proc/cpuinfo", "svm"), kind="AMD-V"),
+        found("warn", "iommu-passthrough", "off", ("/proc/cmdline", "quiet")),
+        found("pass", "iommu", "on", ("/sys/class/iommu", "ivhd0"), kind="AMD-Vi", units="ivhd0"),
+        found("fail", "host-driver", "held", subject=address, drivers="nvidia", holders="Xwayland (812)"),
+        found("warn", "vfio-at-boot", "not-claimed", subject=address, ids="10de:2230,10de:1aef"),
+        found("pass", "iommu-group", "alone", subject=address, group=20),
+        found("skip", "resizable-bar", "fixed", subject=address, now=256),
+        found("warn", "of-tomorrow", "leaking", subject=address, amount=3),
+    )
+    return CheckUp(simulated=False, checks=in_order(checks), left_out=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -14,6 +15,8 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from knox.models import AuthToken
 
+from leasing.actors import SYSTEM
+from leasing.enrolment.tokens import make_token
 from leasing.feeds.keeping import NewFeed, create_feed
 from leasing.models import Lease
 from tests.web.conftest import SignIn, new_client
@@ -90,6 +93,10 @@ def _new_feed(scene: Scene) -> NewFeed:
     return create_feed(actor=scene.actor(scene.ada), name="mine", now=scene.now)
 
 
+def enrolment_token(scene: Scene) -> dict[str, Any]:
+    return {"token_id": make_token(actor=SYSTEM, name="hv7", now=datetime.now(UTC))[0].pk}
+
+
 def posting(name: str, codes: str = "", *, others: int = 404, **more: Any) -> Row:
     body = tuple(more.pop("body", {}).items())
     return Row(name, codes, others, "post", body, **more)
@@ -149,6 +156,17 @@ TABLE = [
     posting("closure", "operator=409", body={"reason": "dust"}, arguments=closure),
     posting("lift-closure", "operator=302", arguments=closure),
     posting("lift-closure", arguments=lambda _scene: {"closure_id": 999}),
+    Row("host", READS_FLEET, arguments=host),
+    Row("host", "", arguments=unknown("host_id")),
+    posting("host-look", "operator=302", arguments=host),
+    posting("host-name", "operator=302", body={"name": "rack3"}, arguments=host),
+    posting("host-keys", "operator=200", arguments=host),
+    posting("host-keys", "", arguments=unknown("host_id")),
+    posting("host-account", "operator=302", arguments=host),
+    posting("host-retire", "operator=302", body={"sure": "yes"}, arguments=host),
+    Row("enrol-host", "operator=200"),
+    posting("enrol-host", "operator=200", body={"name": "hv7"}),
+    posting("withdraw-enrolment-token", "operator=302", arguments=enrolment_token),
     posting("admit-card", "operator=302", body={"model": "1"}, arguments=card),
     Row("gpu", READS_FLEET, arguments=gpu("clean")),
     Row("gpu", "", arguments=unknown("gpu_id")),
@@ -222,6 +240,20 @@ TABLE = [
     posting("api-closure-preview", "operator=200", arguments=closure),
     posting("api-closure-change", "operator=409", body={"reason": "dust", "seen": ""}, arguments=closure),
     posting("api-closure-lift", "operator=204", arguments=closure),
+    Row("api-host-check-up", READS_FLEET, arguments=host),
+    Row("api-host-check-up", "", arguments=unknown("host_id")),
+    posting("api-host-inspect", "operator=202", arguments=host),
+    posting("api-host-name", "operator=200", body={"name": "rack3"}, arguments=host),
+    Row("api-host-account", "operator=200", arguments=host),
+    posting("api-host-account", "operator=409", arguments=host),
+    posting("api-host-token", "operator=201", arguments=host),
+    posting("api-host-token", "", arguments=unknown("host_id")),
+    posting("api-host-retire", "operator=409", arguments=host),
+    posting("api-enrolment", "", others=403, nobody=403, body={"envelope": "nonsense"}),
+    posting("api-rekey", "", others=403, nobody=403, body={"envelope": "nonsense"}),
+    Row("api-enrolment-tokens", "operator=200"),
+    posting("api-enrolment-tokens", "operator=201", body={"name": "hv7"}),
+    Row("api-enrolment-token", "operator=204", method="delete", arguments=enrolment_token),
     Row("api-found-cards", READS_FLEET),
     posting("api-card-admit", "operator=201", body={"model": "a6000"}, arguments=card),
     Row("api-gpus", READS_FLEET),

@@ -9,23 +9,27 @@ import os
 import shutil
 import sys
 from argparse import Namespace
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from hosts.agent import enrolling
 from hosts.agent.bus import BusError
 from hosts.agent.check_up import ask_hypervisor, check_up
 from hosts.agent.cli import reaching, tables
 from hosts.agent.cli.exits import CommandFailed, Exit
 from hosts.agent.cli.reaching import NoWorker, ask_worker
-from hosts.agent.config import Settings, load_config, load_settings
+from hosts.agent.config import Enrolment, Settings, load_config, load_enrolment, load_settings
 from hosts.agent.doctor.facts import HypervisorFacts
+from hosts.agent.enrolling import Portal
 from hosts.agent.hardware import open_bus, open_hardware
 from hosts.agent.hypervisor import Hypervisor
-from hosts.agent.identity import create_identity, load_identity
+from hosts.agent.identity import IdentityError, load_identity
 from hosts.agent.inventory import host_facts
 from hosts.agent.machines import HypervisorError
 from hosts.agent.orders import Action
+from hosts.agent.portal_client import NoAnswer, NotAsked, PortalError
 from hosts.agent.standing import journal as read_journal
 from hosts.agent.standing import status as read_status
 from hosts.agent.worker import Worker
@@ -38,15 +42,70 @@ def run(options: Namespace) -> Exit:
     """be the host's worker until told to stop"""
     config = load_config(options.config)
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
-    identity = load_identity(config.identity_directory)
+    if config.next_identity_path.exists():
+        raise IdentityError(
+            "New keys were made, and the portal may know them already. Finish that first: run the "
+            "`leasehold-host enrol` again that was cut short."
+        )
+    identity = load_identity(config.identity_path)
     return Exit(Worker(config, identity, open_hardware(config)).run())
 
 
-def init(options: Namespace) -> Exit:
-    """make the host's keys and print their public halves"""
-    identity = create_identity(load_settings(options.config).identity_directory)
-    print(json.dumps(identity.public_halves()))
+def enrol(options: Namespace) -> Exit:
+    """let this host in at a portal with a token, or change its keys"""
+    settings = load_settings(options.config)
+    try:
+        told = enrolling.rekey(settings) if options.rekey else _enrol(settings, options)
+    except PortalError as error:
+        raise CommandFailed(str(error), error.hint, status=_status_of(error)) from error
+    if options.json:
+        _print_json({"host": told.host, "portal": told.portal, "control_keys": told.control_keys})
+    else:
+        print(f"This host is {told.host} at {told.portal}.")
+        print(
+            "Start its worker: `systemctl enable --now leasehold-host`. The token is used; remove its file."
+        )
     return Exit.DONE
+
+
+def _status_of(error: PortalError) -> Exit:
+    if isinstance(error, NoAnswer):
+        return Exit.NO_ANSWER
+    return Exit.UNUSABLE if isinstance(error, NotAsked) else Exit.REFUSED
+
+
+def _enrol(settings: Settings, options: Namespace) -> Enrolment:
+    if options.portal is None or options.token_file is None:
+        raise CommandFailed(
+            "Where the portal is, and the token, have to be said.",
+            "--portal URL --token-file FILE, or --rekey.",
+            status=Exit.UNUSABLE,
+        )
+    is_unfinished = settings.next_identity_path.exists()
+    if settings.enrolment_path.exists() and not options.again and not is_unfinished:
+        known = load_enrolment(settings.enrolment_path)
+        raise CommandFailed(
+            f"This host is {known.host} at {known.portal} already.",
+            "To change its keys: --rekey. With a token that an operator made for that: --again.",
+        )
+    ca_file = str(options.ca_file.resolve()) if options.ca_file else ""
+    return enrolling.enrol(settings, Portal(options.portal.rstrip("/"), ca_file), _token(options.token_file))
+
+
+def _token(path: Path) -> str:
+    """From a private file, or for `-` from standard input: anyone can see a command line."""
+    try:
+        if str(path) == "-":
+            return sys.stdin.readline().strip()
+        if path.stat().st_mode & 0o077:
+            raise CommandFailed(
+                f"{path} can be read by others, and so can the token in it.",
+                f"Make it private with `chmod 600 {path}`, or better have a new token made.",
+                status=Exit.UNUSABLE,
+            )
+        return path.read_text().strip()
+    except OSError as error:
+        raise CommandFailed(f"{path} cannot be read: {error.strerror}.", status=Exit.UNUSABLE) from error
 
 
 def status(options: Namespace) -> Exit:

@@ -65,7 +65,16 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
         return sub
 
-    add(commands.init)
+    enrol = add(commands.enrol)
+    enrol.add_argument("--portal", metavar="URL", help="such as https://portal.example")
+    enrol.add_argument("--token-file", type=Path, metavar="FILE", help="holds the token; - reads it here")
+    enrol.add_argument("--ca-file", type=Path, metavar="FILE", help="whom to trust besides the system's own")
+    enrol.add_argument(
+        "--rekey", action="store_true", help="change the keys of this host; the old sign the new"
+    )
+    enrol.add_argument(
+        "--again", action="store_true", help="although it is enrolled: with a token made for that"
+    )
     add(commands.doctor).add_argument(
         "--only-problems", action="store_true", help="leave out what is in order"
     )

@@ -75,7 +75,7 @@ def _books(config: Config) -> Iterator[Books]:
             f"There is no journal at {config.journal_path}: the worker has never run here.",
             "Start it: `systemctl start leasehold-host`.",
         )
-    signer = Signer(load_identity(config.identity_directory).signing, REPORT)
+    signer = Signer(load_identity(config.identity_path).signing, REPORT)
     journal = Journal(config.journal_path)
     try:
         yield open_books(config=config, clock=utc_now, journal=journal, signer=signer)
