@@ -19,6 +19,10 @@ class DomainError(Exception):
         self.field = field
         self.code = code or self.code
 
+    def faults(self) -> list[tuple[str, Words]]:
+        """Each input at fault, and what is wrong with it."""
+        return [(self.field, self.message)] if self.field else []
+
 
 class InvalidRequest(DomainError):
     """The input is well-formed but asks for something that cannot be."""

@@ -157,7 +157,7 @@ def _some_but_not_too_many(pattern: Pattern) -> list[Occurrence]:
 
 def _days(pattern: Pattern) -> str:
     if pattern.weekdays == EVERY_DAY:
-        return _("every day")
+        return _("Every day")
     return ", ".join(str(WEEKDAYS_ABBR[day - 1]) for day in sorted(pattern.weekdays))
 
 

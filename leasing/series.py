@@ -6,12 +6,9 @@ named. Limits count all of it together: one lease beyond them, and all wait for 
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import date, datetime, timedelta
-from decimal import Decimal
+from datetime import date, datetime
 from uuid import UUID
 
 from django.db import transaction
@@ -23,30 +20,16 @@ from leasing import holds, notices, offering, policy, quotas
 from leasing.actors import Actor
 from leasing.addresses import of_approvals
 from leasing.audit.log import record
-from leasing.booking import check_offered, decide_by, fill_quote, member_of, record_request, starts_now
-from leasing.errors import InvalidRequest, NothingFree
+from leasing.booking import check_offered, decide_by, member_of, record_request, starts_now
+from leasing.errors import InvalidRequest, NothingFree, Words
 from leasing.locking import lock_tenant_and_person
-from leasing.models import Flavor, Image, Lease, Person, Series, Tenant
-from leasing.obstacles import InTheWay, in_the_way
-from leasing.pricing import Quote, quote_lease
-from leasing.reasons import NONE, Reason, because, filled
-from leasing.recurrence import (
-    DAY,
-    Occurrence,
-    Pattern,
-    check_between,
-    check_pattern,
-    moment_of,
-    zone_named,
-)
+from leasing.models import Flavor, Image, Lease, Series, Tenant
+from leasing.reasons import Reason, filled
+from leasing.recurrence import Occurrence, Pattern
 from leasing.retrying import retrying
-from leasing.slots import Slot, find_start, is_free, shorter_slot
+from leasing.series_plan import impossible, judged, window_of, windows
 from leasing.states.lease import LeaseState
-from leasing.timing import PAST_TOLERANCE
 from leasing.wake import wake_control
-
-# What would be free instead is looked up for so many dates that are not.
-MOST_EXPLAINED = 31
 
 
 class DatesLost(NothingFree):
@@ -62,64 +45,8 @@ class DatesLost(NothingFree):
         )
         self.days = days
 
-
-@dataclass(frozen=True)
-class Planned:
-    """One date of a series: its window and price and, if it cannot be had, why and what is free instead."""
-
-    occurrence: Occurrence
-    quote: Quote
-    left_out: bool
-    lost: InTheWay | None = None
-    instead: tuple[Slot, ...] = ()
-
-    @property
-    def is_booked(self) -> bool:
-        return not self.left_out and self.lost is None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What booking a series would do now."""
-
-    planned: list[Planned]
-    approval_because: Reason
-
-    @property
-    def booked(self) -> list[Planned]:
-        return [one for one in self.planned if one.is_booked]
-
-    @property
-    def lost(self) -> list[Planned]:
-        return [one for one in self.planned if one.lost is not None and not one.left_out]
-
-    @property
-    def totals(self) -> dict[str, Decimal]:
-        """The price of all that is booked, by currency."""
-        found: dict[str, Decimal] = defaultdict(Decimal)
-        for one in self.booked:
-            found[one.quote.currency] += one.quote.total
-        return dict(found)
-
-
-def preview_series(
-    *,
-    actor: Actor,
-    tenant: Tenant,
-    flavor: Flavor,
-    pattern: Pattern,
-    without: Collection[date] = (),
-    now: datetime,
-) -> Plan:
-    """Every date with its price, and whether it can be had. Changes nothing. Raises as `book_series` does."""
-    person = member_of(actor, tenant)
-    planned = list(_planned(person, flavor, pattern, frozenset(without), now))
-    leases = [
-        Lease(tenant=tenant, owner=person, flavor=flavor, **_window(one.occurrence, now))
-        for one in planned
-        if one.is_booked
-    ]
-    return Plan(planned, quotas.together_beyond(_judged(leases, now=now)))
+    def faults(self) -> list[tuple[str, Words]]:
+        return [("without", day.isoformat()) for day in self.days]
 
 
 def book_series(
@@ -140,7 +67,7 @@ def book_series(
     person = member_of(actor, tenant)
     check_offered(flavor, image)
     left_out = frozenset(without)
-    wanted = [one for one in _windows(flavor, pattern, left_out, now) if one.day not in left_out]
+    wanted = [one for one in windows(flavor, pattern, left_out, now) if one.day not in left_out]
     if not wanted:
         raise InvalidRequest(_("Every date is left out."), hint=_("Keep at least one."), field="without")
     series = Series(
@@ -162,75 +89,13 @@ def book_series(
     return retrying(lambda: _book(actor, series, wanted, now))
 
 
-def _windows(flavor: Flavor, pattern: Pattern, without: frozenset[date], now: datetime) -> list[Occurrence]:
-    found = check_pattern(pattern, now=now)
-    model = flavor.model
-    check_between(found, timedelta(seconds=model.lead_seconds + model.turnaround_seconds))
-    if unknown := without - {one.day for one in found}:
-        raise InvalidRequest(
-            _("%(day)s is not a date of this series.") % {"day": min(unknown).isoformat()}, field="without"
-        )
-    return found
-
-
-def _planned(
-    person: Person, flavor: Flavor, pattern: Pattern, without: frozenset[date], now: datetime
-) -> Iterator[Planned]:
-    explained = 0
-    for one in _windows(flavor, pattern, without, now):
-        quote = quote_lease(flavor=flavor, **_window(one, now))
-        left_out = one.day in without
-        if left_out:
-            yield Planned(one, quote, left_out)
-            continue
-        reason = _impossible(one, now=now)
-        window = _window(one, now)
-        if reason:
-            yield Planned(one, quote, left_out, InTheWay([reason], []))
-        elif is_free(flavor, **window, now=now):
-            yield Planned(one, quote, left_out)
-        elif explained < MOST_EXPLAINED:
-            explained += 1
-            lost = in_the_way(flavor, **window, person=person, now=now)
-            yield Planned(one, quote, left_out, lost, tuple(_instead(flavor, pattern, one, now)))
-        else:
-            yield Planned(one, quote, left_out, InTheWay([], []))
-
-
-def _impossible(occurrence: Occurrence, *, now: datetime) -> Reason:
-    """Why nobody can have the window, whatever is free."""
-    if not occurrence.has_time:
-        return because("no-time-that-day")
-    return because("start-is-over") if occurrence.starts_at < now - PAST_TOLERANCE else NONE
-
-
-def _instead(flavor: Flavor, pattern: Pattern, occurrence: Occurrence, now: datetime) -> Iterator[Slot]:
-    """What would be free on that day: for a shorter time, and at another one."""
-    starts_at, ends_at = _window(occurrence, now).values()
-    shorter = shorter_slot(flavor, starts_at, ends_at, now=now)
-    if shorter is not None:
-        yield shorter
-    zone = zone_named(pattern.zone)
-    begin, end = (moment_of(day, pattern.starts.min, zone) for day in (occurrence.day, occurrence.day + DAY))
-    start = find_start(flavor, ends_at - starts_at, earliest=max(begin, now), now=now)
-    if start is not None and start < end:
-        until = start + (ends_at - starts_at)
-        yield Slot(start, until, quote_lease(flavor=flavor, starts_at=start, ends_at=until))
-
-
-def _window(occurrence: Occurrence, now: datetime) -> dict[str, datetime]:
-    """One for now begins now."""
-    begun = now - PAST_TOLERANCE <= occurrence.starts_at < now < occurrence.ends_at
-    return {"starts_at": now if begun else occurrence.starts_at, "ends_at": occurrence.ends_at}
-
-
 def _book(actor: Actor, series: Series, wanted: list[Occurrence], now: datetime) -> Series:
     with transaction.atomic():
         series.tenant = lock_tenant_and_person(series.tenant_id, series.owner_id)
         series.save(force_insert=True)
-        possible = [one for one in wanted if not _impossible(one, now=now)]
+        possible = [one for one in wanted if not impossible(one, now=now)]
         leases = [_lease(series, one, now=now) for one in possible]
-        verdicts = _judged(leases, now=now)
+        verdicts = judged(leases, now=now)
         reason = quotas.together_beyond(verdicts)
         _settle(leases, reason, now=now)
         Lease.objects.bulk_create(leases)
@@ -260,24 +125,8 @@ def _lease(series: Series, occurrence: Occurrence, *, now: datetime) -> Lease:
         occurs_on=occurrence.day,
         requested_at=now,
         state_since=now,
-        **_window(occurrence, now),
+        **window_of(occurrence, now),
     )
-
-
-def _judged(leases: list[Lease], *, now: datetime) -> list[quotas.Verdict]:
-    """Each at the price of its start, given those before it."""
-    if not leases:
-        return []
-    for lease in leases:
-        fill_quote(lease)
-    account = quotas.account_of(
-        tenant=leases[0].tenant,
-        person=leases[0].owner,
-        starts_at=leases[0].starts_at,
-        ends_at=leases[-1].ends_at,
-        now=now,
-    )
-    return account.judge_all(map(quotas.use_of, leases))
 
 
 def _settle(leases: list[Lease], reason: Reason, *, now: datetime) -> None:

@@ -19,6 +19,7 @@ from portal.pages import (
     hosts,
     maintenance,
     quota,
+    series,
     usage,
     workstation,
 )
@@ -41,6 +42,10 @@ urlpatterns = [
     path("workstations/<uuid:lease_id>/end/", workstation.end, name="workstation-end"),
     path("workstations/<uuid:lease_id>/console/", workstation.console, name="console"),
     path("workstations/<uuid:lease_id>/console/ticket/", workstation.console_ticket, name="console-ticket"),
+    path("series/<uuid:series_id>/", series.series, name="series"),
+    path("series/<uuid:series_id>/live/", series.series_live, name="series-live"),
+    path("series/<uuid:series_id>/cancel/", series.cancel, name="series-cancel"),
+    path("series/<uuid:series_id>/decide/", series.decide, name="decide-series"),
     path("approvals/", approvals.approvals, name="approvals"),
     path("approvals/<uuid:lease_id>/", approvals.decide, name="decide"),
     path("quota/", quota.quota, name="quota"),

@@ -25,8 +25,11 @@ from portal.api.serializers import LeaseDetailSerializer, LeaseSerializer
 from portal.api.views import ActionView, ListView, api_actor, checked, person_of
 
 
-class ApproveSerializer(StrictSerializer[dict[str, Any]]):
+class NoteSerializer(StrictSerializer[dict[str, Any]]):
     note = serializers.CharField(required=False, allow_blank=True, default="", max_length=500)
+
+
+class ApproveSerializer(NoteSerializer):
     ends_at = MomentField(
         required=False, allow_null=True, default=None, help_text="An earlier end than was asked for"
     )

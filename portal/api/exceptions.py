@@ -41,7 +41,7 @@ def _known(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]] | Non
 
 
 def _domain(error: DomainError) -> tuple[int, dict[str, Any]]:
-    errors = [{"field": error.field, "detail": str(error.message)}] if error.field else []
+    errors = [{"field": field, "detail": str(words)} for field, words in error.faults()]
     detail, hint = str(error.message), str(error.hint)
     return status_of(error), {"detail": detail, "hint": hint, "code": error.code, "errors": errors}
 

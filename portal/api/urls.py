@@ -19,6 +19,7 @@ from portal.api import (
     me,
     quotas,
     records,
+    series,
     slots,
 )
 
@@ -49,6 +50,12 @@ urlpatterns = [
     path("leases/<uuid:lease_id>/revoke/", approvals.RevokeView.as_view(), name="api-lease-revoke"),
     path("approvals/", approvals.RequestList.as_view(), name="api-approvals"),
     path("leases/<uuid:lease_id>/console/", leases.ConsoleView.as_view(), name="api-lease-console"),
+    path("series/", series.SeriesList.as_view(), name="api-series-list"),
+    path("series/preview/", series.SeriesPreview.as_view(), name="api-series-preview"),
+    path("series/<uuid:series_id>/", series.SeriesDetail.as_view(), name="api-series"),
+    path("series/<uuid:series_id>/cancel/", series.SeriesCancel.as_view(), name="api-series-cancel"),
+    path("series/<uuid:series_id>/approve/", series.SeriesApprove.as_view(), name="api-series-approve"),
+    path("series/<uuid:series_id>/reject/", series.SeriesReject.as_view(), name="api-series-reject"),
     path("limits/", quotas.LimitsView.as_view(), name="api-limits"),
     path("quota-requests/", quotas.QuotaRequestList.as_view(), name="api-quota-requests"),
     path(

@@ -29,6 +29,7 @@ from leasing.models import Lease
 from portal.middleware import PersonRequest
 from portal.pages.actions import action, back_of
 from portal.pages.booking_form import chosen_end
+from portal.pages.series import asked_series
 
 NOTE_LENGTH = 500
 PAGE = 20
@@ -52,10 +53,11 @@ def approvals(request: PersonRequest) -> HttpResponse:
     if not tenants.exists():
         raise NotVisible(_("There is nothing here."))
     leases = policy.visible_leases(person).filter(tenant__in=tenants).select_related("decided_by")
-    page = Paginator(waiting_for_decision(person), PAGE).get_page(request.GET.get("page"))
+    page = Paginator(waiting_for_decision(person).filter(series=None), PAGE).get_page(request.GET.get("page"))
     decided = leases.filter(decided_at__isnull=False).order_by("-decided_at")[:DECIDED]
     context = {
         "page": page,
+        "repeated": asked_series(person),
         "waiting": [Request(one, one.owner_id != person.pk, considerations(one, now=now)) for one in page],
         "decided": [(one, is_revocable(one) and policy.may(person, one, "decide")) for one in decided],
     }

@@ -16,11 +16,12 @@ from django.views.decorators.http import require_http_methods, require_safe
 from leasing import policy
 from leasing.booking import request_lease
 from leasing.errors import DomainError, NotVisible
-from leasing.models import Flavor, Image, Lease, Person
+from leasing.models import Flavor, Image, Lease, Person, Series
 from leasing.pricing import rate_of
+from leasing.series import book_series
 from portal.middleware import PersonRequest
-from portal.pages.booking_form import LENGTHS, BookingForm, add_domain_error
-from portal.pages.offers import Offer, offer_of
+from portal.pages.booking_form import LENGTHS, WEEKS, BookingForm, add_domain_error
+from portal.pages.offers import Offer, RepeatedOffer, offer_of
 
 
 @login_required
@@ -35,12 +36,12 @@ def book(request: PersonRequest) -> HttpResponse:
     form = BookingForm(request.user, request.POST)
     if "show_price" in request.POST:
         return _page(request, form, offer_of(form, now), now)
-    lease = _booked(request, form, now) if form.is_valid() else None
-    if lease is None:
+    booked = _booked(request, form, now) if form.is_valid() else None
+    if booked is None:
         offer = offer_of(BookingForm(request.user, request.POST), now)
         return _page(request, form, offer, now, status=400)
-    messages.success(request, _booked_words(lease))
-    return redirect("workstation", lease.pk)
+    messages.success(request, _booked_words(booked))
+    return redirect("series" if isinstance(booked, Series) else "workstation", booked.pk)
 
 
 @login_required
@@ -58,27 +59,25 @@ def require_member(person: Person) -> None:
         raise NotVisible(_("You are not a member of any team, so you cannot book."))
 
 
-def _booked(request: PersonRequest, form: BookingForm, now: datetime) -> Lease | None:
+def _booked(request: PersonRequest, form: BookingForm, now: datetime) -> Lease | Series | None:
     chosen = form.cleaned_data
+    names = ("tenant", "flavor", "image", "purpose")
+    asked = {"actor": request.actor, "now": now, **{name: chosen[name] for name in names}}
     try:
-        return request_lease(
-            actor=request.actor,
-            tenant=chosen["tenant"],
-            flavor=chosen["flavor"],
-            image=chosen["image"],
-            starts_at=form.starts(),
-            ends_at=form.ends(now),
-            purpose=chosen["purpose"],
-            now=now,
-        )
+        if form.is_repeated:
+            return book_series(pattern=form.pattern(now), without=chosen["without"], **asked)
+        return request_lease(starts_at=form.starts(), ends_at=form.ends(now), **asked)
     except DomainError as error:
         add_domain_error(form, error)
         return None
 
 
-def _booked_words(lease: Lease) -> str:
-    if lease.needs_approval_because:
+def _booked_words(booked: Lease | Series) -> str:
+    first = booked.leases.first() if isinstance(booked, Series) else booked
+    if first is not None and first.needs_approval_because:
         return _("Asked. You will be told by e-mail when it has been decided.")
+    if isinstance(booked, Series):
+        return _("Booked. Each date is a workstation of its own.")
     return _("Booked. Everything that happens to it is shown here.")
 
 
@@ -94,12 +93,18 @@ def _suggested(request: PersonRequest) -> dict[str, Any]:
         "when": "now",
         "length": "4h",
     }
-    names = ("tenant", "flavor", "image", "when", "starts_at", "length", "ends_at")
-    return first | {name: request.GET[name] for name in names if name in request.GET}
+    names = ("tenant", "flavor", "image", "when", "starts_at", "length", "ends_at", "last_on", "every_weeks")
+    chosen = {name: request.GET[name] for name in names if name in request.GET}
+    return first | chosen | {"weekdays": request.GET.getlist("weekdays")}
 
 
 def _page(
-    request: PersonRequest, form: BookingForm, offer: Offer | None, now: datetime, *, status: int = 200
+    request: PersonRequest,
+    form: BookingForm,
+    offer: Offer | RepeatedOffer | None,
+    now: datetime,
+    *,
+    status: int = 200,
 ) -> HttpResponse:
     flavors = Flavor.objects.filter(offered=True).select_related("model")
     context = {
@@ -110,5 +115,8 @@ def _page(
         "tenants": policy.tenants_with_role(request.user, "member").order_by("name"),
         "lengths": [(name, word) for name, (word, _length) in LENGTHS.items()],
         "zone": request.user.timezone,
+        "weekdays": form.fields["weekdays"].choices,  # type: ignore[attr-defined]
+        "repeated_on": set(map(str, form["weekdays"].value() or [])),
+        "weeks": WEEKS.items(),
     }
     return render(request, "book/book.html", context, status=status)

@@ -1,17 +1,20 @@
-"""The form of the book page: what, for whom, with which system, when and how long."""
+"""The form of the book page: what, for whom, with which system, when, how long, and how it is repeated."""
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from django import forms
+from django.utils.dates import WEEKDAYS_ABBR
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from leasing import policy
 from leasing.errors import DomainError, InvalidRequest
 from leasing.models import Flavor, Image, Person, Tenant
+from leasing.recurrence import Pattern
 
 LENGTHS = {
     "1h": (gettext_lazy("1 hour"), timedelta(hours=1)),
@@ -20,6 +23,12 @@ LENGTHS = {
     "8h": (gettext_lazy("8 hours"), timedelta(hours=8)),
     "1d": (gettext_lazy("1 day"), timedelta(days=1)),
     "1w": (gettext_lazy("1 week"), timedelta(weeks=1)),
+}
+WEEKS = {
+    1: gettext_lazy("every week"),
+    2: gettext_lazy("every 2nd week"),
+    3: gettext_lazy("every 3rd week"),
+    4: gettext_lazy("every 4th week"),
 }
 UNTIL = "until"
 LOCAL_TIME = "%Y-%m-%dT%H:%M"
@@ -57,6 +66,17 @@ def chosen_end(given: str) -> datetime:
     return ends_at
 
 
+class DatesField(forms.CharField):
+    """Dates in ISO 8601 with commas between them, as a button says them."""
+
+    def clean(self, value: Any) -> frozenset[date]:
+        text = super().clean(value)
+        try:
+            return frozenset(map(date.fromisoformat, filter(None, text.split(","))))
+        except ValueError as error:
+            raise forms.ValidationError(_("These are not dates.")) from error
+
+
 class BookingForm(forms.Form):
     """Only the shape of the input; whether it can be had is for leasing.booking to say."""
 
@@ -71,6 +91,12 @@ class BookingForm(forms.Form):
         choices=[*((name, word) for name, (word, _length) in LENGTHS.items()), (UNTIL, gettext_lazy("until"))]
     )
     ends_at = LocalTimeField()
+    weekdays = forms.TypedMultipleChoiceField(
+        choices=[(number + 1, name) for number, name in WEEKDAYS_ABBR.items()], coerce=int, required=False
+    )
+    last_on = forms.DateField(required=False)
+    every_weeks = forms.ChoiceField(choices=list(WEEKS.items()), required=False)
+    without = DatesField(required=False)
     purpose = forms.CharField(required=False, max_length=500)
 
     def __init__(self, person: Person, *args: Any, **kwargs: Any) -> None:
@@ -89,6 +115,10 @@ class BookingForm(forms.Form):
             self.add_error("starts_at", _("Say from when, or choose “now”."))
         if given.get("length") == UNTIL and not given.get("ends_at") and "ends_at" not in self.errors:
             self.add_error("ends_at", _("Say until when, or choose a length."))
+        if given.get("weekdays") and not given.get("last_on") and "last_on" not in self.errors:
+            self.add_error("last_on", _("Say until which date it is repeated."))
+        if given.get("last_on") and not given.get("weekdays") and "weekdays" not in self.errors:
+            self.add_error("weekdays", _("Choose the days on which it is repeated, or clear the date."))
         return given
 
     def starts(self) -> datetime | None:
@@ -101,9 +131,40 @@ class BookingForm(forms.Form):
             return ends_at
         return (self.starts() or now) + LENGTHS[self.cleaned_data["length"]][1]
 
+    @property
+    def is_repeated(self) -> bool:
+        return bool(self.cleaned_data["weekdays"])
+
+    def pattern(self, now: datetime) -> Pattern:
+        """What is repeated, in the reader's zone. Raises InvalidRequest for what lasts longer than a day."""
+        zone = ZoneInfo(self.person.timezone)
+        starts = (self.starts() or now).astimezone(zone).replace(tzinfo=None)
+        if self.cleaned_data["length"] == UNTIL:
+            ends = self.ends(now).astimezone(zone).replace(tzinfo=None)
+        else:
+            ends = starts + LENGTHS[self.cleaned_data["length"]][1]
+        if not timedelta(0) < ends - starts <= timedelta(days=1):
+            raise InvalidRequest(
+                _("What is repeated lasts a day at most."), hint=_("Choose an earlier end."), field="ends"
+            )
+        return Pattern(
+            weekdays=frozenset(self.cleaned_data["weekdays"]),
+            starts=starts.time().replace(second=0, microsecond=0),
+            ends=ends.time().replace(second=0, microsecond=0),
+            zone=self.person.timezone,
+            first_on=starts.date(),
+            last_on=self.cleaned_data["last_on"],
+            every_weeks=int(self.cleaned_data["every_weeks"] or 1),
+        )
+
+
+# What the rules call their fields, where this form calls them otherwise.
+_FIELDS = {"first_on": "starts_at", "ends": "length"}
+
 
 def add_domain_error(form: forms.Form, error: DomainError) -> None:
     """Beside the field at fault, with what to do."""
-    field = error.field if error.field in form.fields else None
+    name = _FIELDS.get(error.field, error.field)
+    field = name if name in form.fields else None
     words = " ".join(filter(None, (str(error.message), str(error.hint))))
     form.add_error(field, words)

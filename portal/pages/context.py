@@ -42,4 +42,7 @@ def requests_to_decide(person: Person, roles: dict[Tenant, set[str]]) -> int:
     tenants = [tenant for tenant, names in roles.items() if "approver" in names]
     if not tenants:
         return 0
-    return Lease.objects.filter(tenant__in=tenants, state=LeaseState.REQUESTED).exclude(owner=person).count()
+    requests = Lease.objects.filter(tenant__in=tenants, state=LeaseState.REQUESTED).exclude(owner=person)
+    # A series is one decision.
+    repeated = requests.filter(series__isnull=False).values("series").distinct()
+    return requests.filter(series=None).count() + repeated.count()

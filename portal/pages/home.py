@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from django.contrib.auth.decorators import login_required
 from django.core.paginator import Paginator
@@ -36,6 +38,14 @@ class Card:
     usable: bool
     step: Any
     more: MoreTime | None
+
+
+@dataclass
+class Row:
+    """A workstation that is to come, and how many others of its series come after it."""
+
+    lease: Lease
+    others: int = 0
 
 
 @login_required
@@ -70,12 +80,21 @@ def _mine(person: Person, now: datetime) -> dict[str, Any]:
     running = mine.filter(state__in=ON_HOST).order_by("ends_at")
     return {
         "cards": [_card(lease, person, now) for lease in running],
-        "coming": mine.filter(state=LeaseState.SCHEDULED).order_by("starts_at"),
-        "waiting": mine.filter(state=LeaseState.REQUESTED).order_by("starts_at"),
+        "coming": _rows(mine.filter(state=LeaseState.SCHEDULED).order_by("starts_at")),
+        "waiting": _rows(mine.filter(state=LeaseState.REQUESTED).order_by("starts_at")),
         "recent": mine.filter(state=LeaseState.ENDED).order_by("-state_since")[:RECENT],
         "may_book": policy.tenants_with_role(person, "member").exists(),
         "now": now,
     }
+
+
+def _rows(leases: Iterable[Lease]) -> list[Row]:
+    """Of a series only the first."""
+    first: dict[UUID, Row] = {}
+    for lease in leases:
+        row = first.setdefault(lease.series_id or lease.pk, Row(lease))
+        row.others += row.lease != lease
+    return list(first.values())
 
 
 def _card(lease: Lease, person: Person, now: datetime) -> Card:

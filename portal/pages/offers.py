@@ -12,6 +12,7 @@ from django.urls import reverse
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
+from leasing.actors import Actor
 from leasing.booking import approval_reason, quote_lease
 from leasing.errors import DomainError
 from leasing.limits import check_window
@@ -19,6 +20,8 @@ from leasing.models import Flavor
 from leasing.obstacles import InTheWay
 from leasing.pricing import Quote
 from leasing.reasons import Reason
+from leasing.recurrence import Pattern
+from leasing.series_plan import Plan, Planned, preview_series
 from leasing.slots import NearMisses, Slot, is_free, near_misses
 from leasing.timing import SHORTEST_LEASE
 from portal.pages.booking_form import LOCAL_TIME, UNTIL, BookingForm, add_domain_error
@@ -55,19 +58,65 @@ class Offer:
     instead: Instead | None
 
 
-def offer_of(form: BookingForm, now: datetime) -> Offer | None:
+@dataclass(frozen=True)
+class LostDate:
+    """A date of a repeated booking that cannot be had, and addresses of what is free on it."""
+
+    planned: Planned
+    proposals: list[Proposal]
+
+
+@dataclass(frozen=True)
+class RepeatedOffer:
+    """The same for a repeated booking. `without` names the dates that cannot be had, for the button."""
+
+    plan: Plan
+    pattern: Pattern
+    lost: list[LostDate]
+    without: str
+
+
+def offer_of(form: BookingForm, now: datetime) -> Offer | RepeatedOffer | None:
     """The offer for a form; None, with the fault written beside its field, if there can be none."""
     if not form.is_valid():
         return None
-    chosen = form.cleaned_data
-    starts_at, ends_at = form.starts() or now, form.ends(now)
     try:
-        check_window(starts_at, ends_at, now=now)
-        quote = quote_lease(flavor=chosen["flavor"], starts_at=starts_at, ends_at=ends_at)
-        instead = _instead(form, starts_at, ends_at, now)
+        return _repeated(form, now) if form.is_repeated else _once(form, now)
     except DomainError as error:
         add_domain_error(form, error)
         return None
+
+
+def _repeated(form: BookingForm, now: datetime) -> RepeatedOffer:
+    chosen, pattern = form.cleaned_data, form.pattern(now)
+    plan = preview_series(
+        actor=Actor.of_person(form.person),
+        tenant=chosen["tenant"],
+        flavor=chosen["flavor"],
+        pattern=pattern,
+        now=now,
+    )
+    return RepeatedOffer(
+        plan=plan,
+        pattern=pattern,
+        lost=[LostDate(one, [_single(form, slot) for slot in one.instead]) for one in plan.lost],
+        without=",".join(one.occurrence.day.isoformat() for one in plan.lost),
+    )
+
+
+def _single(form: BookingForm, slot: Slot) -> Proposal:
+    """One booking by itself, on a date of a repeated one; in whole minutes that lie within it."""
+    window = {"starts_at": _local(form, slot.starts_at + _to_whole_minute(slot.starts_at))}
+    window["ends_at"] = _local(form, slot.ends_at)
+    return Proposal("", None, slot, _address(form, when="at", length=UNTIL, **window))
+
+
+def _once(form: BookingForm, now: datetime) -> Offer:
+    chosen = form.cleaned_data
+    starts_at, ends_at = form.starts() or now, form.ends(now)
+    check_window(starts_at, ends_at, now=now)
+    quote = quote_lease(flavor=chosen["flavor"], starts_at=starts_at, ends_at=ends_at)
+    instead = _instead(form, starts_at, ends_at, now)
     because = approval_reason(
         tenant=chosen["tenant"],
         person=form.person,
@@ -102,7 +151,7 @@ def _proposals(form: BookingForm, flavor: Flavor, asked: datetime, nearly: NearM
 
 def _moved(form: BookingForm, slot: Slot) -> dict[str, str]:
     """What the form has to say for the slot, up to the next whole minute."""
-    by = _whole_minute(slot.starts_at + MINUTE - MICROSECOND) - slot.starts_at
+    by = _to_whole_minute(slot.starts_at)
     when = {"when": "at", "starts_at": _local(form, slot.starts_at + by)}
     if form.data.get("length") == UNTIL:
         when["ends_at"] = _local(form, slot.ends_at + by)
@@ -123,3 +172,8 @@ def _local(form: BookingForm, at: datetime) -> str:
 def _whole_minute(at: datetime) -> datetime:
     """The form can say whole minutes only."""
     return at.replace(second=0, microsecond=0)
+
+
+def _to_whole_minute(at: datetime) -> timedelta:
+    """How long until the next one, if it is none."""
+    return _whole_minute(at + MINUTE - MICROSECOND) - at

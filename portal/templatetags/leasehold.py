@@ -151,6 +151,19 @@ def quota_tone(stand: Standing) -> str:
 
 
 @register.filter
+def day(on: date) -> str:
+    """A date by itself, with its day of the week; that of a moment in the reader's zone."""
+    on = timezone.localtime(on) if isinstance(on, datetime) else on
+    return formats.date_format(on, pgettext("date with its day of the week", "D j M Y"))
+
+
+@register.filter
+def clock(at: datetime) -> str:
+    """The time of a day, in the reader's zone."""
+    return formats.date_format(timezone.localtime(at), pgettext("time of today", "H:i"))
+
+
+@register.filter
 def kind_words(limited: Limit | QuotaRequest) -> str:
     """What is limited, in words."""
     return str(QuotaKind(limited.kind).label)

@@ -17,7 +17,8 @@ from leasing.errors import DomainError
 from leasing.fsck import run_checks
 from leasing.models import Hold, Lease, Person, Series, Tenant
 from leasing.recurrence import Pattern
-from leasing.series import DatesLost, book_series, preview_series
+from leasing.series import DatesLost, book_series
+from leasing.series_plan import preview_series
 from tests.world import World
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -26,7 +26,8 @@ from leasing.models import AuditEntry, Flavor, Hold, Lease, Notification, Person
 from leasing.policy import grant_role, visible_series
 from leasing.quotas import set_quota
 from leasing.recurrence import Pattern
-from leasing.series import DatesLost, Plan, Planned, book_series, preview_series
+from leasing.series import DatesLost, book_series
+from leasing.series_plan import Plan, Planned, preview_series
 from tests.domain.oracle import Oracle
 from tests.world import World
 
@@ -213,6 +214,9 @@ def test_a_start_that_is_over_and_a_time_that_does_not_exist_are_dates_to_be_nam
     assert [str(one.occurrence.day) for one in plan.lost] == ["2026-03-02"]
     assert plan.lost[0].lost is not None
     assert plan.lost[0].lost.reasons[0].code == "start-is-over"
+    world.now += timedelta(minutes=4)
+    nearly = preview(world, replace(today, starts=time(10), ends=time(10, 4)))
+    assert [str(one.occurrence.day) for one in nearly.lost] == ["2026-03-02"], "nothing is left of it"
     night = Pattern(
         weekdays=frozenset({7}),
         starts=time(2, 10),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 from typing import Literal
 
@@ -18,7 +18,9 @@ from leasing.audit.sealer import seal
 from leasing.booking import request_lease
 from leasing.ending import end_lease
 from leasing.maintenance.service import drain
-from leasing.models import Closure, Flavor, Lease, Person, Rate, Tenant
+from leasing.models import Closure, Flavor, Lease, Person, Rate, Series, Tenant
+from leasing.recurrence import Pattern
+from leasing.series import book_series
 from tests.world import MEMORY_BYTES, VENDOR_DEVICE, World, fingerprint, person
 
 PASSWORD = "a-long-enough-password"
@@ -72,6 +74,7 @@ class Scene(World):
         self.tick()
         self.steps(self.preparing, PROVISION_STEPS[:3])
         self.scheduled = self.book(self.ada, hours=8, start=timedelta(hours=20))
+        self.series = self.repeat(self.ada, days=3)
         self._find_cards()
         self.host.say(check_up(self.gpus[0].address), at=self.now)
         self._withdraw_one()
@@ -99,6 +102,18 @@ class Scene(World):
             purpose=purpose,
             now=self.now,
         )
+
+    def repeat(self, who: Person, *, days: int, begin: int = 20, purpose: str = "Dailies") -> Series:
+        """From nine to eleven in Berlin on so many days in a row, `begin` days from now."""
+        first_on = self.now.date() + timedelta(days=begin)
+        return book_series(
+            actor=self.actor(who), tenant=self.studio, flavor=self.flavor, image=self.image,
+            pattern=Pattern(
+                weekdays=frozenset(range(1, 8)), starts=time(9), ends=time(11), zone="Europe/Berlin",
+                first_on=first_on, last_on=first_on + timedelta(days=days - 1),
+            ),
+            purpose=purpose, now=self.now,
+        )  # fmt: skip
 
     def run(self, lease: Lease) -> Gpu:
         """The host brings the machine up, step by step."""

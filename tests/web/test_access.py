@@ -53,6 +53,10 @@ def lease(name: str) -> Arguments:
     return lambda scene: {"lease_id": getattr(scene, name).pk}
 
 
+def series(scene: Scene) -> dict[str, Any]:
+    return {"series_id": scene.series.pk}
+
+
 def unknown(parameter: str) -> Arguments:
     return lambda _scene: {parameter: uuid4()}
 
@@ -134,6 +138,14 @@ TABLE = [
     Row("console", "ada=200 approver=403 auditor=403", arguments=ACTIVE),
     posting("console-ticket", "ada=201 approver=403 auditor=403", arguments=ACTIVE),
     posting("console-ticket", "ada=409 approver=403 auditor=403", arguments=ENDED),
+    Row("series", SEES_ACTIVE, arguments=series),
+    Row("series", arguments=unknown("series_id")),
+    Row("series-live", SEES_ACTIVE, arguments=series),
+    Row("series-cancel", "ada=200 approver=200 auditor=403", arguments=series),
+    posting("series-cancel", "ada=302 approver=302 auditor=403", arguments=series),
+    posting(
+        "decide-series", "ada=403 approver=302 auditor=403", body={"decision": "approve"}, arguments=series
+    ),
     Row("approvals", "approver=200"),
     posting("decide", "ada=403 approver=302 auditor=403", body={"decision": "approve"}, arguments=REQUESTED),
     posting(
@@ -228,6 +240,14 @@ TABLE = [
     Row("api-approvals", "approver=200"),
     posting("api-lease-in-use", "ada=200 approver=403 auditor=403", arguments=ACTIVE),
     posting("api-lease-console", "ada=201 approver=403 auditor=403", arguments=ACTIVE),
+    Row("api-series-list", others=EVERYBODY),
+    posting("api-series-list", "", others=400, body={"flavor": "studio"}),
+    posting("api-series-preview", "", others=400, body={"flavor": "studio"}),
+    Row("api-series", SEES_ACTIVE, arguments=series),
+    Row("api-series", arguments=unknown("series_id")),
+    posting("api-series-cancel", "ada=200 approver=200 auditor=403", arguments=series),
+    posting("api-series-approve", "ada=403 approver=409 auditor=403", arguments=series),
+    posting("api-series-reject", "ada=403 approver=409 auditor=403", body={"note": "no"}, arguments=series),
     Row("api-limits", others=EVERYBODY),
     Row("api-quota-requests", others=EVERYBODY),
     posting("api-quota-requests", "", others=400, body={"tenant": "studio"}),

@@ -1,0 +1,174 @@
+"""What booking a series would do: each date with its price, what is in its way, what is free instead."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+
+from django.utils.translation import gettext as _
+
+from leasing import quotas
+from leasing.actors import Actor
+from leasing.booking import fill_quote, member_of
+from leasing.errors import InvalidRequest
+from leasing.models import Flavor, Lease, Person, Tenant
+from leasing.obstacles import InTheWay, in_the_way
+from leasing.pricing import Quote, quote_lease
+from leasing.reasons import NONE, Reason, because
+from leasing.recurrence import (
+    DAY,
+    Occurrence,
+    Pattern,
+    check_between,
+    check_pattern,
+    moment_of,
+    zone_named,
+)
+from leasing.slots import Slot, find_start, is_free, shorter_slot
+from leasing.timing import PAST_TOLERANCE, SHORTEST_LEASE
+
+# What would be free instead is looked up for so many dates that are not.
+MOST_EXPLAINED = 31
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One date of a series: its window and price and, if it cannot be had, why and what is free instead."""
+
+    occurrence: Occurrence
+    quote: Quote
+    left_out: bool = False
+    lost: InTheWay | None = None
+    instead: tuple[Slot, ...] = ()
+
+    @property
+    def is_booked(self) -> bool:
+        return not self.left_out and self.lost is None
+
+    @property
+    def obstacles(self) -> list[Reason]:
+        return self.lost.reasons if self.lost else []
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What booking a series would do now."""
+
+    planned: list[Planned]
+    approval_because: Reason
+
+    @property
+    def booked(self) -> list[Planned]:
+        return [one for one in self.planned if one.is_booked]
+
+    @property
+    def lost(self) -> list[Planned]:
+        return [one for one in self.planned if one.lost is not None and not one.left_out]
+
+    @property
+    def totals(self) -> dict[str, Decimal]:
+        """The price of all that is booked, by currency."""
+        found: dict[str, Decimal] = defaultdict(Decimal)
+        for one in self.booked:
+            found[one.quote.currency] += one.quote.total
+        return dict(found)
+
+
+def preview_series(
+    *,
+    actor: Actor,
+    tenant: Tenant,
+    flavor: Flavor,
+    pattern: Pattern,
+    without: Collection[date] = (),
+    now: datetime,
+) -> Plan:
+    """Every date with its price, and whether it can be had. Changes nothing. Raises as `book_series` does."""
+    person = member_of(actor, tenant)
+    planned = list(_planned(person, flavor, pattern, frozenset(without), now))
+    leases = [
+        Lease(tenant=tenant, owner=person, flavor=flavor, **window_of(one.occurrence, now))
+        for one in planned
+        if one.is_booked
+    ]
+    return Plan(planned, quotas.together_beyond(judged(leases, now=now)))
+
+
+def windows(flavor: Flavor, pattern: Pattern, without: frozenset[date], now: datetime) -> list[Occurrence]:
+    """Every window of a pattern. Raises InvalidRequest for what cannot be asked for."""
+    found = check_pattern(pattern, now=now)
+    model = flavor.model
+    check_between(found, timedelta(seconds=model.lead_seconds + model.turnaround_seconds))
+    if unknown := without - {one.day for one in found}:
+        raise InvalidRequest(
+            _("%(day)s is not a date of this series.") % {"day": min(unknown).isoformat()}, field="without"
+        )
+    return found
+
+
+def _planned(
+    person: Person, flavor: Flavor, pattern: Pattern, without: frozenset[date], now: datetime
+) -> Iterator[Planned]:
+    explained = 0
+    for one in windows(flavor, pattern, without, now):
+        window = window_of(one, now)
+        quote = quote_lease(flavor=flavor, **window)
+        if one.day in without:
+            yield Planned(one, quote, left_out=True)
+        elif reason := impossible(one, now=now):
+            yield Planned(one, quote, lost=InTheWay([reason], []))
+        elif is_free(flavor, **window, now=now):
+            yield Planned(one, quote)
+        elif explained < MOST_EXPLAINED:
+            explained += 1
+            lost = in_the_way(flavor, **window, person=person, now=now)
+            yield Planned(one, quote, lost=lost, instead=tuple(_instead(flavor, pattern, one, now)))
+        else:
+            yield Planned(one, quote, lost=InTheWay([], []))
+
+
+def impossible(occurrence: Occurrence, *, now: datetime) -> Reason:
+    """Why nobody can have the window, whatever is free."""
+    if not occurrence.has_time:
+        return because("no-time-that-day")
+    over = occurrence.starts_at < now - PAST_TOLERANCE or occurrence.ends_at < now + SHORTEST_LEASE
+    return because("start-is-over") if over else NONE
+
+
+def _instead(flavor: Flavor, pattern: Pattern, occurrence: Occurrence, now: datetime) -> Iterator[Slot]:
+    """What would be free on that day: for a shorter time, and at another one."""
+    starts_at, ends_at = window_of(occurrence, now).values()
+    shorter = shorter_slot(flavor, starts_at, ends_at, now=now)
+    if shorter is not None:
+        yield shorter
+    zone = zone_named(pattern.zone)
+    begin, end = (moment_of(day, pattern.starts.min, zone) for day in (occurrence.day, occurrence.day + DAY))
+    start = find_start(flavor, ends_at - starts_at, earliest=max(begin, now), now=now)
+    if start is not None and start < end:
+        until = start + (ends_at - starts_at)
+        yield Slot(start, until, quote_lease(flavor=flavor, starts_at=start, ends_at=until))
+
+
+def window_of(occurrence: Occurrence, now: datetime) -> dict[str, datetime]:
+    """One for now begins now."""
+    begun = occurrence.starts_at < now and not impossible(occurrence, now=now)
+    return {"starts_at": now if begun else occurrence.starts_at, "ends_at": occurrence.ends_at}
+
+
+def judged(leases: list[Lease], *, now: datetime) -> list[quotas.Verdict]:
+    """Each at the price of its start, given those before it."""
+    if not leases:
+        return []
+    for lease in leases:
+        fill_quote(lease)
+    account = quotas.account_of(
+        tenant=leases[0].tenant,
+        person=leases[0].owner,
+        starts_at=leases[0].starts_at,
+        ends_at=leases[-1].ends_at,
+        now=now,
+    )
+    return account.judge_all(map(quotas.use_of, leases))
