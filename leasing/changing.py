@@ -23,7 +23,7 @@ from leasing.booking import check_limits, decide_by, fill_quote
 from leasing.errors import DomainError, InvalidRequest, NothingFree, WrongState
 from leasing.limits import check_window
 from leasing.locking import locked
-from leasing.models import Closure, Extension, Hold, Lease, Person, Tenant
+from leasing.models import Closure, Extension, Hold, Lease, Person, Tenant, WaitlistEntry
 from leasing.pricing import quote_lease
 from leasing.reasons import NONE, Reason
 from leasing.retrying import retrying
@@ -54,22 +54,22 @@ class ExtensionLimit:
 
 
 def extension_limit(lease: Lease, *, now: datetime) -> ExtensionLimit:
-    """Until when at most the lease can be extended, by what is booked and closed now.
+    """Until when at most the lease can be extended, by what is booked, kept and closed now.
 
-    That the next lease can move is of no help against a closure.
+    That the next lease can move is of no help against a closure, nor against somebody who waits.
     """
     held = list(lease.holds.select_related("gpu"))
     longest = lease.starts_at + LONGEST_LEASE
     turnaround = timedelta(seconds=lease.flavor.model.turnaround_seconds)
-    closes, following = _closing(held), _following(held)
-    first = min([*closes, *(hold.starts_at for hold in following)], default=None)
+    closes, kept, following = _closing(held), _kept(held), _following(held)
+    first = min([*closes, *kept, *(hold.starts_at for hold in following)], default=None)
     stays = min(longest, first - turnaround) if first else longest
     if first is None or stays == longest:
         return ExtensionLimit(longest, False, longest)
     next_lease = next((hold.lease for hold in following if hold.starts_at == first), None)
     if next_lease is not None and next_lease.state in AHEAD and _could_move(next_lease, held, now=now):
         later = [hold.starts_at for hold in _following(held, without=next_lease)]
-        then = min([*closes, *later], default=None)
+        then = min([*closes, *kept, *later], default=None)
         until = min(longest, then - turnaround) if then else longest
         if until > stays:
             closed = until < longest and then in closes
@@ -141,6 +141,7 @@ def _extend(actor: Actor, lease: Lease, ends_at: datetime, now: datetime) -> Non
     wanted.ends_at = ends_at
     verdict = check_limits(wanted, now=now)
     _refuse_outside(lease, verdict.reason)
+    offering.show_all_freed(lease.flavor.model_id, now=now)
     limit = extension_limit(lease, now=now)
     if ends_at > limit.until:
         raise NothingFree(
@@ -211,8 +212,7 @@ def _change_window(
             lease.decide_by = decide_by(lease, now)
         lease.waiting_because = NONE
         lease.save()
-        for block in locked(offering.freed_blocks(lease.flavor.model_id)):
-            offering.show_freed(block, now=now)
+        offering.show_all_freed(lease.flavor.model_id, now=now)
         holds.drop(lease)
         holds.place(lease, now=now)
         _note(
@@ -303,6 +303,16 @@ def _closing(held: list[Hold]) -> list[datetime]:
         host__in={gpu.host_id for gpu in gpus},
     )
     return [max(closure.starts_at, ends_at) for closure in closures]
+
+
+def _kept(held: list[Hold]) -> list[datetime]:
+    """When the GPUs begin to be kept for somebody who waits; not before the end of their holds."""
+    if not held:
+        return []
+    ends_at, gpus = max(hold.ends_at for hold in held), [hold.gpu for hold in held]
+    waiting = WaitlistEntry.objects.filter(kept_gpus__in=gpus, kept_until__gt=ends_at)
+    begins = waiting.values_list("kept_from", flat=True)
+    return [max(begin, ends_at) for begin in begins if begin is not None]
 
 
 def _could_move(other: Lease, held: list[Hold], *, now: datetime) -> bool:

@@ -22,6 +22,7 @@ from leasing.openings.spans import micros
 from leasing.openings.upkeep import kept_of
 from leasing.reasons import Reason, because
 from leasing.states.gpu import BOOKABLE
+from leasing.states.lease import LeaseState
 
 
 class Cause(StrEnum):
@@ -78,7 +79,7 @@ def _said(cause: Cause, flavor: Flavor) -> Reason:
 
 
 def _own(flavor: Flavor, span: Held, person: Person) -> list[Lease]:
-    meeting = _meeting(flavor, span).filter(lease__owner=person)
+    meeting = _meeting(flavor, span).filter(lease__owner=person).exclude(lease__state=LeaseState.OFFERED)
     return list(Lease.objects.filter(holds__in=meeting).distinct().order_by("starts_at", "id"))
 
 
@@ -96,10 +97,12 @@ def _groups(
     """For each host, or NUMA node where one must serve alone, the causes of each GPU of the model."""
     causes: dict[UUID, set[Cause]] = defaultdict(set)
     facts = _meeting(flavor, span).values_list(
-        "gpu_id", "lease__owner_id", "lease__starts_at", "lease__ends_at"
+        "gpu_id", "lease__owner_id", "lease__state", "lease__starts_at", "lease__ends_at"
     )
-    for gpu_id, owner_id, begins, ends in facts:
-        if begins >= ends_at or ends <= starts_at:
+    for gpu_id, owner_id, state, begins, ends in facts:
+        if state == LeaseState.OFFERED:
+            causes[gpu_id].add(Cause.KEPT)
+        elif begins >= ends_at or ends <= starts_at:
             causes[gpu_id].add(Cause.TURNAROUND)
         else:
             causes[gpu_id].add(Cause.OWN if owner_id == person.pk else Cause.OTHERS)

@@ -69,6 +69,12 @@ def show_freed(block: Block, *, now: datetime) -> None:
     block.save(update_fields=["freed_from", "freed_until"])
 
 
+def show_all_freed(model_id: int, *, now: datetime) -> None:
+    """Offer what came free of a GPU model, before somebody changes what they have booked."""
+    for block in locked(freed_blocks(model_id)):
+        show_freed(block, now=now)
+
+
 def fresh_entries() -> QuerySet[WaitlistEntry]:
     """Those for whom what is free is to be looked at: they joined, changed, or had an offer till now."""
     return line().filter(fresh=True)

@@ -53,7 +53,7 @@ class Outlook:
     """How it looks for an entry.
 
     `position` counts from 1 in the line for its GPU model. `free_from` is when it would be free by what is
-    booked now, which is too late for its deadline. `kept` says whether its last window is kept for it, and
+    booked now, which as a rule is too late for its deadline. `kept` says whether its last window is kept for it, and
     `in_the_way` how many bookings still are. `set_back` is how much later than it did it counts as joined.
     """
 
@@ -67,6 +67,11 @@ class Outlook:
     @property
     def set_back(self) -> timedelta:
         return self.entry.rank_at - self.entry.joined_at
+
+    @property
+    def too_late(self) -> bool:
+        """Whether `free_from` is; it is not if the entry let just that time pass."""
+        return self.free_from is None or self.free_from > self.entry.last_start_at
 
 
 def join_waitlist(

@@ -211,6 +211,8 @@ SPECTACULAR_SETTINGS = {
         "QuotaKindEnum": "leasing.models.QuotaKind",
         "StretchKindEnum": "portal.api.schema.STRETCH_KINDS",
         "GpuStateEnum": "hosts.models.GPU_STATES",
+        "LeaseOutcomeEnum": "portal.api.schema.LEASE_OUTCOMES",
+        "WaitlistOutcomeEnum": "portal.api.schema.WAITLIST_OUTCOMES",
     },
 }
 

@@ -21,6 +21,7 @@ from portal.pages import (
     quota,
     series,
     usage,
+    waitlist,
     workstation,
 )
 
@@ -48,6 +49,13 @@ urlpatterns = [
     path("series/<uuid:series_id>/decide/", series.decide, name="decide-series"),
     path("approvals/", approvals.approvals, name="approvals"),
     path("approvals/<uuid:lease_id>/", approvals.decide, name="decide"),
+    path("waiting/join/", waitlist.join, name="join-waitlist"),
+    path("waiting/<uuid:entry_id>/", waitlist.entry, name="waiting"),
+    path("waiting/<uuid:entry_id>/live/", waitlist.entry_live, name="waiting-live"),
+    path("waiting/<uuid:entry_id>/claim/", waitlist.claim, name="claim-offer"),
+    path("waiting/<uuid:entry_id>/decline/", waitlist.decline, name="decline-offer"),
+    path("waiting/<uuid:entry_id>/leave/", waitlist.leave, name="leave-waitlist"),
+    path("waiting/<uuid:entry_id>/deadline/", waitlist.change_deadline, name="waiting-deadline"),
     path("quota/", quota.quota, name="quota"),
     path("quota/ask/", quota.ask, name="ask-quota"),
     path("quota/<uuid:request_id>/", quota.decide_quota, name="decide-quota"),

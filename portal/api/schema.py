@@ -12,10 +12,13 @@ from drf_spectacular.utils import inline_serializer
 from rest_framework import serializers
 
 from leasing.availability.sweep import Kind
-from leasing.states.lease import LeaseState
+from leasing.models import WaitlistEntry
+from leasing.states.lease import LeaseState, Outcome
 from portal.api.problems import MEDIA_TYPE
 
 LEASE_STATES = [(state.value, state.value) for state in LeaseState]
+LEASE_OUTCOMES = [(outcome.value, outcome.value) for outcome in Outcome]
+WAITLIST_OUTCOMES = WaitlistEntry.Outcome.choices
 STRETCH_KINDS = [(kind.value, kind.value) for kind in Kind]
 
 # RFC 9457 problem details. `hint` says what to do; `errors` names the fields at fault.

@@ -21,6 +21,7 @@ from portal.api import (
     records,
     series,
     slots,
+    waitlist,
 )
 
 schema = SpectacularAPIView.as_view(authentication_classes=[], permission_classes=[], throttle_classes=[])
@@ -63,6 +64,11 @@ urlpatterns = [
         quotas.QuotaDecisionView.as_view(),
         name="api-quota-decision",
     ),
+    path("waitlist/", waitlist.WaitlistView.as_view(), name="api-waitlist"),
+    path("waitlist/<uuid:entry_id>/", waitlist.WaitlistEntryView.as_view(), name="api-waitlist-entry"),
+    path("waitlist/<uuid:entry_id>/deadline/", waitlist.DeadlineView.as_view(), name="api-waitlist-deadline"),
+    path("waitlist/<uuid:entry_id>/claim/", waitlist.ClaimView.as_view(), name="api-waitlist-claim"),
+    path("waitlist/<uuid:entry_id>/decline/", waitlist.DeclineView.as_view(), name="api-waitlist-decline"),
     path("hosts/", fleet.HostList.as_view(), name="api-hosts"),
     path("hosts/<uuid:host_id>/", fleet.HostDetail.as_view(), name="api-host"),
     path("hosts/<uuid:host_id>/check-up/", hosts.CheckUpView.as_view(), name="api-host-check-up"),

@@ -23,6 +23,7 @@ from leasing.reminders import LADDER
 from leasing.states.lease import HOLDING, ON_HOST, LeaseState
 from leasing.usage import lease_cost
 from portal.middleware import PersonRequest
+from portal.pages.waitlist import in_line
 
 RECENT = 5
 PAGE = 25
@@ -80,6 +81,7 @@ def _mine(person: Person, now: datetime) -> dict[str, Any]:
     running = mine.filter(state__in=ON_HOST).order_by("ends_at")
     return {
         "cards": [_card(lease, person, now) for lease in running],
+        "line": in_line(person, now),
         "coming": _rows(mine.filter(state=LeaseState.SCHEDULED).order_by("starts_at")),
         "waiting": _rows(mine.filter(state=LeaseState.REQUESTED).order_by("starts_at")),
         "recent": mine.filter(state=LeaseState.ENDED).order_by("-state_since")[:RECENT],

@@ -25,6 +25,7 @@ from leasing.series_plan import Plan, Planned, preview_series
 from leasing.slots import NearMisses, Slot, is_free, near_misses
 from leasing.timing import SHORTEST_LEASE
 from portal.pages.booking_form import LOCAL_TIME, UNTIL, BookingForm, add_domain_error
+from portal.pages.waitlist import deadline_for
 
 MINUTE, MICROSECOND = timedelta(minutes=1), timedelta(microseconds=1)
 
@@ -41,10 +42,11 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Instead:
-    """Why it is not free, and what nearly is."""
+    """Why it is not free, what nearly is, and by when it might come free for somebody who waits."""
 
     obstacles: InTheWay
     proposals: list[Proposal]
+    deadline: str
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,8 @@ def _instead(form: BookingForm, starts_at: datetime, ends_at: datetime, now: dat
     if is_free(flavor, asked, ends_at, now=now):
         return None
     nearly = near_misses(flavor, duration, person=form.person, earliest=asked, now=now)
-    return Instead(nearly.obstacles, list(_proposals(form, flavor, asked, nearly)))
+    deadline = deadline_for(form, asked, duration, nearly.later[0] if nearly.later else None)
+    return Instead(nearly.obstacles, list(_proposals(form, flavor, asked, nearly)), deadline)
 
 
 def _proposals(form: BookingForm, flavor: Flavor, asked: datetime, nearly: NearMisses) -> Iterator[Proposal]:

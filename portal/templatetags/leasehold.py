@@ -191,6 +191,12 @@ def span(value: timedelta | int | float | None) -> str:
 
 
 @register.filter
+def whole_seconds(value: timedelta) -> int:
+    """For scripts that count down."""
+    return max(0, int(value.total_seconds()))
+
+
+@register.filter
 def precise(value: timedelta) -> str:
     """A short duration, with tenths of a second below ten."""
     seconds = value.total_seconds()

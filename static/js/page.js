@@ -60,6 +60,18 @@ if (live) {
   }, 5000);
 }
 
+// What runs out says how long it still has, to the second; when it is over, the page fetches what came of it.
+const ends = new WeakMap();
+setInterval(() => {
+  for (const clock of document.querySelectorAll("[data-left]")) {
+    if (!ends.has(clock)) ends.set(clock, Date.now() + 1000 * clock.dataset.left);
+    const left = Math.round((ends.get(clock) - Date.now()) / 1000);
+    if (left < 0) continue;
+    clock.textContent = `${Math.floor(left / 60)}:${String(left % 60).padStart(2, "0")}`;
+    if (left === 0 && live) htmx.trigger(live, "refresh");
+  }
+}, 1000);
+
 // A session that has ended answers with the sign-in page: go there as a whole, not into a fragment.
 document.body.addEventListener("htmx:beforeSwap", (event) => {
   if (event.detail.xhr.responseURL.includes("/sign-in/")) {

@@ -18,9 +18,11 @@ from leasing.audit.sealer import seal
 from leasing.booking import request_lease
 from leasing.ending import end_lease
 from leasing.maintenance.service import drain
-from leasing.models import Closure, Flavor, Lease, Person, Rate, Series, Tenant
+from leasing.models import Closure, Flavor, Lease, Person, Rate, Series, Tenant, WaitlistEntry
 from leasing.recurrence import Pattern
 from leasing.series import book_series
+from leasing.states.gpu import BOOKABLE
+from leasing.waitlist import join_waitlist
 from tests.world import MEMORY_BYTES, VENDOR_DEVICE, World, fingerprint, person
 
 PASSWORD = "a-long-enough-password"
@@ -169,6 +171,30 @@ class Scene(World):
             disk_gib=1800, kernel="6.1.0-40-amd64", worker_version="0.1.0", simulated=True,
         )  # fmt: skip
         self.host.say(facts, at=self.now)
+
+    def wait_in_line(self) -> tuple[WaitlistEntry, WaitlistEntry]:
+        """In four days all is booked out, and one is given back: ada has an offer, and waits for more."""
+        start = timedelta(hours=100)
+        free = Gpu.objects.filter(model=self.model, state__in=BOOKABLE).count()
+        booked = [self.book(self.bob, self.research, hours=4, start=start) for _gpu in range(free)]
+        first, second = (self.join(self.ada, start=start, hours=hours) for hours in (3, 4))
+        end_lease(actor=self.actor(self.bob), lease_id=booked[0].pk, now=self.now)
+        self.tick()
+        return first, second
+
+    def join(self, who: Person, *, start: timedelta, hours: int) -> WaitlistEntry:
+        self.now += timedelta(milliseconds=10)
+        return join_waitlist(
+            actor=self.actor(who),
+            tenant=self.studio,
+            flavor=self.flavor,
+            image=self.image,
+            duration=timedelta(hours=hours),
+            earliest=self.now + start,
+            deadline=self.now + start + timedelta(hours=4),
+            purpose="Frames",
+            now=self.now,
+        )
 
     def _ask_and_decide(self) -> None:
         self.studio.concurrent_gpus = 0

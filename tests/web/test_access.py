@@ -65,6 +65,16 @@ def gpu(name: str) -> Arguments:
     return lambda scene: {"gpu_id": scene.quarantined.pk if name == "quarantined" else clean_gpu(scene)}
 
 
+def entry(scene: Scene) -> dict[str, Any]:
+    """One with an offer."""
+    return {"entry_id": scene.wait_in_line()[0].pk}
+
+
+def waiting(scene: Scene) -> dict[str, Any]:
+    """One without."""
+    return {"entry_id": scene.wait_in_line()[1].pk}
+
+
 def clean_gpu(scene: Scene) -> Any:
     return next(gpu.pk for gpu in scene.gpus if type(gpu).objects.get(pk=gpu.pk).state == "clean")
 
@@ -154,6 +164,14 @@ TABLE = [
     Row("quota", "ada=200 bob=200 approver=200"),
     posting("ask-quota", "", others=302, body={"tenant": "studio"}),
     posting("decide-quota", "", body={"decision": "grant"}, arguments=unknown("request_id")),
+    posting("join-waitlist", "", others=302),
+    Row("waiting", "ada=200", arguments=entry),
+    Row("waiting", arguments=unknown("entry_id")),
+    Row("waiting-live", "ada=200", arguments=waiting),
+    posting("claim-offer", "ada=302", arguments=entry),
+    posting("decline-offer", "ada=302", arguments=entry),
+    posting("leave-waitlist", "ada=302", arguments=entry),
+    posting("waiting-deadline", "ada=302", arguments=waiting),
     Row("fleet", READS_FLEET),
     Row("fleet-live", READS_FLEET),
     Row("drain-host", "operator=200", arguments=host),
@@ -252,6 +270,15 @@ TABLE = [
     Row("api-quota-requests", others=EVERYBODY),
     posting("api-quota-requests", "", others=400, body={"tenant": "studio"}),
     posting("api-quota-decision", "", body={"decision": "grant"}, arguments=unknown("request_id")),
+    Row("api-waitlist", others=EVERYBODY),
+    posting("api-waitlist", "", others=400, body={"tenant": "studio"}),
+    Row("api-waitlist-entry", "ada=200", arguments=entry),
+    Row("api-waitlist-entry", arguments=unknown("entry_id")),
+    Row("api-waitlist-entry", "ada=200", method="delete", arguments=entry),
+    posting("api-waitlist-claim", "ada=200", arguments=entry),
+    posting("api-waitlist-claim", "ada=409", arguments=waiting),
+    posting("api-waitlist-decline", "ada=200", arguments=entry),
+    posting("api-waitlist-deadline", "ada=400", arguments=waiting),
     Row("api-hosts", READS_FLEET),
     Row("api-host", READS_FLEET, arguments=host),
     Row("api-closures", READS_FLEET),
