@@ -53,8 +53,9 @@ class Outlook:
     """How it looks for an entry.
 
     `position` counts from 1 in the line for its GPU model. `free_from` is when it would be free by what is
-    booked now, which as a rule is too late for its deadline. `kept` says whether its last window is kept for it, and
-    `in_the_way` how many bookings still are. `set_back` is how much later than it did it counts as joined.
+    booked now, which as a rule is too late for its deadline. `kept` says whether its last window is kept for
+    it, and `in_the_way` how many bookings still are. `set_back` is how much later than it did it counts as
+    joined.
     """
 
     entry: WaitlistEntry

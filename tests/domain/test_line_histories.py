@@ -381,21 +381,16 @@ class Line(RuleBasedStateMachine):
 
     def told(self, entry: WaitlistEntry, missed: datetime) -> str:
         """What there is, for whoever has to find out."""
-        rows = [
-            f"overtaken or left out: {entry.flavor.slug} could begin at {missed:%H:%M:%S.%f}, now {self.now:%H:%M}"
+        entries = WaitlistEntry.objects.order_by("rank_at")
+        holds = Hold.objects.select_related("gpu", "lease__flavor").order_by("gpu", "starts_at")
+        rows = [f"overtaken or left out: {entry.pk} could begin at {missed}; now is {self.now}"]
+        rows += [
+            f"{one.pk} {one.flavor.slug} {one.duration} from {one.earliest_at} or {one.last_start_at}"
+            f" {one.outcome} fresh={one.fresh} passes={one.passes} kept {one.kept_from} – {one.kept_until}"
+            for one in entries
         ]
-        for one in WaitlistEntry.objects.order_by("rank_at"):
-            rows.append(
-                f"{one.flavor.slug} {one.duration} in {one.earliest_at:%H:%M:%S} {one.last_start_at:%H:%M:%S}"
-                f" {one.rank_at:%d %H:%M:%S.%f} fresh={one.fresh} passes={one.passes} {one.outcome}"
-                f" kept={one.kept_from} {one.kept_until}"
-            )
-        for hold in Hold.objects.select_related("gpu", "lease__flavor").order_by("gpu", "starts_at"):
-            rows.append(
-                f"{hold.gpu.address} {hold.starts_at:%H:%M:%S} {hold.ends_at:%H:%M:%S} {hold.lease.state}"
-                f" {hold.lease.starts_at:%H:%M:%S} {hold.lease.ends_at:%H:%M:%S}"
-            )
-        return chr(10).join(rows)
+        rows += [f"{hold} {hold.lease.state} {hold.lease.starts_at} {hold.lease.ends_at}" for hold in holds]
+        return "\n".join(rows)
 
     def one_of(self, data: st.DataObject, rows: Iterable[M]) -> list[M]:
         """One of them, if there is any; in an order that does not hang on random keys."""

@@ -88,9 +88,7 @@ def test_the_first_start_is_the_first_of_all_that_would_do(
         ends = start + wish.duration
         refused = any(start < span.ends and ends > span.starts for span in wish.passed)
         held = max(now, start - lead), ends + turnaround
-        room = any(
-            one.gpus >= wish.gpus and one.starts <= held[0] and one.ends >= held[1] for one in found
-        )
+        room = any(one.gpus >= wish.gpus and one.starts <= held[0] and one.ends >= held[1] for one in found)
         return start >= now and not refused and room
 
     due = [start for start in range(wish.earliest, wish.last_start + 1) if would_do(start)]
