@@ -2,8 +2,10 @@
 
 The rule: in order of their start (of equal ones the larger first, then who asked first), each goes where a
 booking would be placed, as if the closure were in force and those before it had moved already. Those that
-could not are tried again for as long as that lets another one move, at last also where GPUs are kept for
-somebody who waits: that is a hope, and a lease is a promise. So whoever is left fits nowhere.
+find nothing are tried once more where GPUs are kept for somebody who waits: that is a hope, and a lease is a
+promise.
+
+Whoever is left fits nowhere. What others leave is no help to them: it is closed, or taken at another time.
 """
 
 from __future__ import annotations
@@ -147,23 +149,19 @@ def given_up(moves: Iterable[Move], board: Board) -> frozenset[int]:
     )
 
 
-def _moves(left: list[Lease], board: Board, *, now: datetime) -> tuple[list[Move], list[Lease]]:
-    """As many moves as are possible, and who is left."""
+def _moves(leases: list[Lease], board: Board, *, now: datetime) -> tuple[list[Move], list[Lease]]:
+    """One after the other, and who is left."""
     moves: list[Move] = []
-    while left:
-        stuck = []
-        for lease in left:
-            board.take_off(lease)
-            move = board.find(lease, now=now)
-            if move is None:
-                board.put_back(lease)
-                stuck.append(lease)
-            else:
-                board.put(move)
-                moves.append(move)
-        if len(stuck) == len(left):
-            break
-        left = stuck
+    left: list[Lease] = []
+    for lease in leases:
+        board.take_off(lease)
+        move = board.find(lease, now=now)
+        if move is None:
+            board.put_back(lease)
+            left.append(lease)
+        else:
+            board.put(move)
+            moves.append(move)
     return moves, left
 
 
