@@ -18,6 +18,7 @@ from django.utils import translation
 from hypothesis import example, given
 from hypothesis import strategies as st
 from icalendar import Calendar
+from playwright.sync_api import expect
 
 from hosts.models import Gpu
 from leasing import policy
@@ -33,8 +34,10 @@ from leasing.models import AuditEntry, CalendarFeed, Closure, Flavor, Hold, Leas
 from leasing.openings.upkeep import rebuild
 from portal.feeds import written
 from portal.logs import WithoutFeedSecrets
+from tests.web.browsing import Visits
 from tests.web.conftest import SignIn, new_client
 from tests.web.scenes import Scene
+from tests.web.site import Site
 
 if TYPE_CHECKING:
     from django.test.client import _MonkeyPatchedWSGIResponse as Answer
@@ -371,3 +374,14 @@ def test_a_feed_is_read_without_a_session_and_with_any(scene: Scene, sign_in: Si
     with translation.override("zh-hans"):
         assert get(feed).content == answer.content
     assert keeping.SECRET_BYTES * 8 >= 128
+
+
+@pytest.mark.timeout(90)
+def test_a_new_address_fits_a_phone(visits: Visits, site: Site) -> None:
+    page = visits.page(site.scene.ada, width=390)
+    page.goto("/account/")
+    page.get_by_label("Name").fill("Phone")
+    page.get_by_role("button", name="Make a feed").click()
+    expect(page.locator("#new-feed")).to_contain_text("/feeds/")
+    root = "document.documentElement"
+    assert page.evaluate(f"{root}.scrollWidth - {root}.clientWidth") <= 0
