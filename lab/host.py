@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -21,9 +22,11 @@ PROGRAM = "/root/search.py"
 TOKEN = "/root/token"
 CERTIFICATE = "/root/portal.pem"
 IMAGES = "/opt/leasehold/images"
+APPLIANCE = "/opt/leasehold/appliances/plain"
+SCRUBBERS = "/etc/leasehold/scrubbers.toml"
 OPERATOR = ("", "operator")
 INVENTORY_SECONDS = 150.0
-INTAKE_SECONDS = 200.0
+INTAKE_SECONDS = 300.0
 
 # Prints where in the GPU's memory the bytes are, or -1, and how many bytes are not zero.
 SEARCH = """
@@ -49,16 +52,17 @@ class Found:
 
 @dataclass
 class LabHost:
-    """The hypervisor as Leasehold's host. `scrubbers` is the allow-list's path inside, if there is one."""
+    """The hypervisor as Leasehold's host. `scrubbers` are entries of root's list beside the scrub machine."""
 
     hypervisor: VirtualHypervisor
     portal: LabPortal
-    scrubbers: str = ""
+    scrubbers: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def enrol(self) -> None:
         """With a token, over HTTPS, as an operator would; then start the worker."""
         run = self.hypervisor.run
         run(f"install -d -m 711 {STATE} && install -m 644 -t /etc/systemd/system {UNIT}")
+        self._list_scrubbers()
         self._configure()
         self.hypervisor.put(CERTIFICATE, self.portal.certificate.read_bytes())
         self.hypervisor.put(TOKEN, self.portal.manage("enrolment_token", NAME).encode(), mode=0o600)
@@ -109,8 +113,12 @@ class LabHost:
     def _all_clean(self) -> bool:
         return {gpu["state"] for gpu in self.gpus().values()} == {"clean"}
 
+    def _list_scrubbers(self) -> None:
+        digest = hashlib.sha256(self.hypervisor.image.appliance_manifest.read_bytes()).hexdigest()
+        machine = {"directory": APPLIANCE, "sha256": digest}
+        listed = {"machines": {"machine": machine}, "scrubbers": self.scrubbers}
+        self.hypervisor.put(SCRUBBERS, msgspec.toml.encode(listed))
+
     def _configure(self) -> None:
-        own: dict[str, object] = {"state_directory": STATE, "images_directory": IMAGES}
-        if self.scrubbers:
-            own["scrubbers"] = self.scrubbers
+        own = {"state_directory": STATE, "images_directory": IMAGES, "scrubbers": SCRUBBERS}
         self.hypervisor.put(CONFIG, msgspec.toml.encode(own), mode=0o600)

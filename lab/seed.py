@@ -22,6 +22,8 @@ from portal.demo import seed
 
 VENDOR_DEVICE = "1234:1111"
 MODELS = {PLAIN.functions[0]: "plain", WITH_AUDIO.functions[0]: "audio"}
+# One of each kind: from inside, and through the BAR.
+SCRUB_METHODS = {"plain": ["machine"], "audio": ["bar"]}
 # A tenant reads this place in its GPU's memory, says what it found, and leaves its secret there.
 SECRET_OFFSET = 0x1000
 SECRET_WORDS = (0x5EC2E700, 0xC0FFEE42, 0xDEC0DE99, 0x0DDBA115)
@@ -43,6 +45,7 @@ def prepare(url: str, accounts: str, manifest: str) -> None:
             name=f"Emulated display, {slug}",
             vendor_device=VENDOR_DEVICE,
             memory_mib=GPU_MEMORY_BYTES >> 20,
+            scrub_methods=SCRUB_METHODS[slug],
         )
         flavor = Flavor.objects.create(slug=slug, name=f"One {slug} GPU", model=model)
         yesterday = now - timedelta(days=1)

@@ -1,6 +1,7 @@
-"""The second disk of the virtual hypervisor: Leasehold's host program, its unit, and the tenant's system.
+"""The second disk of the virtual hypervisor: the host program, its unit, and two small systems.
 
-A change of our code rebuilds this disk alone, in seconds. Inside it is /opt/leasehold.
+The systems are the tenant's and the scrub machine's. A change of our code rebuilds this disk alone, in
+seconds. Inside it is /opt/leasehold.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from appliance.build import build_appliance
 from lab.hypervisor.base import make_disk, run
+from lab.hypervisor.machine import APPLIANCE_MANIFEST, TENANT_MANIFEST
 from lab.tenant.build import build_tenant
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,7 +23,7 @@ UV = Path(sys.executable).with_name("uv")
 PYTHON_INSIDE = "3.11.2"
 PLATFORM_INSIDE = "x86_64-manylinux_2_36"
 SITE = Path("lib/python3.11/site-packages")
-DISK_SIZE = "512M"
+DISK_SIZE = "640M"
 # libvirt's binding comes from Debian, in the version of Debian's libvirt.
 FROM_DEBIAN = "libvirt-python"
 PROGRAM = """\
@@ -32,15 +35,17 @@ sys.exit(main())
 
 
 def build_code_disk(disk: Path, *, packages: Path) -> None:
-    """Write the disk image, and the tenant image's manifest beside it; downloads are kept in `packages`."""
+    """Write the disk, and beside it the manifests of both small systems; downloads stay in `packages`."""
     with tempfile.TemporaryDirectory(prefix="leasehold-code-", dir=disk.parent) as scratch:
         root = Path(scratch) / "root"
         make_environment(root)
         install_packages(root / SITE, Path(scratch))
         shutil.copytree(ROOT / "deploy" / "systemd", root / "systemd")
-        build_tenant(root / "images" / "tenant", cache=packages)
+        tenant = build_tenant(root / "images" / "tenant", cache=packages)
+        appliance = build_appliance(root / "appliances" / "plain", cache=packages)
         make_disk(root, disk, label="leasehold", size=DISK_SIZE)
-        shutil.copy(root / "images" / "tenant" / "manifest.json", disk.with_name("manifest.json"))
+        shutil.copy(tenant, disk.with_name(TENANT_MANIFEST))
+        shutil.copy(appliance, disk.with_name(APPLIANCE_MANIFEST))
 
 
 def make_environment(root: Path) -> None:

@@ -22,6 +22,8 @@ KERNEL_OPTIONS = (
     "root=/dev/vda rw console=ttyS0 intel_iommu=on iommu=pt net.ifnames=0 "
     "quiet mitigations=off cryptomgr.notests"
 )
+# Copies of the small systems' manifests, beside the disk that has the systems themselves.
+TENANT_MANIFEST, APPLIANCE_MANIFEST = "tenant.json", "appliance.json"
 ANSWER_SECONDS = 30.0
 POLL_SECONDS = 1.0
 LOOPBACK = "10.0.2.2"  # the loopback of the machine outside, seen from inside
@@ -74,7 +76,12 @@ class Image:
     @property
     def tenant_manifest(self) -> Path:
         """The catalogue entry of the tenant's system needs this file's digest."""
-        return self.code_disk.with_name("manifest.json")
+        return self.code_disk.with_name(TENANT_MANIFEST)
+
+    @property
+    def appliance_manifest(self) -> Path:
+        """So does the list of scrubbers, of the scrub machine's system."""
+        return self.code_disk.with_name(APPLIANCE_MANIFEST)
 
 
 class VirtualHypervisor:

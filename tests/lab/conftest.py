@@ -13,6 +13,8 @@ import pytest
 
 from lab.hypervisor.machine import VirtualHypervisor
 from lab.running import Lab
+from tests.lab import fault_injection as faults
+from tests.lab.stage import Stage
 
 # The tests poll; what they ask each time would bury what they find.
 logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -32,6 +34,16 @@ def lab() -> Iterator[Lab]:
                 (folder / "worker.log").write_text(lab.host.worker_log())
         finally:
             keep_logs(folder)
+
+
+@pytest.fixture(scope="session")
+def stage(lab: Lab) -> Stage:
+    """The host is enrolled, its two leasable GPUs are proven clean."""
+    faults.install_lying_scrubber(lab.host)
+    faults.install_killable_worker(lab.hypervisor)
+    lab.host.enrol()
+    lab.host.admit_gpus()
+    return Stage(lab, lab.host)
 
 
 @pytest.fixture(scope="session")

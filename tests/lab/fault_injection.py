@@ -5,15 +5,12 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import msgspec
-
 from lab.host import CONFIG, SERVICE, STATE, LabHost
 from lab.hypervisor.machine import VirtualHypervisor
 from lab.portal import LabPortal
 from tests.lab import lying_scrubber
 
 MODULES = "/usr/local/lib/python3.11/dist-packages"
-ALLOW_LIST = "/etc/leasehold/scrubbers.toml"
 CRASH_FILE = f"{STATE}/crash-at"
 KILLABLE = Path(__file__).resolve().parents[1] / "crash" / "killable.py"
 PROGRAM = "/usr/local/sbin/killable-worker"
@@ -26,13 +23,12 @@ raise SystemExit(run_worker(Path("{CONFIG}"), Path("{CRASH_FILE}")))
 DROP_IN = f"[Service]\nExecStart=\nExecStart={PROGRAM}\n"
 
 
-def install_lying_scrubber(hypervisor: VirtualHypervisor) -> str:
-    """Put it on root's allow-list; that list's path."""
+def install_lying_scrubber(host: LabHost) -> None:
+    """Put it on root's list."""
     source = Path(lying_scrubber.__file__).read_bytes()
-    entry = {"object": "lying_scrubber:LyingScrubber", "sha256": hashlib.sha256(source).hexdigest()}
-    hypervisor.put(f"{MODULES}/lying_scrubber.py", source)
-    hypervisor.put(ALLOW_LIST, msgspec.toml.encode({"scrubbers": {"lying": entry}}))
-    return ALLOW_LIST
+    host.hypervisor.put(f"{MODULES}/lying_scrubber.py", source)
+    digest = hashlib.sha256(source).hexdigest()
+    host.scrubbers["lying"] = {"object": "lying_scrubber:LyingScrubber", "sha256": digest}
 
 
 def trust_lying_scrubber(portal: LabPortal, *, model: str) -> None:

@@ -14,12 +14,11 @@ from typing import Any
 
 import pytest
 
-from lab.host import Found, LabHost
-from lab.hypervisor.machine import GPU_MEMORY_BYTES, PLAIN, SHARED, WITH_AUDIO, LabError, VirtualGpu
-from lab.portal import Who
-from lab.running import Lab
+from lab.host import Found
+from lab.hypervisor.machine import GPU_MEMORY_BYTES, PLAIN, SHARED, WITH_AUDIO, LabError
 from lab.seed import SECRET_OFFSET, SECRET_WORDS
 from tests.lab import fault_injection as faults
+from tests.lab.stage import FLAVOR, RELEASE_SECONDS, Stage
 
 pytestmark = pytest.mark.timeout(500)  # an act is charged to the first test that needs it
 
@@ -27,73 +26,10 @@ SECRET = struct.pack(f"<{len(SECRET_WORDS)}I", *SECRET_WORDS)
 DANA, WEI, LIN = ("studio", "member"), ("research", "member"), ("research", "approver")
 STUDIO_FINANCE, AUDITOR = ("studio", "finance"), ("", "auditor")
 PLAIN_ADDRESS, AUDIO_ADDRESS = PLAIN.functions[0], WITH_AUDIO.functions[0]
-FLAVOR = "audio"
 READY = "leasehold tenant ready"
 START_SECONDS = 200.0
 GUEST_SECONDS = 150.0
-RELEASE_SECONDS = 200.0
 BOOT_SECONDS = 200.0
-
-
-@dataclass
-class Stage:
-    """The lab with its host in service, and the words of the play."""
-
-    lab: Lab
-    host: LabHost
-
-    def book(self, who: Who) -> str:
-        """Ask for the workstation with the two-function GPU now, for two hours; its lease's id."""
-        asked = {"flavor": FLAVOR, "image": "tiny", "duration_seconds": 7200}
-        return str(self.lab.portal.call("leases/", who, asked)["id"])
-
-    def lease(self, lease_id: str, who: Who) -> dict[str, Any]:
-        lease: dict[str, Any] = self.lab.portal.call(f"leases/{lease_id}/", who)
-        return lease
-
-    def wait_state(self, lease_id: str, who: Who, state: str, *, seconds: float) -> dict[str, Any]:
-        self.lab.portal.wait_until(
-            f"the lease is {state}",
-            lambda: self.lease(lease_id, who)["state"] in (state, "ended"),
-            seconds=seconds,
-        )
-        lease = self.lease(lease_id, who)
-        assert lease["state"] == state, lease["outcome_reason"]
-        return lease
-
-    def end(self, lease_id: str, who: Who) -> None:
-        self.lab.portal.call(f"leases/{lease_id}/end/", who, {})
-
-    def wait_gpu(self, gpu: VirtualGpu, state: str, *, seconds: float = RELEASE_SECONDS) -> dict[str, Any]:
-        final = (state, "quarantined", "missing")
-        self.lab.portal.wait_until(
-            f"the GPU is {state}", lambda: self.gpu(gpu)["state"] in final, seconds=seconds
-        )
-        assert self.gpu(gpu)["state"] == state, self.gpu(gpu)["state_reason"]
-        return self.gpu(gpu)
-
-    def gpu(self, gpu: VirtualGpu) -> dict[str, Any]:
-        return self.host.gpus()[gpu.functions[0]]
-
-    def scrub_of(self, lease_id: str, who: Who) -> dict[str, Any]:
-        (record,) = self.lab.portal.call(f"scrub-records/?lease={lease_id}", who)["results"]
-        found: dict[str, Any] = record
-        return found
-
-    def starts_of(self, lease: dict[str, Any]) -> int:
-        """How often libvirt has ever started the lease's machine."""
-        log = f"/var/log/libvirt/qemu/{lease['machine_name']}.log"
-        return int(self.host.hypervisor.run(f"grep -c 'starting up libvirt' {log}"))
-
-
-@pytest.fixture(scope="module")
-def stage(lab: Lab) -> Stage:
-    """The host is enrolled, its two leasable GPUs are proven clean."""
-    lab.host.scrubbers = faults.install_lying_scrubber(lab.hypervisor)
-    faults.install_killable_worker(lab.hypervisor)
-    lab.host.enrol()
-    lab.host.admit_gpus()
-    return Stage(lab, lab.host)
 
 
 def test_the_gpu_in_a_shared_group_is_refused_with_the_reason(stage: Stage) -> None:
