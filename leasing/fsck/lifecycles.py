@@ -6,7 +6,10 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from hosts.models import Gpu
+from hosts.protocol.messages import MethodRecord, Witness
 from leasing.fsck.finding import Finding
 from leasing.fsck.history import Change, Kind, histories
 from leasing.models import Hold, Lease, ScrubRecord
@@ -54,6 +57,19 @@ def clean_means_scrubbed(now: datetime) -> Iterator[Finding]:
             proof = (gpu_id, change.detail.get("tenure"), change.detail.get("scrub_report"))
             if change.after == gpu.GpuState.CLEAN and proof not in proofs:
                 yield Finding(f"gpu:{gpu_id}", f"became clean at {change.recorded_at} without a passed scrub")
+
+
+def passed_scrubs_are_proven(now: datetime) -> Iterator[Finding]:
+    """Every passed scrub record has a proven method that wrote, and a proven witness that found nothing"""
+    for pk, evidence in ScrubRecord.objects.filter(passed=True).values_list("pk", "evidence"):
+        methods = msgspec.convert(evidence["methods"], type=tuple[MethodRecord, ...])
+        witness = msgspec.convert(evidence["witness"], type=Witness | None)
+        if not any(record.counts for record in methods):
+            yield Finding(f"scrub:{pk}", "passed without a method that is proven on its hardware")
+        if witness is None or not (witness.proven and witness.canaries_planted):
+            yield Finding(f"scrub:{pk}", "passed without a witness that is proven on its hardware")
+        elif witness.canaries_found or witness.mismatches:
+            yield Finding(f"scrub:{pk}", "passed although something was left in the memory")
 
 
 def _compare(

@@ -170,6 +170,12 @@ def kind_words(limited: Limit | QuotaRequest) -> str:
 
 
 @register.filter
+def permille(value: int) -> str:
+    """Thousandths as per cent."""
+    return plain(Decimal(value) / 10)
+
+
+@register.filter
 def local_input(at: datetime) -> str:
     """As a field of a form takes a time, in the reader's zone."""
     return f"{timezone.localtime(at):%Y-%m-%dT%H:%M}"

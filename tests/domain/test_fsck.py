@@ -10,6 +10,7 @@ from datetime import timedelta
 from decimal import Decimal
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.core.management import call_command
@@ -140,6 +141,29 @@ def give_a_date_to_somebody_else(s: Story) -> None:
 def lose_a_scrub_record(s: Story) -> None:
     s.unguard()
     ScrubRecord.objects.filter(gpu=s.gpu).delete()
+
+
+def _change_evidence(s: Story, change: Callable[[dict[str, Any]], object]) -> None:
+    s.unguard()
+    record = ScrubRecord.objects.filter(gpu=s.gpu, passed=True).latest("id")
+    change(record.evidence)
+    ScrubRecord.objects.filter(pk=record.pk).update(evidence=record.evidence)
+
+
+def pass_by_an_unproven_method(s: Story) -> None:
+    _change_evidence(s, lambda evidence: evidence["methods"][0].update(proven=False))
+
+
+def pass_by_a_claim(s: Story) -> None:
+    _change_evidence(s, lambda evidence: evidence["methods"][0].update(kind="claim"))
+
+
+def pass_without_a_witness(s: Story) -> None:
+    _change_evidence(s, lambda evidence: evidence.update(witness=None))
+
+
+def pass_with_something_left(s: Story) -> None:
+    _change_evidence(s, lambda evidence: evidence["witness"].update(canaries_found=1))
 
 
 def fail_a_scrub_afterwards(s: Story) -> None:
@@ -362,6 +386,10 @@ def retire_in_passing(s: Story) -> None:
         (give_back_what_was_used, "unused", "but was used"),
         (lose_a_scrub_record, "clean", "was handed over as tenure 1 without a passed scrub"),
         (fail_a_scrub_afterwards, "evidence", "without a passed scrub"),
+        (pass_by_an_unproven_method, "proof", "without a method that is proven"),
+        (pass_by_a_claim, "proof", "without a method that is proven"),
+        (pass_without_a_witness, "proof", "without a witness that is proven"),
+        (pass_with_something_left, "proof", "although something was left"),
         (hand_over_twice, "clean", "no hand-over to lease"),
         (change_a_lease_behind_the_log, "states", "is releasing, but the audit log leads to active"),
         (change_a_gpu_behind_the_log, "states", "is clean, but the audit log leads to leased"),

@@ -87,6 +87,10 @@ def closure(scene: Scene) -> dict[str, Any]:
     return {"closure_id": scene.closure.pk}
 
 
+def gpu_model(scene: Scene) -> dict[str, Any]:
+    return {"slug": scene.model.slug}
+
+
 def card(scene: Scene) -> dict[str, Any]:
     return {"card_id": scene.host.row.found_cards.get(address="0000:41:00.0").pk}
 
@@ -180,6 +184,14 @@ TABLE = [
     Row("drain-gpu", "operator=200", arguments=gpu("clean")),
     Row("drain-gpu", arguments=unknown("gpu_id")),
     posting("drain-gpu", "operator=302", body={"reason": "dust"}, arguments=gpu("clean")),
+    Row("gpu-models", READS_FLEET),
+    posting(
+        "scrub-policy",
+        "operator=302",
+        body={"methods": "bar", "reach": "95", "read_back": "full"},
+        arguments=gpu_model,
+    ),
+    posting("scrub-policy", "operator=404", body={}, arguments=lambda _scene: {"slug": "unknown"}),
     Row("closures", READS_FLEET),
     Row("closure", "operator=200", arguments=closure),
     Row("closure", arguments=lambda _scene: {"closure_id": 999}),
@@ -307,6 +319,13 @@ TABLE = [
     Row("api-gpu", READS_FLEET, arguments=gpu("clean")),
     posting("api-gpu-readmit", "operator=200", arguments=gpu("quarantined")),
     posting("api-gpu-withdraw", "operator=200", body={"reason": "fan"}, arguments=gpu("clean")),
+    Row("api-gpu-models", READS_FLEET),
+    posting(
+        "api-scrub-policy",
+        "operator=200",
+        body={"methods": ["bar"], "required_reach_permille": 950, "read_back": "full"},
+        arguments=gpu_model,
+    ),
     Row("api-scrub-records", others=EVERYBODY),
     Row("api-audit", "approver=200 auditor=200"),
     Row("api-usage", "finance=200 auditor=200 money=200"),
