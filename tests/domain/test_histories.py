@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -16,18 +17,21 @@ from django.conf import settings
 from django.db import transaction
 
 from hosts.models import Gpu
-from leasing.approval import approve_lease, reject_lease, revoke_approval
+from leasing.approval import approve_lease, approve_series, reject_lease, reject_series, revoke_approval
 from leasing.booking import request_lease
 from leasing.changing import change_end
-from leasing.ending import end_lease
-from leasing.errors import DomainError
+from leasing.ending import end_lease, end_series
+from leasing.errors import DomainError, WrongState
 from leasing.fleet import readmit_gpu, withdraw_gpu
 from leasing.fsck import run_checks
 from leasing.goals import PowerAction
 from leasing.maintenance.plan import Unmovable
 from leasing.maintenance.service import drain, lift_closure, open_closures, preview_drain
-from leasing.models import Flavor, Lease
+from leasing.models import Flavor, Lease, Series
 from leasing.power import switch_power
+from leasing.recurrence import EVERY_DAY, Pattern
+from leasing.series import book_series
+from leasing.series_plan import preview_series
 from tests.acting_host import ActingHost
 from tests.world import World
 
@@ -50,7 +54,9 @@ class History:
         self.told: list[str] = []
         self.acts: list[tuple[int, Callable[[], object]]] = [
             (5, self.book),
+            (2, self.repeat),
             (3, self.decide),
+            (1, self.decide_all),
             (1, self.end),
             (2, self.change_end),
             (2, self.switch),
@@ -88,6 +94,41 @@ class History:
             ends_at=starts_at + self.dice.choice(SPANS[2:]),
             now=self.world.now,
         )
+
+    def repeat(self) -> None:
+        """For some days in a row, without the dates that cannot be had."""
+        begin = self.world.now + self.dice.choice([timedelta(0), *SPANS])
+        end = begin + self.dice.choice(SPANS[3:])
+        asked: dict[str, Any] = {
+            "actor": self.world.actor(self.world.ada),
+            "tenant": self.world.studio,
+            "flavor": self.dice.choice([self.world.flavor, self.pair]),
+            "pattern": Pattern(
+                weekdays=EVERY_DAY,
+                starts=begin.time().replace(second=0),
+                ends=end.time().replace(second=0),
+                zone="UTC",
+                first_on=begin.date(),
+                last_on=begin.date() + timedelta(days=self.dice.randrange(3)),
+            ),
+            "now": self.world.now,
+        }
+        lost = [one.occurrence.day for one in preview_series(**asked).lost]
+        book_series(image=self.world.image, without=lost, **asked)
+
+    def decide_all(self) -> None:
+        """On all of a series, or its owner cancels what of it is ahead."""
+        series = self.dice.choice([*Series.objects.order_by("pk"), None])
+        if series is None:
+            return
+        acting: dict[str, Any] = {"series_id": series.pk, "now": self.world.now}
+        match self.dice.randrange(3):
+            case 0:
+                approve_series(actor=self.world.actor(self.world.approver), **acting)
+            case 1:
+                reject_series(actor=self.world.actor(self.world.approver), note="No.", **acting)
+            case _:
+                end_series(actor=self.world.actor(series.owner), **acting)
 
     def decide(self) -> None:
         lease, approver = self.any_lease(), self.world.actor(self.world.approver)
@@ -157,14 +198,18 @@ class History:
         return self.dice.choice(leases)
 
     def come_to_an_end(self) -> None:
-        """Everybody does their duty for a day."""
+        """Everybody does their duty for a day, and gives up what would be later."""
         self.host.behave()
+        for series in Series.objects.all():
+            with suppress(WrongState):
+                actor = self.world.actor(series.owner)
+                end_series(actor=actor, series_id=series.pk, now=self.world.now)
         for _ in range(40):
             self.host.work()
             self.world.tick(after=timedelta(minutes=20))
             if not Lease.objects.exclude(state="ended").exists():
                 break
-        for _ in range(4):
+        for _ in range(6):
             self.host.work()
             self.world.tick(after=timedelta(minutes=31))
 
