@@ -213,7 +213,7 @@ def _pages(scene: Scene) -> dict[str, list[str]]:
             *(f"/workstations/{lease.pk}/" for lease in workstations),
         ],
         "approver": ["/approvals/", "/audit/", "/workstations/"],
-        "operator": ["/fleet/", f"/fleet/gpus/{scene.quarantined.pk}/"],
+        "operator": ["/fleet/", "/fleet/models/", f"/fleet/gpus/{scene.quarantined.pk}/"],
         "finance": ["/usage/"],
     }
 
