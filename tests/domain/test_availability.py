@@ -36,7 +36,7 @@ from leasing.states.gpu import BOOKABLE
 from tests.domain.ground import NOW, Ground
 from tests.domain.oracle import MINUTE
 
-FLEETS = int(os.environ.get("LEASEHOLD_FLEETS", "25"))
+FLEETS = int(os.environ.get("LEASEHOLD_FLEETS", "6"))
 LENGTH = 60
 LONG_AGO = NOW - timedelta(days=1)
 
@@ -132,7 +132,11 @@ class Fleet:
     def host(self, number: int, nodes: list[int]) -> list[Gpu]:
         key = f"{number:02d}"
         host = Host.objects.create(
-            name=f"hv{number}", signing_key=key * 32, key_id=key * 8, sealing_key=key * 32
+            name=f"hv{number}",
+            account=f"hv{number}",
+            signing_key=key * 32,
+            key_id=key * 8,
+            sealing_key=key * 32,
         )
         gpus = [
             Gpu.objects.create(

@@ -166,7 +166,12 @@ def add_host(ground: Ground, number: int, dice: random.Random, *, state: str) ->
     """A host with up to four GPUs."""
     key = f"{number + 2:02d}"
     host = Host.objects.create(
-        name=f"hv{key}", signing_key=key * 32, key_id=key * 8, sealing_key=key * 32, last_seen_at=NOW
+        name=f"hv{key}",
+        account=f"hv{key}",
+        signing_key=key * 32,
+        key_id=key * 8,
+        sealing_key=key * 32,
+        last_seen_at=NOW,
     )
     gpus = [
         Gpu.objects.create(

@@ -157,6 +157,7 @@ class Line(RuleBasedStateMachine):
             host = Host.objects.create(
                 id=UUID(int=number),
                 name=f"hv{number}",
+                account=f"hv{number}",
                 signing_key=key * 32,
                 key_id=key * 8,
                 sealing_key=key * 32,

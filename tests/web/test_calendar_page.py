@@ -156,7 +156,11 @@ def test_hosts_come_in_pages_with_ones_own_first(ada: Client, scene: Scene) -> N
     for number in range(6):
         key = f"a{number}"
         host = Host.objects.create(
-            name=f"a{number}", signing_key=key * 32, key_id=key * 8, sealing_key=key * 32
+            name=f"a{number}",
+            account=f"a{number}",
+            signing_key=key * 32,
+            key_id=key * 8,
+            sealing_key=key * 32,
         )
         gpu.pk, gpu.host, gpu._state.adding = None, host, True
         gpu.pk = type(gpu)._meta.pk.get_default()
