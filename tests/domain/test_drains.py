@@ -63,7 +63,7 @@ from leasing.waitlist import join_waitlist
 from tests.domain.ground import NOW, Ground
 from tests.domain.oracle import MINUTE, Busy, Oracle
 
-FLEETS = int(os.environ.get("LEASEHOLD_FLEETS", "8"))
+FLEETS = int(os.environ.get("LEASEHOLD_FLEETS", "4"))
 LENGTH = 60
 dice = st.randoms(use_true_random=True)
 CHECKS = (

@@ -229,7 +229,7 @@ def test_reports_change_nothing_when_repeated_forged_or_about_anothers_gpu() -> 
 
     assert other.say(m.ScrubStarted(gpu_id=gpu.pk, tenure=0), at=world.now).startswith("refused")
     assert refused.count() == 1
-    other.row.name = world.host.row.name
+    other.row.account = world.host.row.account
     assert other.say(m.ScrubStarted(gpu_id=gpu.pk, tenure=0), at=world.now) == ""
     assert refused.count() == 2
     lease = book(world)

@@ -45,7 +45,7 @@ from leasing.waitlist import (
 from tests.domain.ground import NOW, Ground
 from tests.domain.oracle import MINUTE, Busy, Oracle
 
-LINES = int(os.environ.get("LEASEHOLD_LINES", "12"))
+LINES = int(os.environ.get("LEASEHOLD_LINES", "5"))
 LENGTH = 60
 DUTIES = (
     tick.expire_requests,
