@@ -36,7 +36,7 @@ from leasing.states.gpu import BOOKABLE
 from tests.domain.ground import NOW, Ground
 from tests.domain.oracle import MINUTE
 
-FLEETS = int(os.environ.get("LEASEHOLD_FLEETS", "6"))
+FLEETS = int(os.environ.get("LEASEHOLD_FLEETS", "25"))
 LENGTH = 60
 LONG_AGO = NOW - timedelta(days=1)
 
