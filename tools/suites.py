@@ -23,17 +23,19 @@ GRACE_SECONDS = 30
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """One row of the table: a pytest run over `tests`, or another `command`."""
+    """One row of the table: a pytest run over `tests` by that many `workers`, or another `command`."""
 
     name: str
     budget: int
     tests: list[str] = field(default_factory=list)
     command: list[str] = field(default_factory=list)
     database: str = "sqlite"
+    workers: int = 1
 
     @property
     def words(self) -> list[str]:
-        return self.command or [sys.executable, "-m", "pytest", *self.tests]
+        shared = ["--numprocesses", str(self.workers), "--dist", "loadfile"] if self.workers > 1 else []
+        return self.command or [sys.executable, "-m", "pytest", *shared, *self.tests]
 
 
 @dataclass(frozen=True, kw_only=True)
