@@ -191,7 +191,12 @@ TABLE = [
         body={"methods": "bar", "reach": "95", "read_back": "full"},
         arguments=gpu_model,
     ),
-    posting("scrub-policy", "operator=404", body={}, arguments=lambda _scene: {"slug": "unknown"}),
+    posting(
+        "scrub-policy",
+        "operator=404",
+        body={"methods": "bar", "reach": "95", "read_back": "full"},
+        arguments=lambda _scene: {"slug": "unknown"},
+    ),
     Row("closures", READS_FLEET),
     Row("closure", "operator=200", arguments=closure),
     Row("closure", arguments=lambda _scene: {"closure_id": 999}),
