@@ -130,7 +130,7 @@ def _book(fleet: Any, dice: random.Random) -> Callable[[], object]:
 
 def _limit_of(fleet: Any, dice: random.Random) -> Callable[[], Callable[[], object]]:
     from benchmarks.big_fleet import NOW
-    from leasing.changing import extension_limit
+    from leasing.latest_end import extension_limit
     from leasing.models import Lease
 
     leases = list(Lease.objects.select_related("flavor__model").order_by("starts_at")[:2000])

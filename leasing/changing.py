@@ -7,13 +7,11 @@ new one: hosts stop machines by themselves.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Q
 from django.utils.translation import gettext as _
 
 from leasing import effects, holds, metering, offering, policy, quotas, tidings
@@ -21,9 +19,10 @@ from leasing.actors import SYSTEM, Actor
 from leasing.audit.log import record
 from leasing.booking import check_limits, decide_by, fill_quote
 from leasing.errors import DomainError, InvalidRequest, NothingFree, WrongState
+from leasing.latest_end import extension_limit
 from leasing.limits import check_window
 from leasing.locking import locked
-from leasing.models import Closure, Extension, Hold, Lease, Person, Tenant, WaitlistEntry
+from leasing.models import Extension, Lease, Person, Tenant
 from leasing.pricing import quote_lease
 from leasing.reasons import NONE, Reason
 from leasing.retrying import retrying
@@ -38,48 +37,8 @@ class OutsideLimits(DomainError):
     code = "outside-limits"
 
 
-@dataclass(frozen=True)
-class ExtensionLimit:
-    """The latest end that a lease could have, and which lease would have to move for an end after `stays`.
-
-    `taken` says that somebody else has the GPUs then, `closed` that they are closed for maintenance; if
-    neither, no lease is longer.
-    """
-
-    until: datetime
-    taken: bool
-    stays: datetime
-    moves: Lease | None = None
-    closed: bool = False
-
-
-def extension_limit(lease: Lease, *, now: datetime) -> ExtensionLimit:
-    """Until when at most the lease can be extended, by what is booked, kept and closed now.
-
-    That the next lease can move is of no help against a closure, nor against somebody who waits.
-    """
-    held = list(lease.holds.select_related("gpu"))
-    longest = lease.starts_at + LONGEST_LEASE
-    turnaround = timedelta(seconds=lease.flavor.model.turnaround_seconds)
-    closes, kept, following = _closing(held), _kept(held), _following(held)
-    first = min([*closes, *kept, *(hold.starts_at for hold in following)], default=None)
-    stays = min(longest, first - turnaround) if first else longest
-    if first is None or stays == longest:
-        return ExtensionLimit(longest, False, longest)
-    next_lease = next((hold.lease for hold in following if hold.starts_at == first), None)
-    if next_lease is not None and next_lease.state in AHEAD and _could_move(next_lease, held, now=now):
-        later = [hold.starts_at for hold in _following(held, without=next_lease)]
-        then = min([*closes, *kept, *later], default=None)
-        until = min(longest, then - turnaround) if then else longest
-        if until > stays:
-            closed = until < longest and then in closes
-            return ExtensionLimit(until, until < longest and not closed, stays, next_lease, closed)
-    closed = first in closes
-    return ExtensionLimit(max(stays, lease.ends_at), not closed, stays, closed=closed)
-
-
 def change_end(*, actor: Actor, lease_id: UUID, ends_at: datetime, now: datetime) -> Lease:
-    """Give a lease a later end, or an earlier one. See `ExtensionLimit` for how late it can be.
+    """Give a lease a later end, or an earlier one; `extension_limit` says how late it can be.
 
     Raises InvalidRequest, WrongState, OutsideLimits, or NothingFree with the latest end that is possible.
     """
@@ -277,46 +236,6 @@ def _make_way(lease: Lease, other: Lease, *, now: datetime) -> None:
     if other.state not in AHEAD or not holds.make_way(other, ours, now=now):
         raise NothingFree(_("Somebody else has just taken it."), hint=_("Try again."))
     tidings.made_way(other, now=now)
-
-
-def _following(held: list[Hold], *, without: Lease | None = None) -> list[Hold]:
-    """The next hold on each of the GPUs."""
-    found = []
-    for hold in held:
-        later = Hold.objects.filter(gpu_id=hold.gpu_id, starts_at__gte=hold.ends_at).select_related(
-            "lease__flavor__model", "lease__owner"
-        )
-        if without is not None:
-            later = later.exclude(lease=without)
-        found.append(later.order_by("starts_at").first())
-    return [hold for hold in found if hold is not None]
-
-
-def _closing(held: list[Hold]) -> list[datetime]:
-    """When the closures of the GPUs begin that outlast their holds; not before the end of these."""
-    if not held:
-        return []
-    ends_at, gpus = max(hold.ends_at for hold in held), [hold.gpu for hold in held]
-    closures = Closure.objects.filter(
-        Q(gpu=None) | Q(gpu__in=gpus),
-        Q(ends_at=None) | Q(ends_at__gt=ends_at),
-        host__in={gpu.host_id for gpu in gpus},
-    )
-    return [max(closure.starts_at, ends_at) for closure in closures]
-
-
-def _kept(held: list[Hold]) -> list[datetime]:
-    """When the GPUs begin to be kept for somebody who waits; not before the end of their holds."""
-    if not held:
-        return []
-    ends_at, gpus = max(hold.ends_at for hold in held), [hold.gpu for hold in held]
-    waiting = WaitlistEntry.objects.filter(kept_gpus__in=gpus, kept_until__gt=ends_at)
-    begins = waiting.values_list("kept_from", flat=True)
-    return [max(begin, ends_at) for begin in begins if begin is not None]
-
-
-def _could_move(other: Lease, held: list[Hold], *, now: datetime) -> bool:
-    return holds.could_make_way(other, frozenset(hold.gpu_id for hold in held), now=now)
 
 
 def _note(

@@ -30,6 +30,7 @@ from leasing.openings.upkeep import (
 )
 from leasing.placement import FreeGpu, choose_gpus
 from leasing.prepared import insert_all
+from leasing.statements import columns_of
 from leasing.states.gpu import GpuState
 from leasing.states.lease import AHEAD, LeaseState
 from leasing.timing import HOST_SILENT_AFTER, OVERRUN_STEP
@@ -190,6 +191,12 @@ def could_make_way(lease: Lease, gpu_ids: frozenset[UUID], *, now: datetime) -> 
             if time.gpu.pk == gpu_id:
                 time.free(span_of(starts_at, ends_at))
     return pick_gpus(lease.flavor, times, span, avoid=gpu_ids, now=now) is not None
+
+
+_OWN_BLOCK = f"""
+SELECT {columns_of(Block, "b")} FROM {Hold._meta.db_table} k JOIN {Gpu._meta.db_table} g ON g.id = k.gpu_id
+JOIN {Block._meta.db_table} b ON b.host_id = g.host_id AND b.model_id = g.model_id
+WHERE k.lease_id = %(lease)s LIMIT 1"""  # noqa: S608 - no values in it
 
 
 def drop(lease: Lease) -> None:

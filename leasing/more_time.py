@@ -11,7 +11,7 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
 from leasing import quotas
-from leasing.changing import ExtensionLimit, extension_limit
+from leasing.latest_end import ExtensionLimit, extension_limit
 from leasing.limits import longest_unasked
 from leasing.models import Extension, Lease
 from leasing.pricing import Quote, quote_lease, rate_of

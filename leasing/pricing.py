@@ -7,6 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from django.db import connection
 from django.db.models import Q, QuerySet
 from django.utils.translation import gettext as _
 
@@ -27,7 +28,7 @@ class Quote:
 
 def rate_of(flavor: Flavor, *, at: datetime) -> Rate | None:
     rows = _RATES.rows(flavor_id=flavor.pk, at=at)
-    return Rate(*rows[0]) if rows else None
+    return Rate.from_db(connection.alias, _RATE_FIELDS, rows[0]) if rows else None
 
 
 def _rates(*, flavor_id: int, at: datetime) -> QuerySet[Rate, Any]:
@@ -35,9 +36,10 @@ def _rates(*, flavor_id: int, at: datetime) -> QuerySet[Rate, Any]:
     valid = Rate.objects.filter(
         Q(valid_until__isnull=True) | Q(valid_until__gt=at), flavor=flavor_id, valid_from__lte=at
     )
-    return valid.order_by("-valid_from").values_list(*(field.attname for field in Rate._meta.concrete_fields))
+    return valid.order_by("-valid_from").values_list(*_RATE_FIELDS)
 
 
+_RATE_FIELDS = [field.attname for field in Rate._meta.concrete_fields]
 _RATES = Prepared(_rates)
 
 

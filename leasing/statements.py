@@ -6,8 +6,9 @@ keep their plans.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import islice, repeat
 from typing import Any, TypeVar
 
 from django.db import connection
@@ -34,9 +35,19 @@ def ask(statement: str, values: Values, columns: Sequence[AnyField | None] = ())
 
 def ask_rows(model: type[M], statement: str, values: Values) -> list[M]:
     """The rows of a model that a statement answers with; it selects `columns_of(model)`."""
-    fields = model._meta.concrete_fields
+    return [row for (row,) in ask_joined((model,), statement, values)]
+
+
+def ask_joined(models: Sequence[type[Model]], statement: str, values: Values) -> list[tuple[Any, ...]]:
+    """The same of several models at once: a row of each, in the order of their columns."""
+    fields = [model._meta.concrete_fields for model in models]
+    rows = ask(statement, values, [field for own in fields for field in own])
+    return [tuple(map(_row_of, models, fields, repeat(iter(row)))) for row in rows]
+
+
+def _row_of(model: type[Model], fields: Sequence[AnyField], values: Iterator[Any]) -> Model:
     names = [field.attname for field in fields]
-    return [model.from_db(connection.alias, names, row) for row in ask(statement, values, fields)]
+    return model.from_db(connection.alias, names, list(islice(values, len(names))))
 
 
 @cache
@@ -56,27 +67,29 @@ def _bound(values: Values) -> Values:
     return {name: adapted(value) for name, value in values.items()}
 
 
-Converters = tuple[tuple[int, AnyField, Callable[..., Any]], ...]
+Converters = tuple[tuple[int, Any, Callable[..., Any]], ...]
 
 
 @cache
 def _converters(columns: tuple[AnyField | None, ...], vendor: str) -> Converters:
     """Those of the ORM, with the place of the column that each is for."""
     return tuple(
-        (place, field, convert)
+        (place, column, convert)
         for place, field in enumerate(columns)
         if field is not None
-        for convert in _of_field(field)
+        for column, convert in _of_field(field)
     )
 
 
-def _of_field(field: AnyField) -> Iterable[Callable[..., Any]]:
-    yield from connection.ops.get_db_converters(field.cached_col)
-    yield from field.get_db_converters(connection)
+def _of_field(field: AnyField) -> Iterable[tuple[Any, Callable[..., Any]]]:
+    """What a foreign key refers to says what it is converted to, as `get_col` knows."""
+    column = field.get_col(field.model._meta.db_table)
+    for convert in (*connection.ops.get_db_converters(column), *column.get_db_converters(connection)):
+        yield column, convert
 
 
 def _converted(row: Row, converters: Converters) -> Row:
     values = list(row)
-    for place, field, convert in converters:
-        values[place] = convert(values[place], field.cached_col, connection)
+    for place, column, convert in converters:
+        values[place] = convert(values[place], column, connection)
     return tuple(values)

@@ -73,17 +73,22 @@ def tightest_block(pool: Pool, starts: int, ends: int, *, without: Collection[in
 
     So a host on which something is booked around that time serves before one that is wholly free.
     """
-    return _answer(f"{_tightest(frozenset(without))} {_FOUND}", _values(pool, starts, ends))
+    statement, other = _tightest_but(without)
+    return _answer(f"{statement} {_FOUND}", {**_values(pool, starts, ends), "other": other})
 
 
 def lock_tightest_block(pool: Pool, starts: int, ends: int, *, without: Collection[int] = ()) -> Block | None:
     """The same block, locked. What was free when it was found may be taken once it is."""
-    statement = (
-        f"{_tightest(frozenset(without))} SELECT {columns_of(Block, 'b')} FROM {BLOCKS} b"
-        f" WHERE b.id = ({_FOUND}) {lock_of('b')}"
-    )
-    found = ask_rows(Block, statement, _values(pool, starts, ends))
+    statement, other = _tightest_but(without)
+    wanted = f"SELECT {columns_of(Block, 'b')} FROM {BLOCKS} b WHERE b.id = ({_FOUND}) {lock_of('b')}"
+    found = ask_rows(Block, f"{statement} {wanted}", {**_values(pool, starts, ends), "other": other})
     return found[0] if found else None
+
+
+def _tightest_but(without: Collection[int]) -> tuple[str, int]:
+    """The statement, and the one block to leave out that it is given; only further ones are in its text."""
+    first, *more = sorted(without) or [0]
+    return _tightest(tuple(more)), first
 
 
 def _answer(statement: str, values: dict[str, int]) -> int | None:
@@ -193,9 +198,10 @@ _FOUND = "SELECT max(block_id) FROM tried"
 
 
 @lru_cache(maxsize=16)
-def _tightest(without: frozenset[int]) -> str:
+def _tightest(without: tuple[int, ...]) -> str:
     """One number of GPUs after the other is tried, until a block is found."""
-    others = f"AND block_id NOT IN ({', '.join(f'{one:d}' for one in sorted(without))})" if without else ""
+    listed = "".join(f", {one:d}" for one in without)
+    others = f"AND block_id NOT IN (%(other)s{listed})"
     probes = f"SELECT {_covering('t.gpus + 1', others)} AS found FROM scopes s CROSS JOIN classes c"
     return f"""{_WHERE},
     tried(gpus, block_id) AS (

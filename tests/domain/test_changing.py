@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from hosts.protocol import messages as m
 from leasing.actors import SYSTEM
 from leasing.booking import request_lease
-from leasing.changing import OutsideLimits, change_end, change_window, extension_limit
+from leasing.changing import OutsideLimits, change_end, change_window
 from leasing.ending import end_lease
 from leasing.errors import InvalidRequest, NothingFree, NotVisible, WrongState
 from leasing.fsck import Finding, run_checks
+from leasing.latest_end import extension_limit
 from leasing.models import Extension, Flavor, Hold, Lease, Notification, OutboxMessage, Rate
 from leasing.openings.upkeep import rebuild
 from leasing.quotas import set_quota

@@ -11,10 +11,10 @@ from hosts.models import Gpu, Host
 from hosts.protocol import messages as m
 from leasing.audit.verifier import verify_log
 from leasing.booking import request_lease
-from leasing.changing import extension_limit
 from leasing.ending import end_lease
 from leasing.errors import InvalidRequest, NothingFree, NotVisible, WrongState
 from leasing.fsck import run_checks
+from leasing.latest_end import extension_limit
 from leasing.maintenance.plan import Fate, Plan, Unmovable, empties_at
 from leasing.maintenance.service import (
     PlanChanged,

@@ -10,9 +10,10 @@ import pytest
 from django.db.models import Q, QuerySet
 
 from leasing.booking import request_lease
-from leasing.models import AuditEntry, Lease, Quota
+from leasing.models import AuditEntry, Lease, Quota, Tenant
 from leasing.prepared import NOBODY, Prepared, insert
 from leasing.quotas import _month, _pending, _uses
+from leasing.statements import ask_joined, columns_of
 from tests.world import World
 
 HOUR = timedelta(hours=1)
@@ -69,3 +70,15 @@ def test_a_row_is_inserted_as_it_is(world: World) -> None:
     entry = AuditEntry.objects.latest("id")
     copy = AuditEntry(**{f.attname: getattr(entry, f.attname) for f in entry._meta.fields if f.name != "id"})
     assert insert(copy).pk == AuditEntry.objects.latest("id").pk > entry.pk
+
+
+def test_a_row_of_a_statement_of_our_own_is_as_the_orm_makes_it(world: World) -> None:
+    lease = book(world)
+    columns = f"{columns_of(Lease, 'l')}, {columns_of(Tenant, 't')}"
+    joined = "leasing_lease l JOIN leasing_tenant t ON t.id = l.tenant_id"
+    statement = f"SELECT {columns} FROM {joined}"  # noqa: S608 - no values in it
+    ((found, tenant),) = ask_joined((Lease, Tenant), statement, {})
+    for row, model in ((found, Lease.objects.get()), (tenant, world.studio)):
+        for field in row._meta.concrete_fields:
+            assert repr(getattr(row, field.attname)) == repr(getattr(model, field.attname)), field
+    assert found.pk == lease.pk
