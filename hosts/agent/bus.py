@@ -5,7 +5,7 @@ Everything above this line of the house (plans, scrubbers, machines) knows cards
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -118,8 +118,18 @@ class PciBus(Protocol):
     def recover(self) -> None:
         """Undo what a killed worker left half done. Called once, before anything else."""
 
-    def cards(self) -> tuple[Card, ...]:
-        """Display-class cards by address, those that cannot be leased included, with the reason."""
+    def cards(self, *, without: Collection[str] = ()) -> tuple[Card, ...]:
+        """Display-class cards by address, those that cannot be leased included, with the reason.
+
+        Those `without`, and those that hang, are not touched and not among them.
+        """
+
+    def hanging(self) -> frozenset[str]:
+        """Cards in which the kernel hangs, by address. Until the host is rebooted each other access to one
+        of them might never return; it is refused with Wedged."""
+
+    def host_drivers(self, address: str) -> tuple[str, ...]:
+        """Drivers of the host that have claimed a function of the card. Touches nothing that may hang."""
 
     def examine(self) -> tuple[Examined, ...]:
         """The same cards as `doctor` looks at them. Nothing is changed by it, or touched that may hang."""

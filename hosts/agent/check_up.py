@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from hosts.agent.bus import PciBus
 from hosts.agent.config import Settings
-from hosts.agent.doctor.examination import Surroundings, examine, fitting
+from hosts.agent.doctor.examination import Surroundings, examine, fitting, in_order
 from hosts.agent.doctor.facts import HypervisorFacts
+from hosts.agent.drift_notes import differences_found
 from hosts.agent.machines import HypervisorError, MachineHost
 from hosts.agent.rig import Rig
 from hosts.protocol.checkup import CheckUp
@@ -34,5 +37,10 @@ def ask_hypervisor(uri: str, hypervisor: MachineHost) -> HypervisorFacts:
 
 def check_up_of(rig: Rig) -> CheckUp:
     """What a running worker finds, as much of it as fits into a report."""
-    hypervisor = ask_hypervisor(rig.config.libvirt_uri, rig.hypervisor)
-    return fitting(check_up(rig.config, rig.bus, hypervisor))
+    return fitting(whole_check_up_of(rig))
+
+
+def whole_check_up_of(rig: Rig) -> CheckUp:
+    """All of it, with what was not as it should be when that was last looked at."""
+    found = check_up(rig.config, rig.bus, ask_hypervisor(rig.config.libvirt_uri, rig.hypervisor))
+    return msgspec.structs.replace(found, checks=in_order((*differences_found(rig), *found.checks)))

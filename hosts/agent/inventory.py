@@ -46,10 +46,12 @@ def _cards(rig: Rig) -> tuple[CardFacts, ...]:
     """The cards; those in use, or taken into use meanwhile, as they were when nobody used them.
 
     In a machine's hands, or in a reset, a card may answer nothing, have a ROM that must not be read, or be
-    off the bus for a moment. That must not look as if another card had taken its place.
+    off the bus for a moment. That must not look as if another card had taken its place. Nor is one touched
+    then that is known: in a reset that hangs, reading its configuration never returns.
     """
     used = _cards_in_use(rig)
-    seen = {card.address: card.facts() for card in rig.bus.cards()}
+    known = {address for address in used if _recall(rig, address)}
+    seen = {card.address: card.facts() for card in rig.bus.cards(without=known)}
     used |= _cards_in_use(rig)
     with rig.journal.transaction():
         kept = {address: facts for address in used if (facts := _recall(rig, address))}
@@ -62,11 +64,12 @@ def _cards_in_use(rig: Rig) -> set[str]:
     leased = {gpu.address for gpu in rig.gpus.all() if gpu.state == "leased"}
     running = (facts for facts in rig.hypervisor.machines() if facts.is_active)
     given = {address for facts in running for address in facts.pci_addresses}
-    return leased | given | locked_cards(rig.plans.open())
+    return leased | given | locked_cards(rig.plans.open()) | rig.bus.hanging()
 
 
 def _recall(rig: Rig, address: str) -> CardFacts | None:
-    text = rig.journal.recall(f"card:{address}")
+    with rig.journal.transaction():
+        text = rig.journal.recall(f"card:{address}")
     return None if text is None else msgspec.json.decode(text, type=CardFacts)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,8 @@ DISPLAY_CLASS = 0x03
 BRIDGE_CLASS = 0x06
 _MEMORY, _PREFETCHABLE, _UNASSIGNED = 0x200, 0x2000, 0x20000000
 _SERIAL_NUMBER_CAPABILITY = 0x0003
+# Cards that sleep in D3 are often found stuck there.
+_STAY_AWAKE = (("d3cold_allowed", "0"), ("power/control", "on"))
 _LIFELESS = ("D3cold", "unknown", "error")
 _CLASS_NAMES = {
     0x0108: "NVMe controller",
@@ -265,6 +268,24 @@ class PciTree:
         vendor, device = function.number("vendor"), function.number("device")
         names = _names(self.root / "usr/share/misc/pci.ids", f"{vendor:04x}", f"{device:04x}")
         return " ".join(names) if names else f"{_VENDOR_NAMES.get(vendor, f'{vendor:04x}')} {device:04x}"
+
+
+def unsettled(functions: Iterable[PciFunction]) -> list[tuple[Path, str]]:
+    """What is still to be written so that they neither sleep nor are reset in a way that harms them.
+
+    VFIO itself resets a card by the kernel's choice, at the first opening and the last closing.
+    """
+    wanted = [
+        (function.path / name, text)
+        for function in functions
+        for name, text in (*_STAY_AWAKE, ("reset_method", function.permitted_resets))
+    ]
+    return [(path, text or "\n") for path, text in wanted if path.exists() and read_text(path) != text]
+
+
+def strangers_below(bridge: Path, addresses: Collection[str]) -> list[str]:
+    """PCI devices under the bridge other than these."""
+    return [entry.name for entry in bridge.glob("????:??:??.?") if entry.name not in addresses]
 
 
 def read_text(path: Path) -> str:

@@ -1,7 +1,7 @@
 """Before anything is offered or carried out: compare the journal with hypervisor, disks and bus.
 
-What explains itself goes on. What does not is dirty if it is a GPU, stopped and removed if it is a machine of
-ours, and left alone if it is somebody else's.
+What explains itself goes on. What does not is scrubbed if it is a GPU, stopped and removed if it is a machine
+of ours, and left alone if it is somebody else's; `mending` does that, at the start and from then on.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from hosts.agent import building
 from hosts.agent.bus import BusError
 from hosts.agent.inventory import take_inventory
 from hosts.agent.machines import HypervisorError, MachineFacts, MachineState
-from hosts.agent.plans import gpu_lock
-from hosts.agent.records import GpuRecord, MachineRecord
+from hosts.agent.mending import mend
+from hosts.agent.records import MachineRecord
 from hosts.agent.rig import Rig
 from hosts.agent.scrub_machine import remove_scrub_machines
 from hosts.agent.vigil import bring_back, note_stop, report_lost_gpus
@@ -39,13 +38,10 @@ def reconcile(rig: Rig, *, boot_id: str) -> None:
     rebooted = known_boot not in (None, boot_id)
     if known_boot is None:  # also if an earlier attempt to do this was cut short
         _adopt_machines(rig)
-    else:
-        _remove_orphans(rig)
     for machine in rig.machines.kept():
         _settle_machine(rig, machine, rebooted=rebooted)
-    for gpu in rig.gpus.all():
-        _settle_gpu(rig, gpu)
     report_lost_gpus(rig)
+    mend(rig)
     _close_consoles(rig)
     with rig.journal.transaction():
         rig.journal.remember("boot_id", boot_id)
@@ -81,32 +77,6 @@ def _adopt_machines(rig: Rig) -> None:
             rig.machines.adopt(facts.lease_id, state="on" if facts.is_active else "off")
 
 
-def _remove_orphans(rig: Rig) -> None:
-    """Machines and disks of ours that the journal says are gone, or never heard of."""
-    kept = {machine.lease_id for machine in rig.machines.kept()}
-    for facts in _ours(rig):
-        if facts.lease_id not in kept:
-            _remove(rig, facts)
-    for lease_id in building.leases_with_disks(rig):
-        if lease_id not in kept:
-            log.warning("Destroyed the disk of lease %s, which is not here", lease_id)
-            building.destroy_disk(rig, lease_id)
-
-
-def _remove(rig: Rig, facts: MachineFacts) -> None:
-    """Whatever GPUs it has cannot be clean. One that does not go is left for the operator."""
-    for gpu in rig.gpus.all():
-        if gpu.address in facts.pci_addresses and gpu.state == "clean":
-            rig.gpus.set_state(gpu.gpu_id, "dirty")
-    try:
-        rig.hypervisor.destroy(facts.name)
-        rig.hypervisor.undefine(facts.name)
-    except HypervisorError:
-        log.exception("Machine %s has no lease here and could not be removed", facts.name)
-    else:
-        log.warning("Removed machine %s, which has no lease here", facts.name)
-
-
 def _settle_machine(rig: Rig, machine: MachineRecord, *, rebooted: bool) -> None:
     """Go on where the journal stands. Plans that are open bring their machine to its goal themselves.
 
@@ -127,16 +97,6 @@ def _note_stop(rig: Rig, machine: MachineRecord, facts: MachineFacts | None) -> 
     """It stopped while this program was away and the host was not: its user's wish, unless QEMU says else."""
     by_guest = facts is not None and facts.state is MachineState.OFF
     note_stop(rig, machine, cause="guest" if by_guest else "failure")
-
-
-def _settle_gpu(rig: Rig, gpu: GpuRecord) -> None:
-    explained = {
-        "leased": lambda: any(machine.lease_id == gpu.lease_id for machine in rig.machines.kept()),
-        "scrubbing": lambda: any(gpu_lock(gpu.address) in plan.locks for plan in rig.plans.open()),
-    }
-    if gpu.state in explained and not explained[gpu.state]():
-        log.warning("GPU %s was %s, and nothing here explains it: dirty", gpu.address, gpu.state)
-        rig.gpus.set_state(gpu.gpu_id, "dirty")
 
 
 def _close_consoles(rig: Rig) -> None:

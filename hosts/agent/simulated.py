@@ -7,7 +7,7 @@ read, and faults injected, by another process. A reset does not scrub here eithe
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -43,6 +43,8 @@ from hosts.agent.simulated_state import demo_topology as demo_topology
 from hosts.agent.simulated_state import inject as inject
 from hosts.agent.simulated_state import memory_file as memory_file
 from hosts.agent.simulated_state import read_state as read_state
+from hosts.agent.simulated_state import reboot as reboot
+from hosts.agent.simulated_state import take_for_host as take_for_host
 from hosts.protocol.messages import Fingerprint
 
 VFIO_DRIVER = "vfio-pci"
@@ -66,12 +68,21 @@ class SimulatedBus:
     def recover(self) -> None:
         """Nothing is ever half done: each change replaces the whole state."""
 
-    def cards(self) -> tuple[Card, ...]:
+    def cards(self, *, without: Collection[str] = ()) -> tuple[Card, ...]:
         found = []
         for model in self._store.read().topology:
-            with suppress(CardMissing):
-                found.append(self.card(model.address))
+            if model.address not in without:
+                with suppress(CardMissing, Wedged):
+                    found.append(self.card(model.address))
         return tuple(found)
+
+    def hanging(self) -> frozenset[str]:
+        return frozenset(address for address, card in self._store.read().cards.items() if card.hangs)
+
+    def host_drivers(self, address: str) -> tuple[str, ...]:
+        card = self._store.read().cards.get(address)
+        drivers = set(card.drivers.values()) if card and card.present else set()
+        return tuple(sorted(drivers - {VFIO_DRIVER}))
 
     def examine(self) -> tuple[CardFacts, ...]:
         state, methods = self._store.read().cards, " ".join(_LADDER)
@@ -80,6 +91,7 @@ class SimulatedBus:
         )
 
     def card(self, address: str) -> Card:
+        self._refuse_hanging(address)
         if self._strike("card", address):
             self._vanish(address)
         if not self._is_present(address):
@@ -217,7 +229,13 @@ class SimulatedBus:
                 self._vanish(address)
             case "hang":
                 time.sleep(fault.seconds if fault else 0)
+                with self._store.changed() as state:
+                    state.cards[address].hangs = True
                 raise Wedged(f"The kernel hangs on {address} (simulated). The host has to be rebooted.")
+
+    def _refuse_hanging(self, address: str) -> None:
+        if address in self.hanging():
+            raise Wedged(f"The kernel hangs on {address} (simulated). The host has to be rebooted.")
 
     def _model(self, address: str) -> SimulatedCard:
         return next(model for model in self._store.read().topology if model.address == address)

@@ -67,6 +67,7 @@ class CardState(msgspec.Struct, kw_only=True):
     resets: int = 0
     reset_methods_renewed: int = 0
     says_cleared: bool = False
+    hangs: bool = False
 
 
 class State(msgspec.Struct, kw_only=True):
@@ -151,6 +152,19 @@ def clear_faults(directory: Path) -> None:
     """Faults that have not happened yet will not. What has happened stays."""
     with Store(directory).changed() as state:
         state.faults.clear()
+
+
+def reboot(directory: Path) -> None:
+    """The host starts anew: the kernel hangs no longer, and what had vanished is still not there."""
+    with Store(directory).changed() as state:
+        for card in state.cards.values():
+            card.hangs = False
+
+
+def take_for_host(directory: Path, address: str, driver: str = "simdrm") -> None:
+    """A driver of the host claims the card's functions, as after a careless `modprobe`."""
+    with Store(directory).changed() as state:
+        state.cards[address].drivers = dict.fromkeys(state.cards[address].drivers, driver)
 
 
 def read_state(directory: Path) -> State:

@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
-from hosts.agent.check_up import ask_hypervisor, check_up
+from hosts.agent.check_up import whole_check_up_of
 from hosts.agent.control_socket import Answer, Refused
+from hosts.agent.drift_notes import differences_found
 from hosts.agent.inventory import take_inventory, worker_version
 from hosts.agent.orders import Action, OrderRefused, follow, order
 from hosts.agent.plans import Plan
@@ -32,8 +33,7 @@ def answers(rig: Rig) -> Mapping[str, Answer]:
 
 def doctor(rig: Rig) -> Any:
     """Everything that is found now."""
-    found = check_up(rig.config, rig.bus, ask_hypervisor(rig.config.libvirt_uri, rig.hypervisor))
-    return msgspec.to_builtins(found)
+    return msgspec.to_builtins(whole_check_up_of(rig))
 
 
 def carry_out(rig: Rig, action: Action, *, address: str, by: str) -> Iterator[Any]:
@@ -57,6 +57,7 @@ def status(rig: Books) -> dict[str, Any]:
             "journal_id": str(rig.journal.journal_id),
             "reports_waiting": rig.spool.size(),
             "plans": [_plan(plan) for plan in rig.plans.open()],
+            "differences": msgspec.to_builtins(differences_found(rig)),
             "gpus": [
                 {
                     "gpu": str(gpu.gpu_id),

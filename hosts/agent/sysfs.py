@@ -28,9 +28,10 @@ from hosts.agent.doctor.card_reader import read_card
 from hosts.agent.doctor.facts import CardFacts
 from hosts.agent.far_memory import far_mapped
 from hosts.agent.fragments import hostdevs, root_port
+from hosts.agent.hanging import Hanging
 from hosts.agent.holders import holders
 from hosts.agent.kernel import VFIO_DRIVER, Kernel, LinuxKernel, Writes, explained
-from hosts.agent.pci import Bar, PciFunction, PciTree, read_text
+from hosts.agent.pci import Bar, PciFunction, PciTree, read_text, strangers_below, unsettled
 from hosts.agent.refusals import refusal
 from hosts.protocol.messages import Fingerprint
 
@@ -40,8 +41,6 @@ BIND_SECONDS = 30.0
 RESET_SECONDS = 120.0
 RETURN_SECONDS = 10.0
 _COMMAND_REGISTER, _COMMAND_MEMORY = 4, 0x2
-# Cards that sleep in D3 are often found stuck there.
-_STAY_AWAKE = (("d3cold_allowed", "0"), ("power/control", "on"))
 
 
 class SysfsBus:
@@ -65,6 +64,7 @@ class SysfsBus:
         self._pci = root / "sys/bus/pci"
         # In /run, which a reboot empties as it resets the kernel's switch.
         self._autoprobe_before = root / "run/leasehold-drivers-autoprobe"
+        self._hanging = Hanging(root / "run/leasehold-hanging-cards")
 
     def recover(self) -> None:
         """A worker killed in the last rung left a card off the bus, and drivers that are not probed."""
@@ -76,14 +76,24 @@ class SysfsBus:
                 finally:
                     self._restore_autoprobe()
 
-    def cards(self) -> tuple[Card, ...]:
-        return tuple(card for display in self._tree.displays() if (card := self._card_if_there(display)))
+    def cards(self, *, without: Collection[str] = ()) -> tuple[Card, ...]:
+        displays = self._displays(without)
+        return tuple(card for display in displays if (card := self._card_if_there(display)))
+
+    def hanging(self) -> frozenset[str]:
+        return self._hanging.addresses()
+
+    def host_drivers(self, address: str) -> tuple[str, ...]:
+        display = self._tree.function(address)
+        functions = self._functions_of(display) if display else []
+        return tuple(sorted({function.driver for function in functions} - {"", VFIO_DRIVER}))
 
     def examine(self) -> tuple[CardFacts, ...]:
-        cards = (self._functions_of(display) for display in self._tree.displays())
+        cards = (self._functions_of(display) for display in self._displays())
         return tuple(read_card(self._tree, card, holders=holders(self._tree.root, card)) for card in cards)
 
     def card(self, address: str) -> Card:
+        self._hanging.refuse(address)
         display = self._tree.function(address)
         if display is None or not display.is_display:
             raise CardMissing(f"No display-class card is at {address}.")
@@ -102,7 +112,7 @@ class SysfsBus:
 
     def is_bound(self, card: Card) -> bool:
         functions = self._functions(card)
-        if any(function.driver != VFIO_DRIVER for function in functions) or _unsettled(functions):
+        if any(function.driver != VFIO_DRIVER for function in functions) or unsettled(functions):
             return False
         return card.iommu_group is not None and self._kernel.is_viable(self._group_device(card))
 
@@ -117,7 +127,7 @@ class SysfsBus:
             raise CardBusy(f"{card.address} is in use by {', '.join(found)}.")
         if not (self._tree.drivers / VFIO_DRIVER).is_dir():
             self._kernel.load_vfio()
-        self._write(card.address, [*_unsettled(self._functions(card)), *claims])
+        self._write(card.address, [*unsettled(self._functions(card)), *claims])
         if not self.is_bound(card):
             raise BusError(self._unbound_because(card))
 
@@ -157,7 +167,7 @@ class SysfsBus:
         self._decode_memory(function)
         combined = function.path / f"resource{bar.index}_wc"
         path = combined if combined.exists() else function.path / f"resource{bar.index}"
-        with explained(function.address, BusError), far_mapped(path, bar.size) as window:
+        with self._hanging.explained(function.address, BusError), far_mapped(path, bar.size) as window:
             yield window
 
     def reset_rungs(self, card: Card) -> tuple[ResetRung, ...]:
@@ -166,7 +176,8 @@ class SysfsBus:
         rungs = []
         if "bus" not in functions[0].forbidden_resets:
             rungs.append(ResetRung("vfio-hot-reset", "bus", lambda: self._hot_reset(card)))
-            if bridge and (bridge / "reset_subordinate").exists() and not _strangers_below(bridge, card):
+            strangers = bridge and strangers_below(bridge, card.functions)
+            if bridge and not strangers and (bridge / "reset_subordinate").exists():
                 writes = [(bridge / "reset_subordinate", "1")]
                 rungs.append(ResetRung("bridge-reset", "bus", lambda: self._write_reset(card, writes)))
         if any(function.resets_by_itself for function in functions):
@@ -178,7 +189,7 @@ class SysfsBus:
         return tuple(rungs)
 
     def _hot_reset(self, card: Card) -> None:
-        with explained(card.address, ResetFailed):
+        with self._hanging.explained(card.address, ResetFailed):
             self._kernel.hot_reset(self._group_device(card), card.address, seconds=RESET_SECONDS)
 
     def _sysfs_reset(self, card: Card) -> None:
@@ -188,14 +199,14 @@ class SysfsBus:
         """
         for function in [each for each in self._functions(card) if each.resets_by_itself]:
             reset = [(function.path / "reset", "1")]
-            with explained(card.address, ResetFailed):
+            with self._hanging.explained(card.address, ResetFailed):
                 try:
                     self._kernel.write(reset, seconds=RESET_SECONDS)
                 except OSError as error:
                     if error.errno != errno.ENOTTY:
                         raise
                     self._kernel.write([(function.path / "reset_method", "default")], seconds=BIND_SECONDS)
-                    self._kernel.write([*_unsettled([function]), *reset], seconds=RESET_SECONDS)
+                    self._kernel.write([*unsettled([function]), *reset], seconds=RESET_SECONDS)
 
     def _remove_and_rescan(self, card: Card, bridge: Path, rungs: tuple[ResetRung, ...]) -> None:
         """Take the card off the bus and look for it again; no host driver may catch it in between.
@@ -210,7 +221,7 @@ class SysfsBus:
                 self._await_return(card)
                 self.bind(card)
             finally:
-                with explained(card.address, ResetFailed):
+                with self._hanging.explained(card.address, ResetFailed):
                     self._restore_autoprobe()
         _run_one(rungs)
 
@@ -231,6 +242,11 @@ class SysfsBus:
             if time.monotonic() > deadline:
                 raise ResetFailed(f"{card.address} did not come back after a rescan.")
             time.sleep(0.05)
+
+    def _displays(self, without: Collection[str] = ()) -> list[PciFunction]:
+        """Of the cards that can be touched."""
+        left_out = self.hanging().union(without)
+        return [display for display in self._tree.displays() if display.address not in left_out]
 
     def _card_if_there(self, display: PciFunction) -> Card | None:
         """None for one that is taken off the bus while it is read."""
@@ -354,27 +370,12 @@ class SysfsBus:
         return self._tree.root / f"dev/vfio/{card.iommu_group}"
 
     def _write_reset(self, card: Card, writes: Writes) -> None:
-        with explained(card.address, ResetFailed):
+        with self._hanging.explained(card.address, ResetFailed):
             self._kernel.write(writes, seconds=RESET_SECONDS)
 
     def _write(self, address: str, writes: Writes) -> None:
-        with explained(address, BusError):
+        with self._hanging.explained(address, BusError):
             self._kernel.write(writes, seconds=BIND_SECONDS)
-
-
-def _strangers_below(bridge: Path, card: Card) -> list[str]:
-    """PCI devices under the bridge that are not of the card."""
-    return [entry.name for entry in bridge.glob("????:??:??.?") if entry.name not in card.functions]
-
-
-def _unsettled(functions: list[PciFunction]) -> list[tuple[Path, str]]:
-    """What is still to be written so that the card neither sleeps nor is reset in a way that harms it.
-
-    VFIO itself resets a card by the kernel's choice, at the first opening and the last closing.
-    """
-    wanted = [(function.path / name, text) for function in functions for name, text in _STAY_AWAKE]
-    wanted += [(function.path / "reset_method", function.permitted_resets) for function in functions]
-    return [(path, text or "\n") for path, text in wanted if path.exists() and read_text(path) != text]
 
 
 def _run_one(rungs: tuple[ResetRung, ...]) -> None:

@@ -1,4 +1,5 @@
-"""The thread that keeps watch: it ends overdue leases, notices what is gone, and reports inventory."""
+"""The thread that keeps watch: it ends overdue leases, notices what is gone or not as it should be, and
+reports inventory."""
 
 from __future__ import annotations
 
@@ -10,10 +11,12 @@ from uuid import UUID
 
 from hosts.agent import vigil
 from hosts.agent.check_up import check_up_of
+from hosts.agent.drift_notes import differences_found
 from hosts.agent.inventory import take_inventory
 from hosts.agent.machines import HypervisorError, Stop, StopCause
+from hosts.agent.mending import mend
 from hosts.agent.rig import Rig
-from hosts.protocol.checkup import CheckUp
+from hosts.protocol.checkup import Check, CheckUp
 from hosts.protocol.messages import Inventory
 
 log = logging.getLogger(__name__)
@@ -40,6 +43,8 @@ class Watch:
         self._report_at = 0.0
         self._report = 0
         self._check_up_at = 0.0
+        self._mend_at = time.monotonic() + rig.config.reconcile_seconds
+        self._told: tuple[Check, ...] = ()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     def start(self) -> None:
@@ -84,6 +89,7 @@ class Watch:
         vigil.note_stops(self._rig, stopped_by_guest=seen)
         self._stopped_by_guest -= seen
         vigil.report_lost_gpus(self._rig)
+        self._mend()
         self._report_inventory()
         self._report_check_up()
 
@@ -93,6 +99,12 @@ class Watch:
             if self._stop_again_at.get(machine.lease_id, now) <= now:
                 self._stop_again_at[machine.lease_id] = now + OVERDUE_RETRY_SECONDS
                 vigil.stop_overdue(self._rig, machine)
+
+    def _mend(self) -> None:
+        """Every so often; at the start it was done before anything else began."""
+        if time.monotonic() >= self._mend_at:
+            self._mend_at = time.monotonic() + self._rig.config.reconcile_seconds
+            mend(self._rig)
 
     def _report_inventory(self) -> None:
         """When something has changed, and every so often, unless the last one is still unreceived."""
@@ -104,9 +116,12 @@ class Watch:
             self._report_at = time.monotonic() + self._rig.config.inventory_seconds
 
     def _report_check_up(self) -> None:
-        """At the start, which shows the portal what is spoken here, and every so often if it understands."""
-        if time.monotonic() < self._check_up_at:
+        """At the start, which shows the portal what is spoken here; every so often if it understands, and at
+        once when other things are found not to be as they should be."""
+        found = differences_found(self._rig)
+        if time.monotonic() < self._check_up_at and found == self._told:
             return
+        self._told = found
         if not self._check_up_at or self._rig.spool.spoken >= CheckUp.SINCE:
             self._rig.spool.add(check_up_of(self._rig), self._rig.spool.host_origin)
         self._check_up_at = time.monotonic() + self._rig.config.check_up_seconds

@@ -28,6 +28,9 @@ from leasing.fleet import authorise, present_host
 
 log = logging.getLogger(__name__)
 
+# Seconds for each answer of the broker: whoever asked for an account waits for it at a page.
+PATIENCE = 5.0
+
 
 class BrokerRefused(DomainError):
     """The broker did not do it; nothing was changed."""
@@ -102,7 +105,8 @@ def account_lines(host: Host) -> list[str]:
 
 
 def _administer(*commands: list[str]) -> None:
-    with Redis.from_url(settings.BROKER_ADMIN_URL.replace("redis+socket://", "unix://", 1)) as broker:
+    url = settings.BROKER_ADMIN_URL.replace("redis+socket://", "unix://", 1)
+    with Redis.from_url(url, socket_connect_timeout=PATIENCE, socket_timeout=PATIENCE) as broker:
         for words in commands:
             broker.execute_command(" ".join(words[:2]) if words[0] == "ACL" else words[0], *_rest(words))
         _keep(broker)

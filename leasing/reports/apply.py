@@ -17,7 +17,7 @@ from leasing.audit.log import record
 from leasing.locking import locked
 from leasing.models import ConsoleSession, Lease, LeaseStep, OutboxMessage
 from leasing.reasons import because
-from leasing.reports import inventory, scrubs
+from leasing.reports import drift, inventory, scrubs
 from leasing.reports.subjects import NotTheirs, gpu_of, lease_of
 from leasing.states.gpu import GpuEvent
 from leasing.states.lease import LeaseEvent, LeaseState
@@ -245,6 +245,7 @@ def _gpu_reset(host: Host, report: m.Report, event: m.GpuReset, stored: Received
 
 
 def _checked_up(host: Host, report: m.Report, event: m.CheckUp, stored: ReceivedReport, now: datetime) -> str:
+    drift.record_new(host, event, at=report.occurred_at, now=now)
     HostCheckUp.objects.update_or_create(
         host=host,
         defaults={

@@ -101,6 +101,7 @@ ACTS: dict[str, str | Promise] = {
     "host.drain": _("Closed for maintenance"),
     "host.change-drain": _("Closure changed"),
     "host.journal": _("Host came back with a new journal"),
+    "host.drift": _("Found not as it should be"),
     "model.scrub-policy": _("How GPUs of the model are cleaned was changed"),
     "gpu.admit": _("Taken into service"),
     "gpu.drain": _("Closed for maintenance"),

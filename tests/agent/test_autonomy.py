@@ -26,6 +26,7 @@ from hosts.protocol.messages import (
     MachineRunning,
     MachineStopped,
     OpenConsole,
+    Ordered,
     Power,
     ProvisionFailed,
     Update,
@@ -228,17 +229,9 @@ def test_an_orphan_of_ours_is_removed_and_a_strangers_machine_is_left(box: Box) 
     disk.write_bytes(b"left behind")
     box.restart()
     assert {facts.name for facts in box.machines.machines()} == {"stranger", "lease-1"}
-    assert box.gpu_state(1) == "dirty"
+    assert box.last(Ordered).gpu_id == gpu_order(1).gpu_id
     assert not disk.exists()
     assert ("stranger", None) in {(facts.name, facts.lease_id) for facts in box.last(Inventory).machines}
-
-
-@pytest.mark.parametrize("state", ["leased", "scrubbing"])
-def test_a_gpu_whose_state_nothing_explains_is_dirty(box: Box, state: str) -> None:
-    order = box.intake(1)
-    box.rig.gpus.put(order, "leased" if state == "leased" else "scrubbing", lease_id=uuid4())
-    box.restart()
-    assert box.gpu_state(1) == "dirty"
 
 
 def test_a_vanished_gpu_is_reported_missing_once(box: Box) -> None:
@@ -305,7 +298,7 @@ def test_the_watch_goes_on_after_an_error_that_nobody_foresaw(
 ) -> None:
     failed = threading.Event()
 
-    def fail() -> None:
+    def fail(**_: object) -> None:
         failed.set()
         raise FileNotFoundError("a card was removed while it was looked at")
 

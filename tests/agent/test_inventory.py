@@ -70,7 +70,7 @@ def test_a_card_in_its_reset_is_not_missing(tmp_path: Path, monkeypatch: pytest.
         if boundary == "intake:reset:before":
             cards = tuple(card for card in host.rig.bus.cards() if card.address != order.address)
             with monkeypatch.context() as removed:
-                removed.setattr(host.rig.bus, "cards", lambda: cards)
+                removed.setattr(host.rig.bus, "cards", lambda **_: cards)
                 seen.append(take_inventory(host.rig))
 
     with a_box(tmp_path, on_boundary=look_meanwhile) as host:
@@ -87,7 +87,7 @@ def test_a_card_that_is_taken_while_it_is_read_counts_as_in_use(
     order = box.intake()
     before, cards = take_inventory(box.rig), box.rig.bus.cards
 
-    def taken_meanwhile() -> tuple[Card, ...]:
+    def taken_meanwhile(**_: object) -> tuple[Card, ...]:
         box.rig.gpus.put(order, "leased", lease_id=None)
         answer_nothing(monkeypatch)
         return cards()

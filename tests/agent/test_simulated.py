@@ -24,6 +24,7 @@ from hosts.agent.simulated import (
     inject,
     memory_file,
     read_state,
+    reboot,
 )
 from hosts.protocol.messages import Fingerprint
 from hosts.protocol.proof import fingerprint_changes
@@ -142,7 +143,7 @@ def test_a_refused_card_is_listed_and_not_bound(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "failure"), [("error", BusError), ("lie", BusError), ("hang", Wedged), ("vanish", CardMissing)]
+    ("kind", "failure"), [("error", BusError), ("lie", BusError), ("vanish", CardMissing)]
 )
 def test_a_bind_fails_as_often_as_injected(
     bus: SimulatedBus, tmp_path: Path, kind: Kind, failure: type[BusError]
@@ -158,6 +159,20 @@ def test_a_bind_fails_as_often_as_injected(
             bus.bind(card)
         bus.bind(card)
         assert bus.is_bound(card)
+
+
+def test_a_card_that_hangs_is_refused_until_the_host_is_rebooted(bus: SimulatedBus, tmp_path: Path) -> None:
+    inject(tmp_path, Fault(operation="bind", address=GPU, kind="hang"))
+    card = bus.card(GPU)
+    again = SimulatedBus(tmp_path)
+    for each in (bus, again):
+        with pytest.raises(Wedged):
+            each.bind(card)
+    assert again.hanging() == {GPU}
+    assert GPU not in {found.address for found in again.cards()}
+    reboot(tmp_path)
+    bus.bind(card)
+    assert bus.is_bound(card)
 
 
 def test_a_fault_concerns_one_card(bus: SimulatedBus, tmp_path: Path) -> None:

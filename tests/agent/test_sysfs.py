@@ -412,7 +412,7 @@ def test_autoprobing_that_an_administrator_switched_off_stays_off(plain: Plain) 
 def test_a_card_whose_rom_cannot_be_read_is_listed_and_not_asked_again(plain: Plain) -> None:
     host, kernel, bus = plain
     host.function("0000:02:00.0", group=8, bridge=PORT)
-    kernel.failures["rom"] = [ChildStuckError("process 9 cannot be killed")]
+    kernel.failures["rom"] = [TimeoutError("no answer within 30 s")]
     assert [card.fingerprint.rom_sha256 for card in bus.cards()] == ["", ""]
     assert [card.fingerprint.rom_sha256 for card in bus.cards()] == ["", ""]
     assert len([path for path, _ in kernel.writes if path.endswith("/rom")]) == 1
@@ -556,3 +556,43 @@ def test_the_functions_share_one_guest_slot(plain: Plain) -> None:
     first = hostdevs[0].find("address")
     assert first is not None
     assert first.get("multifunction") == "on"
+
+
+def wedge(kernel: FakeKernel, name: str) -> None:
+    kernel.failures[name] = [ChildStuckError("process 9 cannot be killed")]
+
+
+def test_a_card_in_which_the_kernel_hangs_is_not_touched_again_until_the_host_is_rebooted(
+    plain: Plain,
+) -> None:
+    """Not by a restarted worker either: reading its configuration would never return."""
+    host, kernel, bus = plain
+    card = bus.card(GPU)
+    wedge(kernel, "unbind")
+    with pytest.raises(Wedged):
+        bus.bind(card)
+    host.path(GPU).joinpath("config").unlink()
+    again = SysfsBus(host.root, kernel=kernel)
+    for each in (bus, again):
+        with pytest.raises(Wedged, match="rebooted"):
+            each.card(GPU)
+        assert each.hanging() == {GPU}
+        assert each.cards() == each.examine() == ()
+        assert each.host_drivers(GPU) == ("bochs-drm", "hda")
+    shutil.rmtree(host.root / "run")
+    assert again.hanging() == frozenset()
+
+
+def test_cards_that_are_to_be_left_out_are_not_read(plain: Plain, monkeypatch: pytest.MonkeyPatch) -> None:
+    bus = plain[2]
+    read: list[str] = []
+    monkeypatch.setattr(bus, "_card", lambda display: read.append(display.address))
+    assert bus.cards(without={GPU}) == ()
+    assert read == []
+
+
+def test_drivers_of_the_host_are_told_and_vfio_is_none(plain: Plain) -> None:
+    bus = plain[2]
+    assert bus.host_drivers(GPU) == ("bochs-drm", "hda")
+    bus.bind(bus.card(GPU))
+    assert bus.host_drivers(GPU) == bus.host_drivers("0000:99:00.0") == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -478,6 +479,16 @@ def test_a_broker_that_is_away_does_not_keep_a_host_out(settings: Settings) -> N
     assert host.account_at is None
     with pytest.raises(accounts.BrokerRefused):
         accounts.remake_account(actor=SYSTEM, host_id=host.pk, now=NOW)
+
+
+def test_a_broker_that_takes_the_call_and_says_nothing_is_given_up(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "PATIENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        settings.BROKER_ADMIN_URL = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        enrol(a_token(), Keys())
+    assert Host.objects.get(name="hv7").account_at is None
 
 
 @pytest.mark.parametrize(

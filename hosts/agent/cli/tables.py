@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
+import msgspec
+
 from hosts.protocol.checkup import Check, CheckUp
 from hosts.protocol.findings import TOPICS, put_in_words
 
@@ -46,7 +48,17 @@ def show_status(status: dict[str, Any]) -> str:
         ("MACHINE OF LEASE", "STATE", "WANTED", "ENDS"),
         ([each[name] for name in ("lease", "state", "desired", "ends_at")] for each in status["machines"]),
     )
-    return "\n\n".join([facts, gpus, machines, f"Plans under way:\n{show_journal(status['plans'])}"])
+    plans = f"Plans under way:\n{show_journal(status['plans'])}"
+    return "\n\n".join([facts, gpus, machines, plans, *_differences(status["differences"])])
+
+
+def _differences(found: list[dict[str, Any]]) -> list[str]:
+    """As `doctor` shows them; nothing if all is as it should be."""
+    checks = msgspec.convert(found, type=list[Check])
+    if not checks:
+        return []
+    lines = (line for check in checks for line in _lines(check, where=check.subject))
+    return ["\n".join(["Not as it should be:", *lines])]
 
 
 def show_journal(plans: list[dict[str, Any]]) -> str:
@@ -90,9 +102,10 @@ def _section(subject: str, checks: list[Check]) -> str:
     return "\n".join([subject or "Host", *(line for check in checks for line in _lines(check))])
 
 
-def _lines(check: Check) -> Iterator[str]:
+def _lines(check: Check, where: str = "") -> Iterator[str]:
     words = put_in_words(check, TOPICS)
-    yield f"  {_MARKS[check.verdict]:<4}  {words.title}: {words.finding}"
+    title = f"{where} {words.title}".lstrip()
+    yield f"  {_MARKS[check.verdict]:<4}  {title}: {words.finding}"
     if check.verdict in ("fail", "warn"):
         yield from _wrapped(words.why)
         yield from _wrapped(words.change)

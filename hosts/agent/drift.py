@@ -1,0 +1,133 @@
+"""Where what is differs from what should be. Pure: what was seen and what the journal says go in."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from hosts.agent.machines import MachineFacts
+from hosts.agent.plans import Plan, gpu_lock, lease_lock
+from hosts.agent.records import GpuRecord, MachineRecord
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was there: machines, the leases whose disks lie here, the drivers of the host that have cards."""
+
+    machines: Sequence[MachineFacts]
+    disks: Collection[UUID]
+    host_drivers: Mapping[str, Sequence[str]]
+    hanging: Collection[str]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What the journal said, later than all of `Seen`: what was begun meanwhile is in it."""
+
+    machines: Sequence[MachineRecord]
+    gpus: Sequence[GpuRecord]
+    plans: Sequence[Plan]
+
+    def is_planned(self, lock: str) -> bool:
+        return any(lock in plan.locks for plan in self.plans)
+
+
+@dataclass(frozen=True)
+class StrayMachine:
+    """A machine of ours, for a lease that is not here."""
+
+    facts: MachineFacts
+
+
+@dataclass(frozen=True)
+class StrayScrubMachine:
+    """A scrub machine of which the scrub is over."""
+
+    facts: MachineFacts
+
+
+@dataclass(frozen=True)
+class StrayDisk:
+    """A disk, or its key, of a lease that is not here."""
+
+    lease_id: UUID
+
+
+@dataclass(frozen=True)
+class LostMachine:
+    """A machine that should be here, running or not, and that the hypervisor does not know."""
+
+    record: MachineRecord
+
+
+@dataclass(frozen=True)
+class ForeignUse:
+    """Somebody else's machine runs with one of our GPUs."""
+
+    gpu: GpuRecord
+    facts: MachineFacts
+
+
+@dataclass(frozen=True)
+class HostUse:
+    """Drivers of the host have one of our GPUs, which no plan has let go."""
+
+    gpu: GpuRecord
+    drivers: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Unexplained:
+    """A GPU that is leased to no machine here, or being scrubbed by no plan."""
+
+    gpu: GpuRecord
+
+
+@dataclass(frozen=True)
+class Hang:
+    """The kernel hangs in a card."""
+
+    address: str
+
+
+Difference = (
+    StrayMachine | StrayScrubMachine | StrayDisk | LostMachine | ForeignUse | HostUse | Unexplained | Hang
+)
+
+
+def differences(seen: Seen, written: Written) -> Iterator[Difference]:
+    """Everything that is not as it should be. What a plan is at work on is that plan's business."""
+    yield from (Hang(address) for address in sorted(seen.hanging))
+    yield from _of_machines(seen, written)
+    for gpu in written.gpus:
+        if not written.is_planned(gpu_lock(gpu.address)):
+            yield from _of_gpu(gpu, seen, written)
+
+
+def _of_machines(seen: Seen, written: Written) -> Iterator[Difference]:
+    kept = {record.lease_id for record in written.machines}
+    known = {facts.lease_id for facts in seen.machines}
+    for facts in sorted(seen.machines, key=lambda each: each.name):
+        if facts.lease_id is not None and facts.lease_id not in kept:
+            yield StrayMachine(facts)
+        if facts.scrubs and not written.is_planned(gpu_lock(facts.scrubs)):
+            yield StrayScrubMachine(facts)
+    yield from (StrayDisk(lease_id) for lease_id in sorted(seen.disks) if lease_id not in kept)
+    for record in written.machines:
+        settled = record.state != "releasing" and not written.is_planned(lease_lock(record.lease_id))
+        if settled and record.lease_id not in known:
+            yield LostMachine(record)
+
+
+def _of_gpu(gpu: GpuRecord, seen: Seen, written: Written) -> Iterator[Difference]:
+    for facts in seen.machines:
+        is_ours = facts.lease_id is not None or facts.scrubs
+        if not is_ours and facts.is_active and gpu.address in facts.pci_addresses:
+            yield ForeignUse(gpu, facts)
+    drivers = seen.host_drivers.get(gpu.address, ())
+    if drivers and gpu.state in ("clean", "leased"):
+        yield HostUse(gpu, drivers)
+    here = {record.lease_id for record in written.machines}
+    if gpu.state == "scrubbing" or (gpu.state == "leased" and gpu.lease_id not in here):
+        yield Unexplained(gpu)

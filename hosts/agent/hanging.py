@@ -1,0 +1,47 @@
+"""Remembers the cards in which the kernel hangs, so that nothing touches them again before the next boot.
+
+Reading as little as their configuration space would block for ever, and whoever reads with it. The list lies
+in /run: a restarted worker finds it, and a reboot, which ends the hang, empties it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hosts.agent.bus import BusError, Wedged
+from hosts.agent.kernel import explained
+
+
+class Hanging:
+    """The list in the file at `path`, one address a line."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def addresses(self) -> frozenset[str]:
+        try:
+            return frozenset(self._path.read_text().split())
+        except FileNotFoundError:
+            return frozenset()
+
+    def refuse(self, address: str) -> None:
+        """Wedged if the card is on the list."""
+        if address in self.addresses():
+            raise Wedged(f"The kernel hangs on {address}. The host has to be rebooted.")
+
+    @contextmanager
+    def explained(self, address: str, kind: type[BusError]) -> Iterator[None]:
+        """As `kernel.explained`; a card in which the kernel hangs meanwhile gets on the list."""
+        try:
+            with explained(address, kind):
+                yield
+        except Wedged:
+            self._add(address)
+            raise
+
+    def _add(self, address: str) -> None:
+        self._path.parent.mkdir(exist_ok=True)
+        with self._path.open("a") as file:
+            file.write(f"{address}\n")

@@ -1,0 +1,171 @@
+"""Compares what is with what should be, mends what is ours to mend, and notes what was found.
+
+A GPU that something else has had is scrubbed again before it is offered. What belongs to somebody else is
+left alone, and so is what a plan is at work on.
+"""
+
+from __future__ import annotations
+
+import logging
+from uuid import UUID
+
+from hosts.agent import building
+from hosts.agent.disks import DiskError
+from hosts.agent.drift import (
+    Difference,
+    ForeignUse,
+    Hang,
+    HostUse,
+    LostMachine,
+    Seen,
+    StrayDisk,
+    StrayMachine,
+    StrayScrubMachine,
+    Unexplained,
+    Written,
+    differences,
+)
+from hosts.agent.drift_notes import note_differences
+from hosts.agent.machines import HypervisorError, MachineFacts
+from hosts.agent.orders import OrderRefused, order
+from hosts.agent.plans import gpu_lock
+from hosts.agent.records import GpuRecord
+from hosts.agent.rig import Rig
+from hosts.agent.scrub_machine import remove_scrub_machine
+from hosts.protocol.checkup import Check, Verdict
+from hosts.protocol.messages import GpuFailed
+
+log = logging.getLogger(__name__)
+
+BY = "leasehold-host"
+STEP = "reconcile"
+
+
+def mend(rig: Rig) -> None:
+    """Look once, and mend what is not in order. BusError or HypervisorError if that cannot be seen."""
+    seen = _look(rig)
+    note_differences(rig, tuple(_mend(rig, each) for each in differences(seen, _read(rig))))
+
+
+def _look(rig: Rig) -> Seen:
+    return Seen(
+        machines=rig.hypervisor.machines(),
+        disks=building.leases_with_disks(rig),
+        host_drivers={gpu.address: rig.bus.host_drivers(gpu.address) for gpu in rig.gpus.all()},
+        hanging=rig.bus.hanging(),
+    )
+
+
+def _read(rig: Rig) -> Written:
+    with rig.journal.transaction():
+        return Written(rig.machines.kept(), rig.gpus.all(), rig.plans.open())
+
+
+def _mend(rig: Rig, difference: Difference) -> Check:
+    match difference:
+        case StrayMachine(facts):
+            check = _remove_machine(rig, facts)
+        case StrayScrubMachine(facts):
+            check = _remove_scrub_machine(rig, facts)
+        case StrayDisk(lease_id):
+            check = _destroy_disk(rig, lease_id)
+        case LostMachine(record):
+            check = _found("lost-machine", "lost", "fail", lease=record.lease_id, state=record.state)
+        case ForeignUse(gpu, facts):
+            check = _give_up(rig, gpu, facts)
+        case HostUse(gpu, drivers):
+            check = _take_back(rig, gpu, ", ".join(drivers))
+        case Unexplained(gpu):
+            check = _doubt(rig, gpu)
+        case Hang(address):
+            check = _found("hang", "hangs", "fail", address)
+    log.warning("Found %s: %s %s", check.code, check.outcome, {"subject": check.subject, **check.facts})
+    return check
+
+
+def _remove_machine(rig: Rig, facts: MachineFacts) -> Check:
+    """Whatever GPUs it has cannot be clean. One that does not go is left for the operator."""
+    told = {"machine": facts.name, "lease": str(facts.lease_id)}
+    try:
+        rig.hypervisor.destroy(facts.name)
+        rig.hypervisor.undefine(facts.name)
+    except HypervisorError as error:
+        return _found("stray-machine", "left", "fail", **told, reason=error)
+    finally:
+        for gpu in rig.gpus.all():
+            if gpu.address in facts.pci_addresses and gpu.state == "clean":
+                _scrub_again(rig, gpu)
+    return _found("stray-machine", "removed", "warn", **told)
+
+
+def _remove_scrub_machine(rig: Rig, facts: MachineFacts) -> Check:
+    try:
+        remove_scrub_machine(rig.hypervisor, facts.name)
+    except HypervisorError as error:
+        return _found("stray-scrub-machine", "left", "fail", facts.scrubs, machine=facts.name, reason=error)
+    return _found("stray-scrub-machine", "removed", "warn", facts.scrubs, machine=facts.name)
+
+
+def _destroy_disk(rig: Rig, lease_id: UUID) -> Check:
+    try:
+        building.destroy_disk(rig, lease_id)
+    except (DiskError, OSError) as error:
+        return _found("stray-disk", "left", "fail", lease=lease_id, reason=error)
+    return _found("stray-disk", "destroyed", "warn", lease=lease_id)
+
+
+def _give_up(rig: Rig, gpu: GpuRecord, facts: MachineFacts) -> Check:
+    """The machine is not ours to stop. The GPU is quarantined, and only the portal lets it back."""
+    if gpu.state not in ("quarantined", "missing"):
+        _quarantine(rig, gpu, f"The machine {facts.name}, which is not Leasehold's, runs with it.")
+    return _found("foreign-use", "quarantined", "fail", gpu.address, machine=facts.name)
+
+
+def _take_back(rig: Rig, gpu: GpuRecord, drivers: str) -> Check:
+    """A leased one is bound again when its machine starts, and scrubbed at its release as ever."""
+    if gpu.state == "leased":
+        return _found("host-use", "leased", "warn", gpu.address, drivers=drivers)
+    if refusal := _scrub_again(rig, gpu):
+        return _found("host-use", "quarantined", "fail", gpu.address, drivers=drivers, reason=refusal)
+    return _found("host-use", "scrubbed", "warn", gpu.address, drivers=drivers)
+
+
+def _doubt(rig: Rig, gpu: GpuRecord) -> Check:
+    if refusal := _scrub_again(rig, gpu):
+        return _found("unexplained", "quarantined", "fail", gpu.address, state=gpu.state, reason=refusal)
+    return _found("unexplained", "scrubbed", "warn", gpu.address, state=gpu.state)
+
+
+def _scrub_again(rig: Rig, gpu: GpuRecord) -> str:
+    """Unknown is not clean. Quarantined, with the reason, if it is not known how it is scrubbed.
+
+    If a plan has begun to work on it meanwhile, that decides.
+    """
+    with rig.journal.transaction():
+        if _is_planned(rig, gpu):
+            return ""
+        rig.gpus.set_state(gpu.gpu_id, "dirty")
+    try:
+        order(rig, "scrub", gpu.address, by=BY)
+    except OrderRefused as refusal:
+        if _is_planned(rig, gpu):
+            return ""
+        _quarantine(rig, gpu, str(refusal))
+        return str(refusal)
+    return ""
+
+
+def _is_planned(rig: Rig, gpu: GpuRecord) -> bool:
+    return any(gpu_lock(gpu.address) in plan.locks for plan in rig.plans.open())
+
+
+def _quarantine(rig: Rig, gpu: GpuRecord, reason: str) -> None:
+    failed = GpuFailed(gpu_id=gpu.gpu_id, tenure=gpu.tenure, step=STEP, reason=reason[:2000])
+    with rig.journal.transaction():
+        rig.gpus.set_state(gpu.gpu_id, "quarantined")
+        rig.spool.add(failed, rig.spool.origin_of(f"gpu:{gpu.gpu_id}"))
+
+
+def _found(code: str, outcome: str, verdict: Verdict, subject: str = "", **facts: object) -> Check:
+    told = {name: str(fact)[:500] for name, fact in facts.items()}
+    return Check(code=code, outcome=outcome, verdict=verdict, subject=subject[:200], facts=told)

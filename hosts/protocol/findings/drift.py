@@ -1,0 +1,92 @@
+"""Words for what was not as it should be, when a host compared what is with what its journal says."""
+
+from __future__ import annotations
+
+from hosts.protocol.findings.words import Outcome, Topic
+from hosts.protocol.findings.words import marked as _
+
+DRIFT_TOPICS = {
+    "stray-machine": Topic(
+        _("Machine without a lease"),
+        _("No machine may run without a lease: nobody would be billed for it, or answer for it."),
+        {
+            "removed": Outcome(_("%(machine)s was for lease %(lease)s, which is not here. It was removed.")),
+            "left": Outcome(
+                _("%(machine)s is for lease %(lease)s, which is not here, and cannot be removed: %(reason)s"),
+                _("Remove it by hand:"),
+                "virsh destroy %(machine)s; virsh undefine --nvram %(machine)s",
+            ),
+        },
+    ),
+    "stray-scrub-machine": Topic(
+        _("Scrub machine left over"),
+        _("A scrub machine lives as long as its scrub. One that is left keeps the card and some memory."),
+        {
+            "removed": Outcome(_("%(machine)s was left over. It was removed.")),
+            "left": Outcome(
+                _("%(machine)s is left over and cannot be removed: %(reason)s"),
+                _("Remove it by hand:"),
+                "virsh destroy %(machine)s; virsh undefine %(machine)s",
+            ),
+        },
+    ),
+    "stray-disk": Topic(
+        _("Disk without a lease"),
+        _("What a tenant wrote must not outlive the lease."),
+        {
+            "destroyed": Outcome(_("A disk of lease %(lease)s, which is not here, was destroyed.")),
+            "left": Outcome(
+                _("A disk of lease %(lease)s, which is not here, cannot be destroyed: %(reason)s"),
+                _("Look at the file system that it lies on."),
+            ),
+        },
+    ),
+    "lost-machine": Topic(
+        _("Lost machine"),
+        _("A lease without its machine is of no use to anybody, and ends as failed."),
+        {"lost": Outcome(_("The machine of lease %(lease)s, last seen %(state)s, is not here any more."))},
+    ),
+    "foreign-use": Topic(
+        _("GPU in a machine that is not Leasehold's"),
+        _("Whoever else uses a GPU could read what a tenant leaves there. Other machines are left alone."),
+        {
+            "quarantined": Outcome(
+                _("%(machine)s runs with it. The GPU is quarantined."),
+                _("Take the GPU out of that machine, then readmit it."),
+            )
+        },
+    ),
+    "host-use": Topic(
+        _("GPU in the hands of the host"),
+        _("A driver of the host has used its memory: it is not known to be clean any more."),
+        {
+            "scrubbed": Outcome(_("%(drivers)s had it. It is taken back and scrubbed again.")),
+            "leased": Outcome(_("%(drivers)s has it while its machine is off. Starting that takes it back.")),
+            "quarantined": Outcome(
+                _("%(drivers)s had it, and it could not be scrubbed: %(reason)s"),
+                _("It is quarantined. Put right what is said there, then readmit it."),
+            ),
+        },
+    ),
+    "unexplained": Topic(
+        _("Unexplained state"),
+        _("What cannot be explained is not known to be clean."),
+        {
+            "scrubbed": Outcome(_("It was %(state)s, and nothing here explains it. It is scrubbed again.")),
+            "quarantined": Outcome(
+                _("It was %(state)s, nothing here explains it, and it could not be scrubbed: %(reason)s"),
+                _("It is quarantined. Put right what is said there, then readmit it."),
+            ),
+        },
+    ),
+    "hang": Topic(
+        _("The kernel hangs"),
+        _("Whatever touches the card now may never come back, so nothing does."),
+        {
+            "hangs": Outcome(
+                _("The kernel has not come back from an access to it."),
+                _("Reboot the host when its leases have ended; then readmit the card."),
+            )
+        },
+    ),
+}
