@@ -562,7 +562,7 @@ def wedge(kernel: FakeKernel, name: str) -> None:
     kernel.failures[name] = [ChildStuckError("process 9 cannot be killed")]
 
 
-def test_a_card_in_which_the_kernel_hangs_is_not_touched_again_until_the_host_is_rebooted(
+def test_a_card_in_which_the_kernel_hangs_is_not_touched_again_before_a_reboot(
     plain: Plain,
 ) -> None:
     """Not by a restarted worker either: reading its configuration would never return."""

@@ -52,7 +52,7 @@ DRIFT_TOPICS = {
         {
             "quarantined": Outcome(
                 _("%(machine)s runs with it. The GPU is quarantined."),
-                _("Take the GPU out of that machine, then readmit it."),
+                _("Take the GPU out of that machine, then try its intake again."),
             )
         },
     ),
@@ -64,7 +64,7 @@ DRIFT_TOPICS = {
             "leased": Outcome(_("%(drivers)s has it while its machine is off. Starting that takes it back.")),
             "quarantined": Outcome(
                 _("%(drivers)s had it, and it could not be scrubbed: %(reason)s"),
-                _("It is quarantined. Put right what is said there, then readmit it."),
+                _("It is quarantined. Put right what is said there, then try its intake again."),
             ),
         },
     ),
@@ -75,7 +75,7 @@ DRIFT_TOPICS = {
             "scrubbed": Outcome(_("It was %(state)s, and nothing here explains it. It is scrubbed again.")),
             "quarantined": Outcome(
                 _("It was %(state)s, nothing here explains it, and it could not be scrubbed: %(reason)s"),
-                _("It is quarantined. Put right what is said there, then readmit it."),
+                _("It is quarantined. Put right what is said there, then try its intake again."),
             ),
         },
     ),
@@ -85,7 +85,7 @@ DRIFT_TOPICS = {
         {
             "hangs": Outcome(
                 _("The kernel has not come back from an access to it."),
-                _("Reboot the host when its leases have ended; then readmit the card."),
+                _("Reboot the host when its leases have ended; then try the intake of the card again."),
             )
         },
     ),
