@@ -1,4 +1,5 @@
-"""Remembers the cards in which the kernel hangs, so that nothing touches them again before the next boot.
+"""Says the kernel's errors as the bus's, and remembers the cards in which it hangs, so that nothing touches
+them again before the next boot.
 
 Reading as little as their configuration space would block for ever, and whoever reads with it. The list lies
 in /run: a restarted worker finds it, and a reboot, which ends the hang, empties it.
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hosts.agent.bus import BusError, Wedged
-from hosts.agent.kernel import explained
+from hosts.agent.stuck import ChildStuckError
 
 
 class Hanging:
@@ -33,7 +34,7 @@ class Hanging:
 
     @contextmanager
     def explained(self, address: str, kind: type[BusError]) -> Iterator[None]:
-        """As `kernel.explained`; a card in which the kernel hangs meanwhile gets on the list."""
+        """As the function; a card in which the kernel hangs meanwhile gets on the list."""
         try:
             with explained(address, kind):
                 yield
@@ -45,3 +46,15 @@ class Hanging:
         self._path.parent.mkdir(exist_ok=True)
         with self._path.open("a") as file:
             file.write(f"{address}\n")
+
+
+@contextmanager
+def explained(address: str, kind: type[BusError]) -> Iterator[None]:
+    """Say an operating system's error as a BusError of the given kind; a stuck child means Wedged."""
+    try:
+        yield
+    except ChildStuckError as error:
+        raise Wedged(f"The kernel hangs on {address}: {error}. The host has to be rebooted.") from error
+    except OSError as error:
+        where = f" at {error.filename}" if error.filename else ""
+        raise kind(f"{address}: {error.strerror or error}{where}.") from error

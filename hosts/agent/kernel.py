@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from hosts.agent import child, vfio
-from hosts.agent.bus import BusError, Wedged
-from hosts.agent.stuck import ChildStuckError
 
 VFIO_DRIVER = "vfio-pci"
 LOAD_SECONDS = 30.0
@@ -43,15 +40,3 @@ class LinuxKernel:
 
     def load_vfio(self) -> None:
         subprocess.run(["modprobe", VFIO_DRIVER], check=False, capture_output=True, timeout=LOAD_SECONDS)
-
-
-@contextmanager
-def explained(address: str, kind: type[BusError]) -> Iterator[None]:
-    """Say an operating system's error as a BusError of the given kind; a stuck child means Wedged."""
-    try:
-        yield
-    except ChildStuckError as error:
-        raise Wedged(f"The kernel hangs on {address}: {error}. The host has to be rebooted.") from error
-    except OSError as error:
-        where = f" at {error.filename}" if error.filename else ""
-        raise kind(f"{address}: {error.strerror or error}{where}.") from error

@@ -28,9 +28,9 @@ from hosts.agent.doctor.card_reader import read_card
 from hosts.agent.doctor.facts import CardFacts
 from hosts.agent.far_memory import far_mapped
 from hosts.agent.fragments import hostdevs, root_port
-from hosts.agent.hanging import Hanging
+from hosts.agent.hanging import Hanging, explained
 from hosts.agent.holders import holders
-from hosts.agent.kernel import VFIO_DRIVER, Kernel, LinuxKernel, Writes, explained
+from hosts.agent.kernel import VFIO_DRIVER, Kernel, LinuxKernel, Writes
 from hosts.agent.pci import Bar, PciFunction, PciTree, read_text, strangers_below, unsettled
 from hosts.agent.refusals import refusal
 from hosts.protocol.messages import Fingerprint
