@@ -17,6 +17,7 @@ import django
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
 django.setup()
 
+from lab.hypervisor.machine import PLAIN, WITH_AUDIO  # noqa: E402
 from lab.running import Lab  # noqa: E402
 
 
@@ -31,7 +32,7 @@ def up() -> int:
         print("Starting the virtual hypervisor and the control plane; this takes a few minutes.", flush=True)
         lab = stack.enter_context(Lab(folder))
         lab.host.enrol()
-        lab.host.admit_gpus()
+        lab.host.admit_gpus(PLAIN, WITH_AUDIO)
         announce(lab)
         while not stop.wait(1):
             lab.portal.household.check()

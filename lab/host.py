@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,11 +72,11 @@ class LabHost:
         run(f"systemctl set-property machine.slice AllowedCPUs={MACHINES_CPU}")
         run(f"systemctl daemon-reload && systemctl enable --quiet --now {SERVICE}")
 
-    def admit_gpus(self) -> None:
-        """Once the host has reported its cards: take in those that can be leased, until they are clean."""
+    def admit_gpus(self, *gpus: VirtualGpu) -> None:
+        """Once the host has reported its cards: take these in, until they are clean."""
         self.portal.wait_until("the host reports its cards", self.cards, seconds=INVENTORY_SECONDS)
-        self.portal.seed("admit")
-        self.portal.wait_until("every GPU is clean", self._all_clean, seconds=INTAKE_SECONDS)
+        self.portal.seed("admit", *(gpu.functions[0] for gpu in gpus))
+        self.portal.wait_until("the GPUs are clean", lambda: self._are_clean(gpus), seconds=INTAKE_SECONDS)
 
     def cards(self) -> dict[str, dict[str, Any]]:
         """What the host has reported, by address."""
@@ -110,8 +111,9 @@ class LabHost:
         except LabError as error:
             return str(error)
 
-    def _all_clean(self) -> bool:
-        return {gpu["state"] for gpu in self.gpus().values()} == {"clean"}
+    def _are_clean(self, gpus: Iterable[VirtualGpu]) -> bool:
+        found = self.gpus()
+        return all(found[gpu.functions[0]]["state"] == "clean" for gpu in gpus)
 
     def _list_scrubbers(self) -> None:
         digest = hashlib.sha256(self.hypervisor.image.appliance_manifest.read_bytes()).hexdigest()

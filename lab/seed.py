@@ -62,9 +62,9 @@ def prepare(url: str, accounts: str, manifest: str) -> None:
     seed.write_accounts(Path(accounts), url=url, accounts=seed.seed_people(now=now))
 
 
-def admit() -> None:
-    """Take the leasable cards into service, with small shares of their small host."""
-    for card in FoundCard.objects.filter(refusal=""):
+def admit(*addresses: str) -> None:
+    """Take cards into service, with small shares of their small host."""
+    for card in FoundCard.objects.filter(address__in=addresses):
         model = GpuModel.objects.get(slug=MODELS[card.address])
         gpu = fleet.admit_gpu(actor=SYSTEM, card_id=card.pk, model_id=model.pk, now=timezone.now())
         type(gpu).objects.filter(pk=gpu.pk).update(**SHARE)

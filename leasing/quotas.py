@@ -11,6 +11,7 @@ from uuid import UUID
 
 from django.db import transaction
 from django.db.models import (
+    BooleanField,
     Case,
     DateTimeField,
     DurationField,
@@ -127,12 +128,12 @@ def account_of(
     """What there is in `[starts_at, ends_at)` and in its months, but for the lease `without`."""
     limits = limits_in_force(tenant, person, now=now)
     others = {"tenant_id": tenant.pk, "person_id": person.pk, "without": without or NOBODY}
-    pending = [Use(*row) for row in _PENDING.rows(**others)]
+    rows = _USES.rows(**others, starts_at=starts_at, ends_at=ends_at)
+    uses, pending = ([Use(*use) for *use, waits in rows if waits is which] for which in (False, True))
     months = []
     if any(limit.kind in MONTHLY for limit in limits):
         months = list(_months(others, starts_at, ends_at, tenant.timezone))
         months += [part for use in pending for part in month_uses(use, tenant.timezone)]
-    uses = [Use(*row) for row in _USES.rows(**others, starts_at=starts_at, ends_at=ends_at)]
     return Account(limits, [*uses, *pending], months, tenant.timezone, now)
 
 
@@ -267,22 +268,24 @@ def _limits(*, tenant_id: UUID, person_id: UUID, now: datetime) -> QuerySet[Quot
 
 def _uses(
     *, tenant_id: UUID, person_id: UUID, without: UUID, starts_at: datetime, ends_at: datetime
-) -> QuerySet[Lease, Any]:
-    """What holds GPUs of the tenant in the window, as a Use."""
+) -> QuerySet[Any, Any]:
+    """What holds GPUs of the tenant in the window, as a Use; and time, whenever it is, that hosts are still
+    to confirm: it counts as if they had. The last column says which it is.
+    """
     states = [LeaseState.OFFERED, LeaseState.RELEASING, LeaseState.ENDED]
-    rows = Lease.objects.filter(tenant=tenant_id, starts_at__lt=ends_at, ends_at__gt=starts_at)
-    rows = rows.exclude(state__in=states).exclude(pk=without).annotate(own=_is(owner=person_id))
+    held = Lease.objects.filter(tenant=tenant_id, starts_at__lt=ends_at, ends_at__gt=starts_at)
+    held = held.exclude(state__in=states).exclude(pk=without)
+    held = held.annotate(own=_is(owner=person_id), waits=_truth(False))
     flavor = ("flavor__gpu_count", "flavor__model_id")
-    return rows.order_by().values_list("starts_at", "ends_at", *flavor, "own", "rate_per_hour", "currency")
-
-
-def _pending(*, tenant_id: UUID, person_id: UUID, without: UUID) -> QuerySet[Extension, Any]:
-    """Time that hosts are still to confirm, as a Use: it counts as if they had."""
-    rows = Extension.objects.filter(state=Extension.State.PENDING, lease__tenant=tenant_id)
-    rows = rows.exclude(lease=without).annotate(own=_is(lease__owner=person_id))
+    uses = held.order_by().values_list(
+        "starts_at", "ends_at", *flavor, "own", "rate_per_hour", "currency", "waits"
+    )
+    asked = Extension.objects.filter(state=Extension.State.PENDING, lease__tenant=tenant_id)
+    asked = asked.exclude(lease=without).annotate(own=_is(lease__owner=person_id), waits=_truth(True))
     flavor = ("lease__flavor__gpu_count", "lease__flavor__model_id")
     price = ("lease__rate_per_hour", "lease__currency")
-    return rows.order_by().values_list("old_ends_at", "new_ends_at", *flavor, "own", *price)
+    pending = asked.order_by().values_list("old_ends_at", "new_ends_at", *flavor, "own", *price, "waits")
+    return uses.union(pending, all=True)
 
 
 def _month(
@@ -301,7 +304,6 @@ def _month(
 
 _LIMITS = Prepared(_limits)
 _USES = Prepared(_uses)
-_PENDING = Prepared(_pending)
 _MONTH = Prepared(_month)
 
 
@@ -316,6 +318,10 @@ def _months(
 
 def _is(**what: UUID) -> Case:
     return Case(When(**what, then=True), default=False)
+
+
+def _truth(it: bool) -> Value:
+    return Value(it, output_field=BooleanField())
 
 
 def _value(moment: datetime) -> Value:

@@ -15,7 +15,9 @@ class AuditEntry(models.Model):
     action = models.CharField(max_length=60)
     actor = models.CharField(max_length=200)
     subject = models.CharField(max_length=80)
-    tenant = models.ForeignKey(Tenant, models.PROTECT, null=True, related_name="audit_entries")
+    tenant = models.ForeignKey(
+        Tenant, models.PROTECT, null=True, related_name="audit_entries", db_index=False
+    )
     text = models.TextField()
 
     class Meta:

@@ -71,7 +71,7 @@ class Opening(models.Model):
     the lengths are classed, and what the scopes are. Derived from holds, closures and GPU states.
     """
 
-    block = models.ForeignKey(Block, models.CASCADE, related_name="openings")
+    block = models.ForeignKey(Block, models.CASCADE, related_name="openings", db_index=False)
     model = models.ForeignKey(GpuModel, models.CASCADE, related_name="+", db_index=False)
     scope = models.PositiveSmallIntegerField()
     gpus = models.PositiveSmallIntegerField()

@@ -209,7 +209,7 @@ def test_a_limit_that_had_lapsed_or_was_replaced_is_not_asked_for(world: World) 
     assert run_checks(world.now) == []
 
 
-@pytest.mark.parametrize("forgotten", ["_USES", "_MONTH", "_PENDING"])
+@pytest.mark.parametrize("forgotten", ["uses", "months", "pending"])
 def test_what_was_not_counted_is_found(world: World, monkeypatch: pytest.MonkeyPatch, forgotten: str) -> None:
     """Also while everything is still inside the limit."""
     for kind in ("gpus", "gpu-hours"):
@@ -217,8 +217,12 @@ def test_what_was_not_counted_is_found(world: World, monkeypatch: pytest.MonkeyP
     lease = book(world, after=timedelta(0))
     world.start(lease)
     extend(world, lease, 8 * HOUR)
-    monkeypatch.setattr(getattr(quotas, forgotten), "rows", lambda **_values: [])
-    book(world, after=HOUR if forgotten == "_USES" else 4 * HOUR, hours=1)
+    query = quotas._MONTH if forgotten == "months" else quotas._USES
+    known = query.rows
+    monkeypatch.setattr(
+        query, "rows", lambda **values: [row for row in known(**values) if row[-1] is (forgotten == "uses")]
+    )
+    book(world, after=HOUR if forgotten == "uses" else 4 * HOUR, hours=1)
     assert any("was counted as" in problem for problem in found(world))
 
 

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from lab.hypervisor.machine import VirtualHypervisor
+from lab.hypervisor.machine import WITH_AUDIO, VirtualHypervisor
 from lab.running import Lab
 from tests.lab import fault_injection as faults
 from tests.lab.stage import Stage
@@ -38,11 +38,11 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture(scope="session")
 def stage(lab: Lab) -> Stage:
-    """The host is enrolled, its two leasable GPUs are proven clean."""
+    """The host is enrolled, the GPU that is leased is proven clean."""
     faults.install_lying_scrubber(lab.host)
     faults.install_killable_worker(lab.hypervisor)
     lab.host.enrol()
-    lab.host.admit_gpus()
+    lab.host.admit_gpus(WITH_AUDIO)
     return Stage(lab, lab.host)
 
 
