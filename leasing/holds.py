@@ -22,6 +22,7 @@ from leasing.openings.upkeep import (
     GpuTime,
     closures_of,
     give_up_kept,
+    is_kept,
     lock_blocks,
     read,
     refresh,
@@ -228,7 +229,8 @@ def shorten(lease: Lease, ends_at: datetime) -> None:
 def lengthen(lease: Lease, ends_at: datetime) -> None:
     """Hold the lease's GPUs, and their turnaround, until a later end. Raises NothingFree.
 
-    A closure that somebody else is just writing is waited for: it shows whom it affects, and nobody else.
+    A closure that somebody else is just writing is waited for: it shows whom it affects, and nobody else. So
+    is what is just being kept for somebody: what is in its way only becomes less.
     """
     lock_blocks_of([lease])
     for hold in lease.holds.select_related("gpu__model").order_by("gpu_id"):
@@ -236,6 +238,8 @@ def lengthen(lease: Lease, ends_at: datetime) -> None:
         if until > hold.ends_at:
             if closures_of(hold.gpu).filter(starts_at__lt=until).exclude(ends_at__lte=hold.ends_at).exists():
                 raise NothingFree(_("Its GPU is closed for maintenance then."), hint=_("Try again."))
+            if is_kept(hold.gpu, hold.ends_at, until):
+                raise NothingFree(_("Its GPU is kept for somebody in line then."), hint=_("Try again."))
             _hold_until(hold, until)
 
 

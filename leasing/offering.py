@@ -29,7 +29,7 @@ from leasing.locking import locked
 from leasing.models import Block, Flavor, Lease, WaitlistEntry
 from leasing.openings.search import Scope
 from leasing.openings.spans import MICROSECOND, Open, Span, micros, moment
-from leasing.openings.upkeep import give_up_kept, kept_of, openings_of, read, span_of
+from leasing.openings.upkeep import give_up_kept, kept_of, note_freed, openings_of, read, span_of
 from leasing.pricing import quote_lease
 from leasing.reasons import NONE, Reason, because
 from leasing.slots import find_start
@@ -59,14 +59,24 @@ def freed_blocks(model_id: int | None = None) -> QuerySet[Block]:
 
 def show_freed(block: Block, *, now: datetime) -> None:
     """Offer what came free of a block, which the caller has locked, to those who wait, each in turn."""
+    while _frees_more(block, now=now):
+        pass
+    block.freed_from = block.freed_until = None
+    block.save(update_fields=["freed_from", "freed_until"])
+
+
+def _frees_more(block: Block, *, now: datetime) -> bool:
+    """Whether one of them gave up what was kept for them: that is for the first in line again."""
+    kept_for = block.kept_for_id
     waiting = wishes(line(block.model_id).filter(flavor__gpu_count__lte=block.gpus))
     freed = _Freed(block) if waiting else None
     for entry, wish in waiting:
         start = freed.start_for(entry, wish, now=now) if freed else None
         if start is not None and _offer_on(block, entry, moment(start), now=now):
+            if block.kept_for_id != kept_for:
+                return True
             freed = _Freed(block)
-    block.freed_from = block.freed_until = None
-    block.save(update_fields=["freed_from", "freed_until"])
+    return False
 
 
 def show_all_freed(model_id: int, *, now: datetime) -> None:
@@ -82,6 +92,11 @@ def fresh_entries() -> QuerySet[WaitlistEntry]:
 
 def look_for(entry_id: UUID, *, now: datetime) -> None:
     """Offer a fresh entry what is free already. To be called after all that came free was shown."""
+    for block in locked(Block.objects.filter(kept_for=entry_id)):
+        # It may have come free while the entry had another offer; no search finds what is kept.
+        for region in {span for _gpu_id, span in kept_of(block)}:
+            note_freed(block, region)
+            show_freed(block, now=now)
     entry = fresh_entries().filter(pk=entry_id).first()
     if entry is None:
         return
@@ -239,12 +254,13 @@ def _offer_on(block: Block, entry: WaitlistEntry, starts_at: datetime, *, now: d
         with transaction.atomic():
             if not _still_wants(entry, starts_at):
                 return False
+            offer = _new_offer(entry, starts_at, now=now)
             if block.kept_for_id == entry.pk:
                 give_up_kept(block)
-            offer = _new_offer(entry, starts_at, now=now)
             holds.place_on(offer, block, now=now)
             _announce(offer, now=now)
     except (NothingFree, InvalidRequest):
+        block.refresh_from_db()
         WaitlistEntry.objects.filter(pk=entry.pk).update(fresh=True)
         return False
     return True

@@ -20,6 +20,7 @@ from leasing.approval import expire_series
 from leasing.audit.sealer import seal
 from leasing.errors import DomainError
 from leasing.locking import locked
+from leasing.maintenance import reopening
 from leasing.models import Block, Hold, Lease, OutboxMessage, WaitlistEntry
 from leasing.openings import upkeep
 from leasing.reasons import NONE, Reason, because
@@ -162,6 +163,11 @@ def lapse_waits(now: datetime) -> None:
     _each_locked(due, lambda entry: offering.close(entry, lapsed, reason, now=now))
 
 
+def open_again(now: datetime) -> None:
+    """Closures whose time is over."""
+    _each_locked(reopening.closures_just_over(now), reopening.show_opened)
+
+
 def serve_lines(now: datetime) -> None:
     """What came free is offered to those who wait; then GPUs are kept for the first."""
     in_vain = Block.objects.filter(pk__in=[block.pk for block in keeping.kept_in_vain()])
@@ -191,6 +197,7 @@ DUTIES: tuple[Callable[[datetime], None], ...] = (
     pass_unclaimed_on,
     mend_offers,
     lapse_waits,
+    open_again,
     serve_lines,
     forget_past,
     seal_audit,

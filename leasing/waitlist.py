@@ -6,14 +6,12 @@ leasing.offering in the order of leasing.lines.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import DateTimeField, DurationField, ExpressionWrapper, F, Q, QuerySet, Sum, Value
-from django.db.models.functions import Coalesce, Greatest, Least
+from django.db.models import Q, QuerySet
 from django.utils.translation import gettext as _
 
 from leasing import keeping, offering, policy
@@ -28,6 +26,7 @@ from leasing.booking import (
     starts_now,
 )
 from leasing.errors import InvalidRequest, NotVisible, WrongState
+from leasing.fair_share import shares_of
 from leasing.limits import check_window
 from leasing.lines import Share, setback, times_fair
 from leasing.locking import lock_tenant_and_person, locked
@@ -40,7 +39,6 @@ from leasing.retrying import retrying
 from leasing.slots import find_start
 from leasing.states.lease import LeaseEvent, LeaseState
 from leasing.tidings import local_time
-from leasing.timing import SHARE_SPAN
 from leasing.transitions import apply_lease_event
 from leasing.wake import wake_control
 
@@ -167,7 +165,7 @@ def _join(actor: Actor, entry: WaitlistEntry, *, now: datetime) -> WaitlistEntry
                 hint=_("Leave one of them first."),
             )
         _check_nothing_fits(entry, now=now)
-        shares = _shares(entry.flavor.model_id, now=now)
+        shares = shares_of(entry.flavor.model_id, now=now)
         own = shares.pop(tenant.pk, Share(0, tenant.weight))
         entry.rank_at = now + setback(times_fair(own, [own, *shares.values()]))
         entry.save(force_insert=True)
@@ -334,31 +332,3 @@ def _check_nothing_fits(entry: WaitlistEntry, *, now: datetime) -> None:
             hint=_("Book it."),
             field="deadline",
         )
-
-
-def _shares(model_id: int, *, now: datetime) -> dict[UUID, Share]:
-    """What each team has had of a GPU model lately, and what it waits for."""
-    since = now - SHARE_SPAN
-    begun = Greatest(F("starts_at"), Value(since, output_field=DateTimeField()))
-    over = Least(Coalesce("stopped_at", "ends_at"), F("ends_at"), Value(now, output_field=DateTimeField()))
-    had = (
-        Lease.objects.filter(
-            flavor__model=model_id, starts_at__lt=now, ends_at__gt=since, active_at__isnull=False
-        )
-        .filter(Q(stopped_at=None) | Q(stopped_at__gt=begun))
-        .order_by()
-        .values_list("tenant_id", "tenant__weight", "flavor__gpu_count")
-        .annotate(total=Sum(ExpressionWrapper(over - begun, output_field=DurationField())))
-    )
-    waits = (
-        WaitlistEntry.objects.filter(flavor__model=model_id, closed_at=None)
-        .order_by()
-        .values_list("tenant_id", "tenant__weight", "flavor__gpu_count")
-        .annotate(total=Sum("duration"))
-    )
-    weights: dict[UUID, int] = {}
-    seconds: dict[UUID, int] = defaultdict(int)
-    for tenant_id, weight, gpus, total in [*had, *waits]:
-        weights[tenant_id] = weight
-        seconds[tenant_id] += gpus * int(total.total_seconds())
-    return {tenant_id: Share(seconds[tenant_id], weight) for tenant_id, weight in weights.items()}

@@ -16,8 +16,8 @@ from datetime import datetime
 from uuid import UUID
 
 from leasing.holds import pick_gpus, pool_of, window
-from leasing.models import Block, Closure, Lease
-from leasing.openings.search import Pool, tightest_block
+from leasing.models import Block, Closure, Flavor, Lease
+from leasing.openings.search import tightest_block
 from leasing.openings.spans import Span, micros
 from leasing.openings.upkeep import GpuTime, kept_of, openings_of, read, span_of
 
@@ -85,11 +85,11 @@ class Board:
         """Where a booking of it would be placed. Blocks that have to be looked into come onto the board."""
         starts_at, ends_at = window(lease.flavor, lease.starts_at, lease.ends_at, now=now)
         span, pool = span_of(starts_at, ends_at), pool_of(lease.flavor)
-        found = [one for pk in self.blocks if (one := self._rank(pk, lease, pool, span, now)) is not None]
+        found = [one for pk in self.blocks if (one := self._rank(pk, lease, span, now)) is not None]
         # The tightest of those that are not on the board yet; if nothing of it is ready, also the others.
         while (pk := tightest_block(pool, *span, without=frozenset(self.blocks))) is not None:
             self.show(Block.objects.filter(pk=pk))
-            ranked = self._rank(pk, lease, pool, span, now)
+            ranked = self._rank(pk, lease, span, now)
             found += [ranked] if ranked is not None else []
             if ranked is not None and not ranked[0]:
                 break
@@ -99,23 +99,14 @@ class Board:
         return Move(lease, block_id, gpu_ids, starts_at, ends_at)
 
     def _rank(
-        self, block_id: int, lease: Lease, pool: Pool, span: Span, now: datetime
+        self, block_id: int, lease: Lease, span: Span, now: datetime
     ) -> tuple[int, int, int, tuple[UUID, ...]] | None:
         """How good the block is for the lease, least is best; None if it cannot serve it."""
-        times = self.blocks[block_id]
-        chosen = pick_gpus(lease.flavor, times, span, now=now)
-        if chosen is None:
+        found = fit(lease.flavor, self.blocks[block_id], span, now=now)
+        if found is None:
             return None
-        unready = sum(not gpu.ready for gpu in chosen) if span.starts <= micros(now) else 0
-        width = min(
-            found.gpus
-            for scope, found in openings_of(times, span)
-            if scope in pool.scopes
-            and found.gpus >= pool.count
-            and found.starts <= span.starts
-            and found.ends >= span.ends
-        )
-        return unready, width, block_id, tuple(sorted(gpu.gpu_id for gpu in chosen))
+        unready, width, gpu_ids = found
+        return unready, width, block_id, gpu_ids
 
     def _close(self, times: list[GpuTime]) -> None:
         closed = span_of(self.closure.starts_at, self.closure.ends_at)
@@ -125,6 +116,30 @@ class Board:
             if self.replaces is not None:
                 time.free(span_of(self.replaces.starts_at, self.replaces.ends_at))
             time.busy.append(closed)
+
+
+def fit(
+    flavor: Flavor, times: list[GpuTime], span: Span, *, now: datetime
+) -> tuple[int, int, tuple[UUID, ...]] | None:
+    """How well a block with these times fits: least is best; None if it cannot serve the flavor.
+
+    First how many of its GPUs could not be handed over, if that were now; then how many GPUs the narrowest
+    opening around the span has; and last which GPUs it would be.
+    """
+    chosen = pick_gpus(flavor, times, span, now=now)
+    if chosen is None:
+        return None
+    pool = pool_of(flavor)
+    unready = sum(not gpu.ready for gpu in chosen) if span.starts <= micros(now) else 0
+    width = min(
+        found.gpus
+        for scope, found in openings_of(times, span)
+        if scope in pool.scopes
+        and found.gpus >= pool.count
+        and found.starts <= span.starts
+        and found.ends >= span.ends
+    )
+    return unready, width, tuple(sorted(gpu.gpu_id for gpu in chosen))
 
 
 def plan_moves(leases: Iterable[Lease], board: Board, *, now: datetime) -> list[Move]:

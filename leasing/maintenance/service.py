@@ -261,6 +261,7 @@ def _lift(actor: Actor, closure_id: int, now: datetime) -> None:
             closure.delete()
         refresh_blocks(own_blocks(was), span_of(*_times(was)))
         _note(actor, was, "accept", now=now)
+        transaction.on_commit(wake_control)
 
 
 def _plan_change(

@@ -40,7 +40,8 @@ class Block(models.Model):
 
 class Closure(models.Model):
     """No lease may be placed on the host, or on one GPU of it, in `[starts_at, ends_at)`; no end is until
-    further notice. What is placed there already stays unless it is moved (leasing.maintenance).
+    further notice. What is placed there already stays unless it is moved (leasing.maintenance). `shown` means
+    that it is over and that those who wait in line have been shown what has opened.
     """
 
     host = models.ForeignKey(Host, models.CASCADE, related_name="closures")
@@ -48,6 +49,7 @@ class Closure(models.Model):
     starts_at = models.DateTimeField()
     ends_at = models.DateTimeField(null=True)
     reason = models.CharField(max_length=200)
+    shown = models.BooleanField(default=False)
     created_by = models.ForeignKey(Person, models.PROTECT, null=True, related_name="+")
     created_at = models.DateTimeField()
 

@@ -244,3 +244,9 @@ def kept_of(block: Block) -> Iterator[tuple[UUID, Span]]:
         for starts_at, ends_at, gpu_id in rows.values_list("kept_from", "kept_until", "kept_gpus"):
             if starts_at is not None:
                 yield gpu_id, span_of(starts_at, ends_at)
+
+
+def is_kept(gpu: Gpu, starts_at: datetime, ends_at: datetime) -> bool:
+    """Whether the GPU is kept for somebody in that time. Sure only if the caller has locked its block."""
+    kept = WaitlistEntry.objects.filter(kept_from__lt=ends_at, kept_until__gt=starts_at)
+    return kept.filter(kept_gpus=gpu).exists()

@@ -47,6 +47,7 @@ class TenantSerializer(serializers.ModelSerializer[Tenant]):
             "longest_lease_hours",
             "book_ahead_days",
             "concurrent_gpus",
+            "weight",
             "roles",
         ]
 

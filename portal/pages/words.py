@@ -120,6 +120,7 @@ ACTS: dict[str, str | Promise] = {
     "gpu.reset": _("Reset"),
     "role.grant": _("Role given"),
     "role.revoke": _("Role taken away"),
+    "tenant.weigh": _("Weight of the team's fair share changed"),
     "quota.set": _("Limit set"),
     "quota.ask": _("Larger quota asked for"),
     "quota.grant": _("Larger quota granted"),

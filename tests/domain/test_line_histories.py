@@ -53,6 +53,7 @@ DUTIES = (
     tick.pass_unclaimed_on,
     tick.mend_offers,
     tick.lapse_waits,
+    tick.open_again,
     tick.serve_lines,
 )
 CHECKS = (
@@ -169,7 +170,6 @@ class Line(RuleBasedStateMachine):
                     state_since=NOW, share_vcpus=1, share_memory_mib=1, share_disk_gib=1,
                 )  # fmt: skip
             rebuild(host.pk)
-        self.lead = lead
         self._offer()
         self._people()
         for gpu in range(sum(map(len, shape))):
@@ -296,8 +296,7 @@ class Line(RuleBasedStateMachine):
     def close(self, data: st.DataObject) -> None:
         for gpu in self.one_of(data, Gpu.objects.select_related("host")):
             starts_at = self.now + data.draw(minutes) * MINUTE
-            # What opens by the clock alone may be had without its lead; nobody is told of that moment.
-            ever = bool(self.lead) or data.draw(st.booleans())
+            ever = data.draw(st.booleans())
             ends_at = None if ever else starts_at + data.draw(lengths) * MINUTE
             only = None if data.draw(st.booleans()) else gpu
             Closure.objects.create(

@@ -91,6 +91,10 @@ def gpu_model(scene: Scene) -> dict[str, Any]:
     return {"slug": scene.model.slug}
 
 
+def team(scene: Scene) -> dict[str, Any]:
+    return {"slug": scene.studio.slug}
+
+
 def card(scene: Scene) -> dict[str, Any]:
     return {"card_id": scene.host.row.found_cards.get(address="0000:41:00.0").pk}
 
@@ -197,6 +201,9 @@ TABLE = [
         body={"methods": "bar", "reach": "95", "read_back": "full"},
         arguments=lambda _scene: {"slug": "unknown"},
     ),
+    Row("weights", READS_FLEET),
+    posting("weight", "operator=302", body={"weight": "3"}, arguments=team),
+    posting("weight", body={"weight": "3"}, arguments=lambda _scene: {"slug": "unknown"}),
     Row("closures", READS_FLEET),
     Row("closure", "operator=200", arguments=closure),
     Row("closure", arguments=lambda _scene: {"closure_id": 999}),
@@ -331,6 +338,8 @@ TABLE = [
         body={"methods": ["bar"], "required_reach_permille": 950, "read_back": "full"},
         arguments=gpu_model,
     ),
+    Row("api-weights", READS_FLEET),
+    posting("api-weight", "operator=200", body={"weight": 3}, arguments=team),
     Row("api-scrub-records", others=EVERYBODY),
     Row("api-audit", "approver=200 auditor=200"),
     Row("api-usage", "finance=200 auditor=200 money=200"),
