@@ -60,7 +60,9 @@ def _identify(job: Job) -> None:
     goal = provision_of(job)
     for order in goal.gpus:
         with _blaming(order):
-            _check_card(job.rig.bus.card(order.address), order)
+            card = job.rig.bus.card(order.address)
+            _check_card(card, order)
+        _check_unused(job, card)
     with job.rig.journal.transaction():
         for order in goal.gpus:
             _check_clean(job, order)
@@ -74,8 +76,18 @@ def _check_card(card: Card, order: GpuOrder) -> None:
         raise BusError(f"The card is not what it was: {', '.join(changed)} changed.")
 
 
+def _check_unused(job: Job, card: Card) -> None:
+    """What another machine uses is neither forced nor taken."""
+    for facts in job.rig.hypervisor.machines():
+        if facts.is_active and facts.lease_id != job.lease_id and facts.pci_addresses & {*card.functions}:
+            raise StepFailed(f"{card.address} is in use by the machine {facts.name}.")
+
+
 def _check_clean(job: Job, order: GpuOrder) -> None:
-    """Unknown is not clean. A GPU that this lease holds already stays its own."""
+    """Unknown is not clean, nor is what a driver of the host has had since its scrub.
+
+    A GPU that this lease holds already stays its own.
+    """
     gpu = job.rig.gpus.get(order.gpu_id)
     if gpu is None:
         raise StepFailed(f"{order.address} is not known to be clean: this host has no record of a scrub.")
@@ -85,6 +97,8 @@ def _check_clean(job: Job, order: GpuOrder) -> None:
         return
     if gpu.state != "clean" or order.tenure < gpu.tenure:
         raise StepFailed(f"{order.address} is {gpu.state} at tenure {gpu.tenure}, not clean.")
+    if drivers := job.rig.bus.host_drivers(order.address):
+        raise StepFailed(f"{order.address} is not known to be clean: {', '.join(drivers)} has it.")
 
 
 def _bind(job: Job) -> None:

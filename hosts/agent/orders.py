@@ -43,6 +43,7 @@ def order(rig: Rig, action: Action, address: str, *, by: str) -> int:
         origin = rig.spool.origin_of(f"gpu:{gpu.gpu_id}")
         if gpu.state != "quarantined":
             rig.gpus.set_state(gpu.gpu_id, "dirty")
+        rig.spool.void_scrubs(gpu.gpu_id)
         rig.spool.add(Ordered(gpu_id=gpu.gpu_id, tenure=gpu.tenure, action=action, by=by[:200]), origin)
         return rig.plans.add(action, goal, origin, lease_id=None, locks={gpu_lock(gpu.address)})
 

@@ -76,6 +76,7 @@ def _claim(job: Job) -> None:
         raise Overtaken(f"GPU {order.gpu_id} belongs to lease {gpu.lease_id} by now.")
     with job.rig.journal.transaction():
         job.rig.gpus.put(order, "scrubbing", lease_id=None)
+        job.rig.spool.void_scrubs(order.gpu_id)
         job.report(ScrubStarted(gpu_id=order.gpu_id, tenure=order.tenure))
     refuse_if_in_use(job, order)
 

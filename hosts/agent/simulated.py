@@ -52,14 +52,20 @@ RESIDUE = b"residue of the last tenant / "
 
 
 class SimulatedBus:
-    """A PciBus in `directory`; made from `topology` where there is none yet."""
+    """A PciBus in `directory`, with its state in `store`; made from `topology` where there is none yet."""
 
     simulated = True
 
-    def __init__(self, directory: Path, topology: Sequence[SimulatedCard] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        topology: Sequence[SimulatedCard] | None = None,
+        *,
+        store: Store | None = None,
+    ) -> None:
         (directory / "memory").mkdir(mode=0o700, parents=True, exist_ok=True)
         self._directory = directory
-        self._store = Store(directory)
+        self._store = store or Store(directory)
         cards = demo_topology() if topology is None else topology
         self._store.create(cards, {card.address: _as_booted(card) for card in cards})
         for card in self._store.read().topology:

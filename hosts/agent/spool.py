@@ -14,7 +14,7 @@ import msgspec
 
 from hosts.agent.journal import Journal
 from hosts.protocol.codec import OLDEST, encode
-from hosts.protocol.messages import Event, Report, StepReport
+from hosts.protocol.messages import Event, Report, Scrubbed, StepReport
 from hosts.protocol.signing import Signer, parse_envelope
 
 Clock = Callable[[], datetime]
@@ -81,8 +81,8 @@ class Spool:
             sequence = cursor.lastrowid or 0
             envelope = self._signer.sign(encode(self._report(event, origin, sequence)))
             self._journal.execute("UPDATE report SET envelope = ? WHERE sequence = ?", envelope, sequence)
-            if origin.command_id is not None and not isinstance(event, StepReport):
-                self._remember_standing(origin.command_id, event)
+            if not isinstance(event, StepReport):
+                self._remember_standing(origin, event)
         self.news.set()
         return sequence
 
@@ -94,6 +94,17 @@ class Spool:
             ).fetchone()
             if row is not None and row["standing"] is not None:
                 self.add(_EVENTS.decode(row["standing"]), origin)
+
+    def void_scrubs(self, gpu_id: UUID) -> None:
+        """Evidence of the past proves nothing of the scrub that begins: it is not repeated any more."""
+        with self._journal.transaction():
+            about_it = self._journal.execute(
+                "SELECT id, standing FROM command WHERE instr(CAST(standing AS TEXT), ?)", str(gpu_id)
+            )
+            for row in about_it.fetchall():
+                event = _EVENTS.decode(row["standing"])
+                if isinstance(event, Scrubbed) and event.gpu_id == gpu_id:
+                    self._journal.execute("UPDATE command SET standing = NULL WHERE id = ?", row["id"])
 
     def unreceipted(self, *, after: int, limit: int) -> list[tuple[int, str]]:
         """The stored (sequence, envelope) pairs beyond `after`, in order."""
@@ -134,9 +145,14 @@ class Spool:
             event=event,
         )
 
-    def _remember_standing(self, command_id: UUID, event: Event) -> None:
+    def _remember_standing(self, origin: Origin, event: Event) -> None:
+        """What nobody asked for, such as a guest that stopped, is how the latest goal stands from then on."""
+        which, value = ("id", str(origin.command_id)) if origin.command_id else ("subject", origin.subject)
         self._journal.execute(
-            "UPDATE command SET standing = ? WHERE id = ?", msgspec.json.encode(event), str(command_id)
+            f"UPDATE command SET standing = ? WHERE {which} = ? AND generation = ?",  # noqa: S608 — two words
+            msgspec.json.encode(event),
+            value,
+            origin.generation,
         )
 
 

@@ -13,7 +13,7 @@ from hosts.agent.console import ConsoleRelays
 from hosts.agent.console_desk import ConsoleDesk
 from hosts.agent.control_socket import ControlSocket
 from hosts.agent.delivery import Delivery
-from hosts.agent.executor import Boundary, Executor
+from hosts.agent.executor import Executor
 from hosts.agent.hardware import Hardware
 from hosts.agent.host_plans import PLAN_KINDS
 from hosts.agent.identity import Identity
@@ -22,6 +22,7 @@ from hosts.agent.loop import Loop
 from hosts.agent.receiver import Receiver, make_app, register_delivery
 from hosts.agent.reconcile import read_boot_id, reconcile
 from hosts.agent.rig import make_rig, open_books
+from hosts.agent.runner import Boundary
 from hosts.agent.spool import Clock, utc_now
 from hosts.agent.standing import answers
 from hosts.agent.suspend import suspend_machines

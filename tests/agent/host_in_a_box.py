@@ -18,12 +18,13 @@ from nacl.signing import SigningKey
 
 from hosts.agent.acceptance import Acceptance
 from hosts.agent.config import Config
-from hosts.agent.executor import Boundary, Executor
+from hosts.agent.executor import Executor
 from hosts.agent.hardware import Hardware
 from hosts.agent.host_plans import PLAN_KINDS
 from hosts.agent.journal import Journal
 from hosts.agent.reconcile import reconcile
 from hosts.agent.rig import Rig, make_rig, open_books
+from hosts.agent.runner import Boundary
 from hosts.agent.scrub_machine import MachineRoom, MachineScrubber
 from hosts.agent.scrubbers import Installed, load_scrubbers
 from hosts.agent.simulated import SimulatedBus, demo_topology
@@ -122,7 +123,7 @@ class Box:
         self.boot_id = "first boot"
         self.image = write_image(directory / "images")
         self.bus_directory = directory / "bus"
-        self.machines = FakeMachines(directory)
+        self.machines = self.make_machines()
         self.closed_leases: list[UUID] = []
         self.consoles: list[tuple[OpenConsole, Origin]] = []
         self.config = Config(
@@ -142,14 +143,14 @@ class Box:
     def open(self, on_boundary: Boundary = lambda _: None) -> None:
         """Assemble the worker's parts around the journal, without starting anything."""
         hardware = Hardware(
-            bus=SimulatedBus(self.bus_directory, demo_topology(MIB)),
+            bus=self.make_bus(),
             hypervisor=self.machines,
             scrubbers={**load_scrubbers(), "machine": self.scrub_machine()},
         )
         books = open_books(
             config=self.config,
             clock=lambda: self.now,
-            journal=Journal(self.config.journal_path),
+            journal=self.make_journal(),
             signer=Signer(self.signing, REPORT),
         )
         self.rig: Rig = make_rig(books, hardware, close_consoles=self.closed_leases.append)
@@ -160,6 +161,15 @@ class Box:
             open_console=lambda goal, origin: self.consoles.append((goal, origin)),
         )
         self.executor = Executor(self.rig, PLAN_KINDS, on_boundary=on_boundary)
+
+    def make_machines(self) -> FakeMachines:
+        return FakeMachines(self.directory)
+
+    def make_bus(self) -> SimulatedBus:
+        return SimulatedBus(self.bus_directory, demo_topology(MIB))
+
+    def make_journal(self) -> Journal:
+        return Journal(self.config.journal_path)
 
     def scrub_machine(self) -> Installed:
         """A scrubber whose machine does what `machines.appliance` does."""

@@ -54,14 +54,14 @@ def test_a_step_that_is_about_to_run_keeps_its_locks_when_it_is_overtaken(tmp_pa
             overlapped.append(released.wait(0.5))
 
     with a_box(tmp_path, on_boundary=look_for_release) as host:
-        order, attempt = host.intake(), host.executor._attempt
+        order, attempt = host.intake(), host.executor.runner._attempt
 
         def attempt_late(plan: Plan, kind: PlanKind, step: Step) -> None:
             if step.name == "identify":
                 host.deliver(host.release(), subject=LEASE)
             attempt(plan, kind, step)
 
-        host.executor._attempt = attempt_late  # type: ignore[method-assign]
+        host.executor.runner._attempt = attempt_late  # type: ignore[method-assign]
         host.carry_out(host.provision(order), subject=LEASE)
         assert overlapped == [False]
         assert host.gpu_state() == "clean"

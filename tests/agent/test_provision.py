@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import msgspec
 import pytest
 
-from hosts.agent.simulated import Fault, inject, memory_file, read_state
+from hosts.agent.machines import MachineFacts, MachineState
+from hosts.agent.simulated import Fault, inject, memory_file, read_state, take_for_host
 from hosts.protocol.messages import (
     Accepted,
     Fingerprint,
@@ -239,7 +240,7 @@ def test_a_reset_that_was_cut_short_is_counted(tmp_path: Path) -> None:
             raise InterruptedError
 
     with a_box(tmp_path, on_boundary=die_once) as host:
-        host.executor._fail = lambda *_: None  # type: ignore[method-assign]  # as a killed worker
+        host.executor.runner._fail = lambda *_: None  # type: ignore[method-assign]  # as a killed worker
         host.deliver(Intake(gpu=gpu_order(), scrub=ScrubPolicy()), subject="gpu:1")
         wait_for(lambda: died)
         host.restart()
@@ -264,3 +265,24 @@ def test_every_accepted_command_is_answered_once(box: Box) -> None:
     box.carry_out(box.provision(order, ends_at=box.now + timedelta(hours=2)), subject=LEASE)
     answered = [report.subject for report in box.reports() if isinstance(report.event, Accepted)]
     assert answered == [f"gpu:{order.gpu_id}", LEASE]
+
+
+def test_a_card_that_somebody_elses_machine_uses_is_not_taken(box: Box) -> None:
+    order = box.intake()
+    used = frozenset({box.rig.bus.card(order.address).functions[1]})
+    box.machines.add_foreign(
+        "stranger", MachineFacts("stranger", uuid4(), MachineState.RUNNING, None, None, used)
+    )
+    box.carry_out(box.provision(order), subject=LEASE)
+    failed = box.last(ProvisionFailed)
+    assert (failed.step, "in use by the machine stranger" in failed.reason) == ("identify", True)
+    assert box.machines.state("stranger") is MachineState.RUNNING
+
+
+def test_a_card_that_a_driver_of_the_host_has_had_is_not_clean(box: Box) -> None:
+    """Whatever the journal says: it was scrubbed before that."""
+    order = box.intake()
+    take_for_host(box.bus_directory, order.address)
+    box.carry_out(box.provision(order), subject=LEASE)
+    failed = box.last(ProvisionFailed)
+    assert (failed.step, "not known to be clean: simdrm has it" in failed.reason) == ("identify", True)

@@ -51,7 +51,7 @@ def recorded_host(directory: Path) -> Box:
 def box(tmp_path: Path) -> Iterator[Box]:
     """Lease 1 runs on the first GPU; the second was being scrubbed, and its memory had not been filled."""
     box = recorded_host(tmp_path)
-    for number in (0, 1):
+    for number in (0, 1, 2):
         box.rig.bus.bind(box.rig.bus.card(gpu_order(number).address))
     box.machines.define(machine_xml())
     box.machines.start("lease-1")

@@ -1,0 +1,241 @@
+"""The portal's part in a history: it orders, believes only what is reported in sequence, and asks again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from random import Random
+from typing import Any
+from uuid import UUID
+
+from nacl.signing import VerifyKey
+
+from hosts.protocol import messages as m
+from hosts.protocol.codec import decode_report
+from hosts.protocol.signing import REPORT, Verifier, key_id
+from tests.agent.campaign.trouble import Clock
+from tests.agent.host_in_a_box import HOST, Control, gpu_order
+
+SETTLED = ("clean", "quarantined", "missing")
+
+
+@dataclass
+class Card:
+    """A GPU as the portal believes it to be. `awaited`: the host cleans it by itself, or was asked to."""
+
+    number: int
+    state: str = "dirty"
+    tenure: int = 0
+    awaited: bool = False
+
+    @property
+    def order(self) -> m.GpuOrder:
+        return gpu_order(self.number, tenure=self.tenure)
+
+
+@dataclass
+class Rented:
+    """A lease. `outcome` is what its tenant is told when it is over."""
+
+    lease_id: UUID
+    cards: list[Card]
+    orders: tuple[m.GpuOrder, ...]
+    state: str = "ordered"
+    outcome: str = ""
+
+    @property
+    def subject(self) -> str:
+        return f"lease:{self.lease_id.int}"
+
+
+@dataclass
+class Desk:
+    """Commands that are not answered yet are in `open`, by id."""
+
+    clock: Clock
+    control: Control
+    host_key: VerifyKey
+    image: m.ImageOrder
+    cards: list[Card]
+    rented: dict[UUID, Rented] = field(default_factory=dict)
+    open: dict[UUID, m.Command] = field(default_factory=dict)
+    journal_id: UUID | None = None
+    over: set[UUID] = field(default_factory=set)
+    applied: int = 0
+    waiting: dict[int, m.Report] = field(default_factory=dict)
+    told: list[str] = field(default_factory=list)
+    known: dict[str, m.Report] = field(default_factory=dict)
+
+    def rent(self, count: int) -> Rented | None:
+        """A lease on cards that are believed to be clean, handed over to it at once."""
+        free = [card for card in self.cards if card.state == "clean"][:count]
+        if len(free) < count:
+            return None
+        for card in free:
+            card.state, card.tenure = "leased", card.tenure + 1
+        lease = Rented(UUID(int=len(self.rented) + 1), free, tuple(card.order for card in free))
+        self.rented[lease.lease_id] = lease
+        machine = m.MachineOrder(
+            name=f"lease-{lease.lease_id.int}", vcpus=1, memory_mib=64, disk_gib=1, image=self.image
+        )
+        ends_at = self.clock.now + timedelta(hours=4)
+        goal = m.Provision(
+            lease_id=lease.lease_id, ends_at=ends_at, grace_seconds=120, gpus=lease.orders, machine=machine
+        )
+        self.order(goal, lease.subject)
+        return lease
+
+    def power(self, lease: Rented, dice: Random) -> None:
+        action = dice.choice(["on", "off", "restart"])
+        patience = dice.choice([0, 5])
+        goal = m.Power(lease_id=lease.lease_id, action=action, shutdown_seconds=patience)
+        self.order(goal, lease.subject)
+
+    def extend(self, lease: Rented) -> None:
+        ends_at = self.clock.now + timedelta(hours=5)
+        self.order(m.Update(lease_id=lease.lease_id, ends_at=ends_at), lease.subject)
+
+    def release(self, lease: Rented, why: str) -> None:
+        lease.outcome = lease.outcome or why
+        lease.state = "releasing"
+        goal = m.Release(
+            lease_id=lease.lease_id, gpus=lease.orders, shutdown_seconds=0, scrub=m.ScrubPolicy()
+        )
+        self.order(goal, lease.subject)
+
+    def intake(self, card: Card) -> None:
+        card.state, card.awaited = "dirty", True
+        self.order(m.Intake(gpu=card.order, scrub=m.ScrubPolicy()), self._subject(card))
+
+    def inspect(self) -> None:
+        self.order(m.Inspect(), f"host:{HOST}")
+
+    def order(self, goal: m.Goal, subject: str) -> None:
+        """What an earlier generation of the subject wanted is wanted no more."""
+        for known in [each for each in self.open.values() if each.subject == subject]:
+            del self.open[known.command_id]
+        command = self.control.command(goal, subject=subject, issued_at=self.clock.now)
+        self.open[command.command_id] = command
+
+    def sendings(self) -> list[str]:
+        """Everything unanswered once more, each with a fresh expiry."""
+        now = self.clock.now
+        fresh = {"issued_at": now, "expires_at": now + timedelta(minutes=30)}
+        return [self.control.sign(_with(command, fresh)) for command in self.open.values()]
+
+    def receipt(self) -> str:
+        goal = m.Receipt(journal_id=self.journal_id or UUID(int=0), through=self.applied)
+        expires = self.clock.now + timedelta(minutes=30)
+        return self.control.envelope(goal, subject=f"receipts:{HOST}", generation=0, expires_at=expires)
+
+    def receive(self, envelope: str) -> None:
+        report = self.known.get(envelope) or self._read(envelope)
+        if report.journal_id in self.over:
+            return
+        if report.journal_id != self.journal_id:
+            self._adopt(report.journal_id)
+        if report.sequence > self.applied:
+            self.waiting[report.sequence] = report
+        while following := self.waiting.pop(self.applied + 1, None):
+            self.applied += 1
+            self._apply(following)
+
+    def _read(self, envelope: str) -> m.Report:
+        verifier = Verifier({key_id(self.host_key): self.host_key}, REPORT)
+        report = self.known[envelope] = decode_report(verifier.open(envelope))
+        return report
+
+    def _adopt(self, journal_id: UUID) -> None:
+        """A new journal: what the host knew about its GPUs is lost, and so are the orders it had."""
+        if self.journal_id is not None:
+            self.over.add(self.journal_id)
+            for card in self.cards:
+                if card.state in ("clean", "dirty", "scrubbing"):
+                    card.state, card.awaited = "dirty", False
+        self.journal_id, self.applied = journal_id, 0
+        self.waiting.clear()
+
+    def _apply(self, report: m.Report) -> None:
+        match report.event:
+            case m.Refused(final=True):
+                self._refused(report)
+            case m.MachineRunning(lease_id=lease_id):
+                self._answer(report, m.Provision, m.Power)
+                if self.rented[lease_id].state == "ordered":
+                    self.rented[lease_id].state = "running"
+            case m.MachineStopped():
+                self._answer(report, m.Power)
+            case m.ProvisionFailed(lease_id=lease_id, step=step):
+                self._answer(report, m.Provision)
+                self._fail(self.rented[lease_id], f"failed at {step}")
+            case m.MachineGone(lease_id=lease_id):
+                self._answer(report, m.Release)
+                self._gone(self.rented[lease_id])
+            case m.ScrubStarted() | m.Scrubbed() | m.GpuFailed() | m.Ordered():
+                self._apply_to_card(report, report.event)
+            case m.Inventory() | m.Accepted():
+                self._answer(report, m.Inspect, m.Update)
+
+    def _apply_to_card(
+        self, report: m.Report, event: m.ScrubStarted | m.Scrubbed | m.GpuFailed | m.Ordered
+    ) -> None:
+        card = next(card for card in self.cards if card.order.gpu_id == event.gpu_id)
+        if isinstance(event, m.Scrubbed | m.GpuFailed):
+            self._answer(report, m.Intake)
+        if isinstance(event, m.GpuFailed):
+            self._answer(report, m.Release)
+        if event.tenure != card.tenure:
+            return
+        match event:
+            case m.Ordered(action=action) if card.state in ("clean", "dirty"):
+                card.state, card.awaited = "dirty", action == "scrub"
+            case m.ScrubStarted() if card.state == "dirty":
+                card.state = "scrubbing"
+            case m.Scrubbed(evidence=evidence) if card.state == "scrubbing":
+                card.state = "clean" if evidence.verdict == "passed" else "quarantined"
+                card.awaited = False
+                self.told += [f"scrub of {card.number}: {reason}" for reason in evidence.reasons]
+            case m.GpuFailed(missing=missing, step=step, reason=reason):
+                self.told.append(f"{card.number} failed at {step}: {reason}")
+                card.state, card.awaited = "missing" if missing else "quarantined", False
+                for lease in self.rented.values():
+                    if card in lease.cards and card.order in lease.orders and lease.state != "releasing":
+                        self._fail(lease, f"{card.order.address} failed")
+
+    def _refused(self, report: m.Report) -> None:
+        command = self.open.pop(report.command_id, None) if report.command_id else None
+        if command is None:
+            return
+        reason = report.event.reason if isinstance(report.event, m.Refused) else ""
+        self.told.append(f"refused {type(command.goal).__name__}: {reason}")
+        match command.goal:
+            case m.Provision(lease_id=lease_id):
+                self._fail(self.rented[lease_id], "refused")
+            case m.Intake(gpu=gpu):
+                for card in self.cards:
+                    card.awaited &= card.order.gpu_id != gpu.gpu_id
+
+    def _fail(self, lease: Rented, why: str) -> None:
+        if lease.state in ("ordered", "running"):
+            self.release(lease, why)
+
+    def _gone(self, lease: Rented) -> None:
+        lease.state = "gone"
+        for card, order in zip(lease.cards, lease.orders, strict=True):
+            if card.state == "leased" and card.tenure == order.tenure:
+                card.state, card.awaited = "dirty", True
+
+    def _answer(self, report: m.Report, *kinds: type[Any]) -> None:
+        """The goal that the report is about, if it is one of these kinds and of that generation."""
+        for command in list(self.open.values()):
+            same = (command.subject, command.generation) == (report.subject, report.generation)
+            if same and isinstance(command.goal, kinds):
+                del self.open[command.command_id]
+
+    def _subject(self, card: Card) -> str:
+        return f"gpu:{card.order.gpu_id}"
+
+
+def _with(command: m.Command, changes: dict[str, Any]) -> m.Command:
+    fields = {name: getattr(command, name) for name in m.Command.__struct_fields__}
+    return m.Command(**{**fields, **changes})

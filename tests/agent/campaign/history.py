@@ -1,0 +1,393 @@
+"""A history: dice say what people, hardware, broker and power do next; promises are checked throughout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from random import Random
+from typing import get_args
+from uuid import UUID
+
+from hosts.agent.machines import MachineFacts, MachineState, StopCause
+from hosts.agent.orders import OrderRefused, order
+from hosts.agent.simulated import Fault
+from hosts.agent.simulated_state import Operation
+from tests.agent.campaign.desk import SETTLED, Card, Desk, Rented
+from tests.agent.campaign.machine_room import MachineRoom
+from tests.agent.campaign.trouble import Clock, Mood, PowerCut, Trouble
+from tests.agent.campaign.watched_bus import CARDS, is_blank, leave_traces
+
+# What each operation of the bus may do, as `simulated_state.Fault` explains.
+BUS_FAULTS: dict[Operation, tuple[str, ...]] = {
+    "bind": ("error", "hang", "lie", "vanish"),
+    "reset": ("error", "hang", "lie", "vanish", "wrong-identity", "enotty", "stale"),
+    "memory": ("error", "stuck", "partial"),
+    "config": ("error",),
+    "card": ("vanish",),
+    "fingerprint": ("wrong-identity",),
+    "holders": ("busy",),
+}
+RUNGS = ("", "", "vfio-hot-reset", "bridge-reset", "sysfs-reset", "remove-rescan")
+CALLS: dict[str, tuple[str, ...]] = {
+    "define": get_args(Mood),
+    "start": get_args(Mood),
+    "shutdown": get_args(Mood),
+    "destroy": get_args(Mood),
+    "undefine": get_args(Mood),
+    "machines": ("refuse", "cut-before"),
+}
+FOREIGN = UUID(int=0xF0)
+ROUNDS = 60
+
+
+class Broken(AssertionError):
+    """A promise was not kept."""
+
+
+class History:
+    """Everything that happens follows from the seed. `told` is the story so far."""
+
+    def __init__(self, seed: int, directory: Path) -> None:
+        self.dice = Random(seed)
+        self.clock, self.trouble = Clock(), Trouble()
+        self.room = MachineRoom(directory, clock=self.clock, trouble=self.trouble)
+        self.room.meanwhile = self._meanwhile
+        self.told: list[str] = []
+        self.calm = False
+        self.broker_away = False
+        self.seen: list[str] = []
+        self.desk = Desk(
+            clock=self.clock,
+            control=self.room.control,
+            host_key=self.room.signing.verify_key,
+            image=self.room.image,
+            cards=[Card(number) for number in range(CARDS)],
+            told=self.told,
+        )
+        self.acts: list[tuple[int, Callable[[], None]]] = [
+            (9, self.rent),
+            (4, self.release),
+            (3, self.power),
+            (1, self.extend),
+            (1, self.order_on_host),
+            (4, self.tend_cards),
+            (4, self.send),
+            (4, self.report),
+            (8, self.exchange),
+            (18, self.work),
+            (5, self.look),
+            (3, self.pass_time),
+            (3, self.break_card),
+            (3, self.upset_hypervisor),
+            (2, self.stop_guest),
+            (2, self.cut_power_soon),
+            (1, self.restart),
+            (1, self.reboot),
+            (1, self.fill_disk),
+            (1, self.lose_hypervisor),
+            (1, self.lose_broker),
+            (1, self.set_clock),
+            (1, self.use_card_elsewhere),
+            (2, self.calm_down),
+        ]
+        self.weights = [weight for weight, _ in self.acts]
+
+    def live(self, acts: int) -> None:
+        """The host comes into service, then things happen."""
+        for card in self.desk.cards:
+            self.desk.intake(card)
+        if self.dice.random() < 0.8:
+            self.calm = True
+            self.exchange()
+            self._work_off()
+            self.calm = False
+            self.rent()
+        for _ in range(acts):
+            act = self.dice.choices(self.acts, self.weights)[0][1]
+            self.told.append(act.__name__)
+            act()
+            self._check()
+            self._recover_some()
+
+    def _recover_some(self) -> None:
+        """Nothing stays away for long."""
+        self.trouble.hypervisor_away &= self.dice.random() < 0.7
+        self.broker_away &= self.dice.random() < 0.7
+
+    # What people do.
+
+    def rent(self) -> None:
+        self.desk.rent(self.dice.choice([1, 1, 2]))
+
+    def release(self) -> None:
+        if lease := self._lease("running") or self._lease("ordered"):
+            self.desk.release(lease, "completed" if lease.state == "running" else "cancelled")
+
+    def power(self) -> None:
+        if lease := self._lease("running"):
+            self.desk.power(lease, self.dice)
+
+    def extend(self) -> None:
+        if lease := self._lease("running"):
+            self.desk.extend(lease)
+
+    def order_on_host(self) -> None:
+        card, action = self.dice.choice(self.desk.cards), self.dice.choice(["scrub", "reset"])
+        if self.room.up():
+            with self.room.mortal():
+                try:
+                    order(self.room.rig, action, card.order.address, by="an operator")
+                except OrderRefused as refusal:
+                    self.told.append(f"  {refusal}")
+
+    def tend_cards(self) -> None:
+        """What the portal does about a card that nobody uses, and about a release that failed."""
+        for card in self.desk.cards:
+            if (card.state == "dirty" and not card.awaited) or card.state in ("quarantined", "missing"):
+                self.desk.intake(card)
+        self._release_again()
+
+    def _release_again(self) -> None:
+        wanted = {command.subject for command in self.desk.open.values()}
+        for lease in self.desk.rented.values():
+            if lease.state == "releasing" and lease.subject not in wanted:
+                self.desk.release(lease, "")
+
+    # What the broker does.
+
+    def send(self) -> None:
+        """Commands arrive in any order, or not at all; sometimes one of long ago comes again."""
+        if self.broker_away:
+            return
+        sent = self.desk.sendings()
+        self.seen += sent
+        old = self.dice.sample(self.seen, min(len(self.seen), 2)) if self.dice.random() < 0.3 else []
+        arriving = [envelope for envelope in sent if self._happens(0.8)] + old
+        self._shuffle(arriving)
+        for envelope in arriving:
+            self.room.take(envelope)
+
+    def report(self) -> None:
+        if self.broker_away:
+            return
+        arriving = [envelope for envelope in self.room.spooled() if self._happens(0.85)]
+        if self._happens(0.5):
+            self._shuffle(arriving)
+        for envelope in arriving:
+            self.desk.receive(envelope)
+        if self._happens(0.5) and self.desk.journal_id:
+            self.room.take(self.desk.receipt())
+
+    def exchange(self) -> None:
+        self.send()
+        self.report()
+
+    def lose_broker(self) -> None:
+        self.broker_away = True
+
+    # What the host does.
+
+    def work(self) -> None:
+        for _ in range(self.dice.randrange(1, 25)):
+            if not self.room.advance(self.dice.choice):
+                break
+
+    def look(self) -> None:
+        self.room.look()
+
+    def pass_time(self) -> None:
+        self.clock.sleep(self.dice.choice([1, 30, 61, 61, 600, 4000]))
+
+    # What goes wrong.
+
+    def break_card(self) -> None:
+        operation = self.dice.choice(list(BUS_FAULTS))
+        kind = self.dice.choice(BUS_FAULTS[operation])
+        rung = self.dice.choice(RUNGS) if operation == "reset" else ""
+        fault = Fault(
+            operation=operation,
+            address=self.dice.choice(self.desk.cards).order.address,
+            kind=kind,  # type: ignore[arg-type]
+            times=self.dice.choice([1, 1, 1, 2, 2, 3, 0]),
+            rung="" if kind in ("enotty", "stale") else rung,
+        )
+        self.told.append(f"  {fault.operation} {fault.kind} {fault.rung} {fault.address} x{fault.times}")
+        self.room.cards.state.faults.append(fault)
+
+    def upset_hypervisor(self) -> None:
+        call = self.dice.choice(list(CALLS))
+        mood = self.dice.choice(CALLS[call])
+        self.told.append(f"  {call}: {mood}")
+        self.trouble.moods[call] += [mood] * self.dice.choice([1, 1, 2, 4])  # type: ignore[list-item]
+        self.room.machines.obeys = self._happens(0.5)
+
+    def stop_guest(self) -> None:
+        running = [facts for facts in self.room.machines.all() if facts.lease_id and facts.is_active]
+        if running:
+            facts = self.dice.choice(running)
+            cause = self.dice.choice([StopCause.GUEST, StopCause.CRASHED, StopCause.FAILED])
+            self.room.machines.stop_by_itself(facts.name, cause)
+
+    def cut_power_soon(self) -> None:
+        """Right after one of the next commits: anywhere that something is written."""
+        self.trouble.cut_after_commits = self.dice.randrange(1, 40)
+
+    def restart(self) -> None:
+        if self.room.is_up:
+            self.room.down()
+
+    def reboot(self) -> None:
+        self.room.reboot()
+        if self.dice.random() < 0.2:
+            self.told.append("  and the journal is lost")
+            self.room.lose_journal()
+
+    def fill_disk(self) -> None:
+        if self.dice.random() < 0.5:
+            self.trouble.disk_full = self.dice.randrange(1, 4)
+        else:
+            self.trouble.full_for_commits = self.dice.randrange(1, 8)
+
+    def lose_hypervisor(self) -> None:
+        self.trouble.hypervisor_away = True
+
+    def set_clock(self) -> None:
+        self.clock.skew = timedelta(minutes=self.dice.choice([-300, -40, -1, 0, 1, 40, 300]))
+
+    def use_card_elsewhere(self) -> None:
+        """A machine that is not ours, or a driver of the host; only of a card that no machine uses."""
+        card = self.dice.choice(self.desk.cards)
+        address, machines = card.order.address, self.room.machines
+        if any(address in machines.cards_of(facts) for facts in machines.all() if facts.is_active):
+            return
+        if not self.room.is_up or self.room.running or self.trouble.is_ahead:
+            return  # whoever comes and goes between two looks is not seen
+        self.told.append(f"  {address}")
+        leave_traces(self.room.bus_directory, address, self.room.owners)
+        if self.dice.random() < 0.5:
+            drivers = self.room.cards.state.cards[address].drivers
+            drivers.update(dict.fromkeys(drivers, "simdrm"))
+        else:
+            used = frozenset({address})
+            facts = MachineFacts("foreign", FOREIGN, MachineState.RUNNING, None, None, used)
+            name = f"foreign-{card.number}"
+            machines.add_foreign(name, replace(facts, name=name))
+        self.clock.sleep(61)
+        self.room.look()
+
+    def calm_down(self) -> None:
+        self.trouble.clear()
+        self.room.cards.state.faults.clear()
+        self.broker_away = False
+
+    # What must hold.
+
+    def _check(self) -> None:
+        """After each act: no promise was broken, and what the journal calls clean is clean."""
+        if self.room.machines.wrongs:
+            raise Broken("; ".join(self.room.machines.wrongs))
+
+    def come_to_an_end(self) -> None:
+        """Nothing goes wrong any more: everything reaches its goal, or has honestly failed, and is clean."""
+        self.told.append("— the end —")
+        self._make_whole()
+        self._go_round(lambda: not any(self._rented("ordered")))
+        for lease in self._rented("ordered"):
+            raise Broken(f"{lease.subject} neither runs nor has it failed")
+        for lease in self._rented("running"):
+            self.desk.release(lease, "completed")
+        self._go_round(self._is_over)
+        self._check_end()
+
+    def _go_round(self, is_done: Callable[[], bool]) -> None:
+        """Everybody does their duty, a minute at a time."""
+        for _ in range(ROUNDS):
+            self.tend_cards()
+            self.exchange()
+            self._work_off()
+            self.room.look()
+            self._check()
+            if is_done():
+                break
+            self.clock.sleep(61)
+
+    def _make_whole(self) -> None:
+        self.calm = True
+        self.calm_down()
+        self.clock.skew = timedelta()
+        self.room.machines.obeys = True
+        for facts in self.room.machines.all():
+            if facts.lease_id is None and not facts.scrubs:
+                self.room.machines.remove_foreign(facts.name)
+        cards = self.room.cards.state.cards.values()
+        for card in cards:
+            card.present = True
+        if any(card.hangs for card in cards):
+            self.room.reboot()
+
+    def _is_over(self) -> bool:
+        leases = all(lease.state == "gone" for lease in self.desk.rented.values())
+        return leases and all(card.state == "clean" for card in self.desk.cards) and not self.desk.open
+
+    def _check_end(self) -> None:
+        self._demand(not self.desk.open, f"never answered: {[*self.desk.open.values()]}")
+        for lease in self.desk.rented.values():
+            self._demand(lease.state == "gone" and lease.outcome, f"{lease.subject} is {lease.state}")
+        for card in self.desk.cards:
+            self._demand(card.state == "clean", f"card {card.number} is {card.state}")
+            there = self.room.gpu_state(card.number)
+            self._demand(there == "clean", f"card {card.number} is {there} on the host")
+            blank = is_blank(self.room.bus_directory, card.order.address)
+            self._demand(blank, f"card {card.number} is called clean and is not")
+        self._demand(not self.room.machines.all(), f"left: {self.room.machines.all()}")
+        self._demand(not self.room.disks(), f"disks are left: {self.room.disks()}")
+        self._demand(not self.room.rig.plans.open(), "plans are open")
+        self._demand(not self.room.rig.machines.kept(), f"kept: {self.room.rig.machines.kept()}")
+        made = [name for name, count in self.room.machines.definitions.items() if count > 1]
+        self._demand(not made, f"defined more than once: {made}")
+
+    def _demand(self, holds: object, otherwise: str) -> None:
+        if not holds:
+            raise Broken(otherwise)
+
+    # Ways and means.
+
+    def _meanwhile(self, boundary: str) -> None:
+        """Other threads of the worker, and the power, do not wait for a step to end."""
+        if self.calm:
+            return
+        match self.dice.randrange(60):
+            case 0:
+                self.told.append(f"  power cut at {boundary}")
+                raise PowerCut
+            case 1 | 2:
+                self.room.watch_meanwhile()
+            case 3 if not self.broker_away and self.seen:
+                self.room.take_meanwhile(self.dice.choice(self.seen))
+
+    def _work_off(self) -> None:
+        """All plans to their end."""
+        for _ in range(1000):
+            if not self.room.advance(self.dice.choice):
+                self.report()
+                return
+        raise Broken("plans do not come to an end")
+
+    def _lease(self, state: str) -> Rented | None:
+        found = self._rented(state)
+        return self.dice.choice(found) if found else None
+
+    def _rented(self, state: str) -> list[Rented]:
+        return [lease for lease in self.desk.rented.values() if lease.state == state]
+
+    def _happens(self, chance: float) -> bool:
+        return self.calm or self.dice.random() < chance
+
+    def _shuffle(self, envelopes: list[str]) -> None:
+        if not self.calm:
+            self.dice.shuffle(envelopes)
+
+
+__all__ = ["SETTLED", "Broken", "History"]

@@ -1,0 +1,182 @@
+"""One host of a history: the agent's parts, driven step by step on one thread, and how they go down."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from hosts.agent import building
+from hosts.agent.bus import BusError
+from hosts.agent.journal import Journal
+from hosts.agent.machines import HypervisorError
+from hosts.agent.reconcile import reconcile
+from hosts.agent.runner import Runner
+from hosts.agent.watch import Watch
+from tests.agent.campaign.trouble import BrittleJournal, Clock, MoodyMachines, PowerCut, Trouble, qemu_img
+from tests.agent.campaign.watched_bus import StoreInMemory, WatchedBus
+from tests.agent.host_in_a_box import Box
+
+# The modules that wait, or look how long they have waited.
+_WAITING = ("machine_steps", "watch", "acceptance", "suspend")
+EXPECTED = (HypervisorError, BusError, sqlite3.OperationalError)
+
+
+class MachineRoom(Box):
+    """A box that runs no thread. Whatever needs the worker starts it first, if it is down."""
+
+    machines: MoodyMachines
+    runner: Runner
+    watch: Watch
+
+    def __init__(self, directory: Path, *, clock: Clock, trouble: Trouble) -> None:
+        self.clock, self.trouble = clock, trouble
+        self.owners: dict[str, UUID | None] = {}
+        self.cards = StoreInMemory()
+        self.running: list[int] = []
+        self.is_up = False
+        self.deaths = 0
+        self.boots = 1
+        self.meanwhile: Callable[[str], None] = lambda _: None
+        super().__init__(directory)
+        self.rig.journal.close()
+
+    def make_machines(self) -> MoodyMachines:
+        return MoodyMachines(self.directory, self.trouble)
+
+    def make_journal(self) -> Journal:
+        return BrittleJournal(self.config.journal_path, self.trouble)
+
+    def make_bus(self) -> WatchedBus:
+        return WatchedBus(self.bus_directory, self.cards, self.machines, self.owners, self._holder)
+
+    def _holder(self, address: str) -> UUID | None:
+        held = [gpu for gpu in self.rig.gpus.at(address) if gpu.state == "leased"]
+        return held[0].lease_id if held else None
+
+    def up(self) -> bool:
+        """Start the worker if it is down; whether it runs. It may die of the attempt."""
+        if not self.is_up:
+            with self.mortal():
+                self.open(self._at_boundary)
+                self.is_up = True
+                self.runner, self.running = self.executor.runner, []
+                self.now = self.clock.on_the_host
+                reconcile(self.rig, boot_id=f"boot {self.boots}")
+                self.watch = Watch(self.rig, on_death=self._worker_ends)
+                self.machines.on_stopped(self.watch._on_stopped)
+        return self.is_up
+
+    def _at_boundary(self, boundary: str) -> None:
+        self.meanwhile(boundary)
+
+    def _worker_ends(self) -> None:
+        raise PowerCut
+
+    @contextmanager
+    def mortal(self) -> Iterator[None]:
+        """The worker may end inside: killed, or because it could not go on. Machines run on."""
+        try:
+            yield
+        except (PowerCut, *EXPECTED):
+            self.deaths += 1
+            self.down()
+
+    def down(self) -> None:
+        self.is_up = False
+        self.rig.journal.close()
+        self.machines.close()
+
+    def reboot(self) -> None:
+        if self.is_up:
+            self.down()
+        self.boots += 1
+        self.machines.lose_power()
+        for card in self.cards.state.cards.values():
+            card.hangs = False
+
+    def lose_journal(self) -> None:
+        if self.is_up:
+            self.down()
+        for path in self.config.state_directory.glob("journal*"):
+            path.unlink()
+
+    def advance(self, pick: Callable[[list[int]], int]) -> bool:
+        """Run one step of one plan, as the executor's threads would; False if there is nothing to do."""
+        if not self.up():
+            return True
+        with self.mortal():
+            self.now = self.clock.on_the_host
+            self.running += [plan.plan_id for plan in self.runner.choose(self.running)]
+            if not self.running:
+                return False
+            plan_id = pick(self.running)
+            if not self._go_on(plan_id):
+                self.running.remove(plan_id)
+        return True
+
+    def _go_on(self, plan_id: int) -> bool:
+        try:
+            return self.runner.advance(plan_id)
+        except Exception as error:  # noqa: BLE001 — as the executor does; what it raises then ends the worker
+            self.runner.give_up(self.rig.plans.get(plan_id), error)
+            return False
+
+    def take(self, envelope: str) -> None:
+        """A message comes off the queue. One that cannot be written is lost; the portal sends it again."""
+        if self.up():
+            self.now = self.clock.on_the_host
+            try:
+                self.acceptance.deliver(envelope)
+            except PowerCut:
+                self.deaths += 1
+                self.down()
+            except sqlite3.OperationalError:
+                pass
+
+    def look(self) -> None:
+        """A round of the watch. What it cannot see, or not write, it tries again in the next."""
+        if self.up():
+            self.now = self.clock.on_the_host
+            try:
+                self.watch.look()
+            except EXPECTED:
+                pass
+            except PowerCut:
+                self.deaths += 1
+                self.down()
+
+    def watch_meanwhile(self) -> None:
+        """Another thread looks around while a step is about to run, or has just run."""
+        with suppress(*EXPECTED):
+            self.watch.look()
+
+    def take_meanwhile(self, envelope: str) -> None:
+        with suppress(sqlite3.OperationalError):
+            self.acceptance.deliver(envelope)
+
+    def spooled(self) -> list[str]:
+        if not self.up():
+            return []
+        return [envelope for _, envelope in self.rig.spool.unreceipted(after=0, limit=1000)]
+
+    def disks(self) -> set[UUID]:
+        return building.leases_with_disks(self.rig)
+
+
+@contextmanager
+def no_real_waiting(clock: Clock, trouble: Trouble) -> Iterator[None]:
+    """Inside, the agent waits by the history's clock, and makes its disks without a program."""
+    passing: Any = SimpleNamespace(sleep=clock.sleep, monotonic=clock.monotonic)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in _WAITING:
+            patch.setattr(f"hosts.agent.{name}.time", passing)
+        patch.setattr("hosts.agent.reset.ANSWER_SECONDS", 0.0)
+        patch.setattr("hosts.agent.disks._qemu_img", qemu_img(trouble))
+        yield

@@ -1,0 +1,85 @@
+"""A simulated bus on which each card is looked into when a machine gets it, whatever the journal says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import UUID
+
+from lxml import etree
+
+from hosts.agent.bus import Card
+from hosts.agent.simulated import CardState, SimulatedBus, SimulatedCard, State, demo_topology, memory_file
+from hosts.agent.simulated_state import Store
+from tests.agent.campaign.trouble import MoodyMachines
+
+CARD_BYTES = 16 * 1024
+CARDS = 3
+TOPOLOGY = demo_topology(CARD_BYTES)[:CARDS]
+ZEROS = bytes(CARD_BYTES)
+
+Holder = Callable[[str], UUID | None]
+
+
+class StoreInMemory(Store):
+    """What the cards are like, for one process alone; it outlives the worker."""
+
+    def __init__(self) -> None:
+        self.state = State(
+            topology=TOPOLOGY,
+            cards={
+                card.address: CardState(drivers=dict.fromkeys(card.functions, card.host_driver))
+                for card in TOPOLOGY
+            },
+        )
+
+    def create(self, topology: Sequence[SimulatedCard], host_drivers: dict[str, CardState]) -> None:
+        """It is there."""
+
+    def read(self) -> State:
+        return self.state
+
+    @contextmanager
+    def changed(self) -> Iterator[State]:
+        yield self.state
+
+
+class WatchedBus(SimulatedBus):
+    """`owners` are the leases whose data may lie in a card; `holder` says whom the journal gave it to."""
+
+    def __init__(
+        self,
+        directory: Path,
+        store: StoreInMemory,
+        machines: MoodyMachines,
+        owners: dict[str, UUID | None],
+        holder: Holder,
+    ) -> None:
+        super().__init__(directory, store=store)
+        self._folder = directory
+        self._machines = machines
+        self._owners = owners
+        self._holder = holder
+
+    def gpu_fragments(self, card: Card, *, slot: int) -> list[etree._Element]:
+        lease_id = self._holder(card.address)
+        if slot == 1:
+            self._machines.being_given.clear()
+        self._machines.being_given.append((card.address, lease_id))
+        if not is_blank(self._folder, card.address) and self._owners.get(card.address) != lease_id:
+            owner = self._owners.get(card.address)
+            self._machines.wrongs.append(f"{card.address} went to {lease_id} with what {owner} left in it")
+        self._owners[card.address] = lease_id
+        return super().gpu_fragments(card, slot=slot)
+
+
+def is_blank(directory: Path, address: str) -> bool:
+    """Whether nothing is left in the card's memory, as a physicist would look."""
+    return memory_file(directory, address).read_bytes() == ZEROS
+
+
+def leave_traces(directory: Path, address: str, owners: dict[str, UUID | None]) -> None:
+    """Somebody who is no tenant has used the card."""
+    memory_file(directory, address).write_bytes(b"somebody else's " * (CARD_BYTES // 16))
+    owners[address] = None

@@ -1,0 +1,43 @@
+"""Random histories with every fault: no promise is ever broken, and everything comes to its end.
+
+Set LEASEHOLD_CAMPAIGN to try more of them, LEASEHOLD_FIRST_CAMPAIGN to begin with another seed. A seed that
+fails is printed with its story; LEASEHOLD_FIRST_CAMPAIGN=SEED LEASEHOLD_CAMPAIGN=1 plays it again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.agent.campaign.history import History
+from tests.agent.campaign.machine_room import no_real_waiting
+
+HISTORIES = int(os.environ.get("LEASEHOLD_CAMPAIGN", "40"))
+FIRST = int(os.environ.get("LEASEHOLD_FIRST_CAMPAIGN", "0"))
+ACTS = 36
+
+
+@pytest.mark.timeout(max(120, 3 * HISTORIES))
+def test_every_history_keeps_its_promises_and_ends(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL + 1)
+    for seed in range(FIRST, FIRST + HISTORIES):
+        play(seed, tmp_path / str(seed))
+
+
+def play(seed: int, directory: Path) -> None:
+    """One history. What goes wrong is told with the seed and the story."""
+    directory.mkdir()
+    history = History(seed, directory)
+    try:
+        with no_real_waiting(history.clock, history.trouble):
+            history.live(ACTS)
+            history.come_to_an_end()
+    except BaseException as error:
+        error.add_note(f"seed {seed}: {' '.join(history.told)}")
+        raise
+    finally:
+        if history.room.is_up:
+            history.room.down()
