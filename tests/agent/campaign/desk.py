@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import timedelta
 from random import Random
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from nacl.signing import VerifyKey
@@ -16,7 +16,7 @@ from hosts.protocol.signing import REPORT, Verifier, key_id
 from tests.agent.campaign.trouble import Clock
 from tests.agent.host_in_a_box import HOST, Control, gpu_order
 
-SETTLED = ("clean", "quarantined", "missing")
+PowerAction = Literal["on", "off", "restart"]
 
 
 @dataclass
@@ -86,7 +86,7 @@ class Desk:
         return lease
 
     def power(self, lease: Rented, dice: Random) -> None:
-        action = dice.choice(["on", "off", "restart"])
+        action: PowerAction = dice.choice(["on", "off", "restart"])
         patience = dice.choice([0, 5])
         goal = m.Power(lease_id=lease.lease_id, action=action, shutdown_seconds=patience)
         self.order(goal, lease.subject)

@@ -11,10 +11,10 @@ from typing import get_args
 from uuid import UUID
 
 from hosts.agent.machines import MachineFacts, MachineState, StopCause
-from hosts.agent.orders import OrderRefused, order
+from hosts.agent.orders import Action, OrderRefused, order
 from hosts.agent.simulated import Fault
 from hosts.agent.simulated_state import Operation
-from tests.agent.campaign.desk import SETTLED, Card, Desk, Rented
+from tests.agent.campaign.desk import Card, Desk, Rented
 from tests.agent.campaign.machine_room import MachineRoom
 from tests.agent.campaign.trouble import Clock, Mood, PowerCut, Trouble
 from tests.agent.campaign.watched_bus import CARDS, is_blank, leave_traces
@@ -134,7 +134,8 @@ class History:
             self.desk.extend(lease)
 
     def order_on_host(self) -> None:
-        card, action = self.dice.choice(self.desk.cards), self.dice.choice(["scrub", "reset"])
+        card = self.dice.choice(self.desk.cards)
+        action: Action = self.dice.choice(["scrub", "reset"])
         if self.room.up():
             with self.room.mortal():
                 try:
@@ -388,6 +389,3 @@ class History:
     def _shuffle(self, envelopes: list[str]) -> None:
         if not self.calm:
             self.dice.shuffle(envelopes)
-
-
-__all__ = ["SETTLED", "Broken", "History"]
