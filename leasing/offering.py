@@ -40,6 +40,7 @@ from leasing.transitions import apply_lease_event
 # Who lets so many offers pass is no longer in line.
 CHANCES = 3
 _ENDS = WaitlistEntry.Outcome
+_IN_LINE = ("entry__rank_at", "entry__joined_at", "entry")
 
 
 def place_after_line(lease: Lease, *, now: datetime) -> list[UUID]:
@@ -140,12 +141,12 @@ def free_start(entry: WaitlistEntry, wish: Wish, *, now: datetime) -> datetime |
 
 def offers_due(now: datetime) -> QuerySet[Lease]:
     """Offers that nobody claimed in time."""
-    return Lease.objects.filter(state=LeaseState.OFFERED, decide_by__lte=now)
+    return Lease.objects.filter(state=LeaseState.OFFERED, decide_by__lte=now).order_by(*_IN_LINE)
 
 
 def offers_spoilt() -> QuerySet[Lease]:
-    """Offers that lack a GPU, or will not have it in time."""
-    offers = Lease.objects.filter(state=LeaseState.OFFERED)
+    """Offers that lack a GPU, or will not have it in time; that of the first in line first."""
+    offers = Lease.objects.filter(state=LeaseState.OFFERED).order_by(*_IN_LINE)
     fit = Count("holds", filter=Q(holds__gpu__state__in=BOOKABLE, holds__starts_at__lte=F("starts_at")))
     return offers.filter(pk__in=offers.annotate(fit=fit).filter(fit__lt=F("flavor__gpu_count")).values("pk"))
 

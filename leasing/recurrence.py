@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from django.utils.dates import WEEKDAYS_ABBR
 from django.utils.formats import date_format
 from django.utils.translation import gettext as _
+from django.utils.translation import pgettext
 
 from leasing.errors import InvalidRequest
 from leasing.timing import FARTHEST_START, SHORTEST_LEASE
@@ -133,8 +134,8 @@ def described(pattern: Pattern) -> str:
         "starts": f"{pattern.starts:%H:%M}",
         "ends": f"{pattern.ends:%H:%M}",
         "zone": pattern.zone,
-        "first": date_format(pattern.first_on, "DATE_FORMAT"),
-        "last": date_format(pattern.last_on, "DATE_FORMAT"),
+        "first": date_format(pattern.first_on, pgettext("date", "j M Y")),
+        "last": date_format(pattern.last_on, pgettext("date", "j M Y")),
         "n": pattern.every_weeks,
     }
     if pattern.every_weeks == 1:

@@ -148,7 +148,7 @@ def _conclude(
     gpu: Gpu, host: Host, report: m.Report, reasons: list[str], evidence: m.ScrubEvidence, *, now: datetime
 ) -> None:
     if reasons:
-        take_out(gpu, host, missing=False, reason="; ".join(reasons)[:2000], at=report.occurred_at, now=now)
+        take_out(gpu, host, missing=False, reason=" ".join(reasons)[:2000], at=report.occurred_at, now=now)
         return
     gpu.fingerprint = msgspec.to_builtins(evidence.fingerprint_after)
     gpu.save(update_fields=["fingerprint"])

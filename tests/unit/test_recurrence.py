@@ -184,7 +184,7 @@ def test_there_is_time_between_two_of_them() -> None:
 
 def test_a_pattern_is_said_in_the_readers_language() -> None:
     assert described(workdays()) == (
-        "Mon, Tue, Wed, Thu, Fri 09:00–17:00 (Europe/Berlin), March 2, 2026 – April 10, 2026"
+        "Mon, Tue, Wed, Thu, Fri 09:00–17:00 (Europe/Berlin), 2 Mar 2026 – 10 Apr 2026"
     )
     assert "every 2 weeks" in str(workdays(every_weeks=2))
     with translation.override("zh-hans"):

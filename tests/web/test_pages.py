@@ -124,7 +124,7 @@ def test_a_rejection_reaches_the_person(scene: Scene, sign_in: SignIn) -> None:
 def test_the_fleet_shows_reasons(scene: Scene, sign_in: SignIn) -> None:
     page = text_of(sign_in(scene.operator), "fleet")
     assert "shares IOMMU group 9 with 0000:42:01.0" in page
-    assert "3 of 32 canaries survived the scrub.; 24 blocks are not zero" in page
+    assert "3 of 32 canaries survived the scrub. 24 blocks are not zero" in page
     assert "NUMA 0" in page
     assert "NUMA 1" in page
     assert "Take into service" in page
