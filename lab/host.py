@@ -13,8 +13,6 @@ from lab.hypervisor.machine import LabError, VirtualGpu, VirtualHypervisor
 from lab.portal import LabPortal
 
 NAME = "virtual"
-# Two emulated processors that run nested machines at once have been seen to hang: machines share one.
-MACHINES_CPU = 1
 SERVICE = "leasehold-host"
 STATE = "/var/lib/leasehold"
 CONFIG = "/etc/leasehold/host.toml"
@@ -69,7 +67,6 @@ class LabHost:
         self.hypervisor.put(TOKEN, self.portal.manage("enrolment_token", NAME).encode(), mode=0o600)
         portal = f"--portal {self.portal.url_from_inside} --ca-file {CERTIFICATE}"
         run(f"/opt/leasehold/bin/leasehold-host enrol {portal} --token-file {TOKEN}", seconds=120)
-        run(f"systemctl set-property machine.slice AllowedCPUs={MACHINES_CPU}")
         run(f"systemctl daemon-reload && systemctl enable --quiet --now {SERVICE}")
 
     def admit_gpus(self, *gpus: VirtualGpu) -> None:

@@ -1,4 +1,4 @@
-"""Run the suites of tests/suites.toml one after the other, within their budgets, and print what they took."""
+"""Run the suites of tests/suites.toml within their budgets, and print what they took."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from tools.servers import postgres_server
 
@@ -23,7 +24,11 @@ GRACE_SECONDS = 30
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """One row of the table: a pytest run over `tests` by that many `workers`, or another `command`."""
+    """One row of the table: a pytest run over `tests` by that many `workers`, or another `command`.
+
+    One that keeps a single core busy may run `beside` others that do the same: it starts with the first of
+    them, and what follows the last of them waits for it.
+    """
 
     name: str
     budget: int
@@ -31,6 +36,7 @@ class Suite:
     command: list[str] = field(default_factory=list)
     database: str = "sqlite"
     workers: int = 1
+    beside: list[str] = field(default_factory=list)
 
     @property
     def words(self) -> list[str]:
@@ -50,30 +56,87 @@ class Outcome:
         return f"{self.suite.name:<10} {self.verdict:<12} {self.seconds:>6.0f} s of {self.suite.budget:>4} s"
 
 
+@dataclass
+class Running:
+    """A suite that was started; what it prints goes to `output`, or else to where ours does."""
+
+    suite: Suite
+    process: subprocess.Popen[bytes]
+    began: float
+    output: IO[bytes] | None
+
+    def outcome(self) -> Outcome:
+        """Wait for its end, or stop it when its budget is spent."""
+        left = self.suite.budget - (time.monotonic() - self.began)
+        try:
+            verdict = "failed" if self.process.wait(max(0, left)) else "passed"
+        except subprocess.TimeoutExpired:
+            verdict = "over budget"
+        finally:
+            stop(self.process)
+        seconds = time.monotonic() - self.began
+        if self.output is not None:
+            announce(self.suite)
+            self.output.seek(0)
+            sys.stdout.write(self.output.read().decode(errors="replace"))
+        return Outcome(suite=self.suite, verdict=verdict, seconds=seconds)
+
+
 def main(names: list[str]) -> int:
     known = {name: Suite(name=name, **row) for name, row in tomllib.loads(SUITES.read_text()).items()}
     if unknown := [name for name in names if name not in known]:
         print(f"There is no suite {', '.join(unknown)}; there are {', '.join(known)}.")
         return 2
-    outcomes = [run_suite(known[name]) for name in names or known]
+    outcomes = run_suites([known[name] for name in names or known])
     print("", *outcomes, sep="\n")
     passed = sum(outcome.verdict == "passed" for outcome in outcomes)
     print(f"suites: {passed} passed, {len(outcomes) - passed} failed")
     return 0 if passed == len(outcomes) else 1
 
 
+def run_suites(suites: Sequence[Suite]) -> list[Outcome]:
+    """One after the other, but for those that run beside others."""
+    names = {suite.name for suite in suites}
+    waiting = [suite for suite in suites if names & {*suite.beside}]
+    queue = [suite for suite in suites if suite not in waiting]
+    outcomes: list[Outcome] = []
+    with ExitStack() as stack:
+        running: list[Running] = []
+        for number, suite in enumerate(queue, 1):
+            for other in [other for other in waiting if suite.name in other.beside]:
+                waiting.remove(other)
+                running.append(stack.enter_context(started(other, apart=True)))
+            outcomes.append(run_suite(suite))
+            ahead = {later.name for later in queue[number:]}
+            over = [one for one in running if not ahead & {*one.suite.beside}]
+            outcomes += [one.outcome() for one in over]
+            running = [one for one in running if one not in over]
+    return outcomes
+
+
 def run_suite(suite: Suite) -> Outcome:
+    announce(suite)
+    with started(suite) as running:
+        return running.outcome()
+
+
+def announce(suite: Suite) -> None:
     print(f"\n==== {suite.name}: at most {suite.budget} s ====", flush=True)
-    began = time.monotonic()
-    with environment(suite.database) as variables:
-        process = subprocess.Popen(suite.words, cwd=ROOT, env=variables, start_new_session=True)
+
+
+@contextmanager
+def started(suite: Suite, *, apart: bool = False) -> Iterator[Running]:
+    """The suite as it runs; at the end it is stopped. `apart` keeps what it prints until it is over."""
+    with environment(suite.database) as variables, ExitStack() as stack:
+        output = stack.enter_context(tempfile.TemporaryFile()) if apart else None
+        began = time.monotonic()
+        process = subprocess.Popen(
+            suite.words, cwd=ROOT, env=variables, stdout=output, stderr=output, start_new_session=True
+        )
         try:
-            verdict = "failed" if process.wait(suite.budget) else "passed"
-        except subprocess.TimeoutExpired:
-            verdict = "over budget"
+            yield Running(suite, process, began, output)
         finally:
             stop(process)
-    return Outcome(suite=suite, verdict=verdict, seconds=time.monotonic() - began)
 
 
 @contextmanager

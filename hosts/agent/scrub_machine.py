@@ -78,6 +78,8 @@ class MachineScrubber:
         with self._machine(place, nonce) as name, self._channel(name) as channel:
             result = listen(channel, nonce, patience=self._appliance.patience, progress=place.progress)
         self._check(result, place)
+        # What it said is of use when it failed.
+        self._serial_log(place).unlink(missing_ok=True)
         return _outcome(result)
 
     @contextmanager
@@ -100,11 +102,14 @@ class MachineScrubber:
             address=address,
             memory_mib=self._facts.memory_mib,
             boot=open_kernel_image(self._appliance.directory, self._appliance.digest, cmdline=told),
-            serial_log=self._room.folder / f"{machine_name(address)}.log",
+            serial_log=self._serial_log(place),
             domain_type=self._room.domain_type,
         )
         spec.serial_log.unlink(missing_ok=True)
         return scrub_machine_xml(spec, place.bus.gpu_fragments(place.card, slot=1))
+
+    def _serial_log(self, place: Workplace) -> Path:
+        return self._room.folder / f"{machine_name(place.card.address)}.log"
 
     @contextmanager
     def _channel(self, name: str) -> Iterator[socket.socket]:

@@ -215,8 +215,8 @@ class VirtualHypervisor:
         code = f"if=virtio,file={self.image.code_disk},format=raw,readonly=on"
         serial = f"{listening('serial', folder)},logfile={self.serial_log},logappend=on"
         agent = listening("agent", folder)
-        return ["qemu-system-x86_64", "-accel", "tcg,thread=multi,tb-size=1024", "-cpu", PROCESSOR,
-                "-smp", "2", "-m", str(MEMORY_MIB), "-machine", "q35", "-nodefaults", "-display", "none",
+        return ["qemu-system-x86_64", "-accel", "tcg,tb-size=1024", "-cpu", PROCESSOR,
+                "-smp", "1", "-m", str(MEMORY_MIB), "-machine", "q35", "-nodefaults", "-display", "none",
                 "-no-reboot", "-kernel", f"{base}/kernel", "-initrd", f"{base}/initrd",
                 "-append", KERNEL_OPTIONS, "-drive", disk, "-drive", code,
                 "-netdev", "user,id=outside", "-chardev", serial,

@@ -53,3 +53,51 @@ def test_one_failure_fails_the_whole_run(
     monkeypatch.setattr(suites, "SUITES", listed)
     assert suites.main([]) == 1
     assert capsys.readouterr().out.endswith("suites: 1 passed, 1 failed\n")
+
+
+def test_a_suite_runs_beside_those_that_it_names_and_before_what_follows_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """`one` waits for `long`, which waits for `two`: only so do they all end. `last` looks for both."""
+
+    def row(name: str, code: str, more: str = "") -> str:
+        return f"[{name}]\ncommand = {[sys.executable, '-c', code]!r}\nbudget = 30\n{more}\n"
+
+    def seen(name: str) -> str:
+        return f"pathlib.Path({str(tmp_path / name)!r})"
+
+    wait = "\nwhile not {0}.exists(): time.sleep(0.01)"
+    start = "import pathlib, time"
+    listed = tmp_path / "suites.toml"
+    listed.write_text(
+        row("one", start + wait.format(seen("long")))
+        + row("two", f"{start}\n{seen('two')}.touch()")
+        + row("last", f"{start}\nassert {seen('over')}.exists()")
+        + row(
+            "long",
+            f"{start}\nprint('spoke')\n{seen('long')}.touch()"
+            + wait.format(seen("two"))
+            + f"\n{seen('over')}.touch()",
+            'beside = ["one", "two"]',
+        )
+    )
+    monkeypatch.setattr(suites, "SUITES", listed)
+    assert suites.main([]) == 0
+    printed = capfd.readouterr().out
+    assert (
+        printed.index("==== two")
+        < printed.index("==== long")
+        < printed.index("spoke")
+        < printed.index("==== last")
+    )
+
+
+def test_what_runs_beside_others_has_a_budget_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    listed = tmp_path / "suites.toml"
+    listed.write_text(
+        '[short]\ncommand = ["true"]\nbudget = 9\n'
+        '[long]\ncommand = ["sleep", "60"]\nbudget = 1\nbeside = ["short"]\n'
+    )
+    monkeypatch.setattr(suites, "SUITES", listed)
+    assert suites.main([]) == 1
+    assert suites.main(["long"]) == 1
