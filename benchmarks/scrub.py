@@ -133,7 +133,7 @@ def _scrub(open_memory: Callable[[], Iterator[MemoryWindow]], size: int) -> Scru
     opened = contextmanager(open_memory)
     card = Card(**{**CARD.__dict__, "memory_bytes": size})
     now = datetime.now(UTC)
-    work = scrub.begin(card, simulated=True, before=card.fingerprint, now=now)
+    work = scrub.begin(card, simulated=True, before=card.fingerprint, kernel="bench", now=now)
     work = scrub.add_reset(work, RESET)
     with opened() as window:
         work = scrub.plant(work, window, os.urandom(16).hex())

@@ -113,6 +113,7 @@ class Gpu(models.Model):
     """One GPU with all endpoint functions of its IOMMU group, and the share of its host that goes with it.
 
     `state` is written by leasing.transitions alone. `generation` counts goals whose subject is this GPU.
+    `fingerprint` is what its card is thought to be, `proven_kernel` the kernel under which it last passed.
     After a release the host scrubs by itself; past `scrub_expected_by` it is asked to.
     """
 
@@ -124,6 +125,8 @@ class Gpu(models.Model):
     iommu_group = models.IntegerField(null=True)
     numa_node = models.SmallIntegerField(default=-1)
     fingerprint = models.JSONField(default=dict)
+    card = models.ForeignKey("FoundCard", models.PROTECT, null=True, related_name="gpus")
+    proven_kernel = models.CharField(max_length=200, blank=True)
     state = models.CharField(max_length=12, default="dirty", choices=[(s, s) for s in GPU_STATES])
     state_since = models.DateTimeField()
     state_reason = models.CharField(max_length=2000, blank=True)
@@ -145,10 +148,20 @@ class Gpu(models.Model):
         return f"{self.host.name} {self.address}"
 
 
-class FoundCard(models.Model):
-    """A card as its host last reported it. `refusal` says why it cannot be leased; empty if it can."""
+class FoundCards(models.QuerySet["FoundCard"]):
+    """Cards, those that are gone included."""
 
-    host = models.ForeignKey(Host, models.CASCADE, related_name="found_cards")
+    def present(self) -> FoundCards:
+        return self.filter(gone_at=None)
+
+
+class FoundCard(models.Model):
+    """A card as its host last reported it, kept for its history when it is gone (since `gone_at`).
+
+    `refusal` says why it cannot be leased; empty if it can. `details` are those of the report's CardDetails.
+    """
+
+    host = models.ForeignKey(Host, models.PROTECT, related_name="found_cards")
     address = models.CharField(max_length=12)
     functions = models.JSONField(default=list)
     iommu_group = models.IntegerField(null=True)
@@ -157,11 +170,20 @@ class FoundCard(models.Model):
     numa_node = models.SmallIntegerField(default=-1)
     fingerprint = models.JSONField(default=dict)
     refusal = models.CharField(max_length=2000, blank=True)
+    details = models.JSONField(default=dict)
+    first_seen_at = models.DateTimeField()
+    gone_at = models.DateTimeField(null=True)
+
+    objects = FoundCards.as_manager()
 
     class Meta:
         ordering = ["address"]
         constraints = [
-            models.UniqueConstraint(fields=["host", "address"], name="hosts_foundcard_one_per_address")
+            models.UniqueConstraint(
+                fields=["host", "address"],
+                name="hosts_foundcard_one_per_address",
+                condition=models.Q(gone_at=None),
+            )
         ]
 
     def __str__(self) -> str:

@@ -64,7 +64,7 @@ def prepare(url: str, accounts: str, manifest: str) -> None:
 
 def admit(*addresses: str) -> None:
     """Take cards into service, with small shares of their small host."""
-    for card in FoundCard.objects.filter(address__in=addresses):
+    for card in FoundCard.objects.present().filter(address__in=addresses):
         model = GpuModel.objects.get(slug=MODELS[card.address])
         gpu = fleet.admit_gpu(actor=SYSTEM, card_id=card.pk, model_id=model.pk, now=timezone.now())
         type(gpu).objects.filter(pk=gpu.pk).update(**SHARE)

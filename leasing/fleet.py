@@ -15,6 +15,7 @@ from hosts.protocol.messages import Inspect
 from leasing import policy
 from leasing.actors import Actor
 from leasing.audit.log import record
+from leasing.cards import card_at, changes, seal_of, told_changes
 from leasing.errors import InvalidRequest, NotVisible, WrongState
 from leasing.locking import locked
 from leasing.models import Closure, Lease
@@ -72,12 +73,52 @@ def admit_gpu(*, actor: Actor, card_id: int, model_id: int, now: datetime) -> Gp
     return gpu
 
 
-def readmit_gpu(*, actor: Actor, gpu_id: UUID, now: datetime) -> Gpu:
-    """Let a GPU that was out of service try again: it becomes dirty, and an intake follows."""
+def readmit_gpu(*, actor: Actor, gpu_id: UUID, now: datetime, accepted: str = "") -> Gpu:
+    """Let a GPU that was out of service try again: it becomes dirty, and an intake follows.
+
+    A card that is not what it was is let back only by who has looked at it: `accepted` is the seal of what
+    they saw (leasing.cards.seal_of). One that was put into another slot of its host is taken where it is.
+    """
     authorise(actor)
-    if Gpu.objects.filter(pk=gpu_id).exclude(host__retired_at=None).exists():
-        raise WrongState(_("The host of this GPU is retired."), hint=_("Enrol the host it is in now."))
-    return _apply(actor, gpu_id, GpuEvent.READMIT, reason="", now=now)
+    with transaction.atomic():
+        gpu = locked(Gpu.objects.select_related("host").filter(pk=gpu_id)).first()
+        if gpu is None:
+            raise NotVisible(_("There is no such GPU."))
+        if gpu.host.retired_at is not None:
+            raise WrongState(_("The host of this GPU is retired."), hint=_("Enrol the host it is in now."))
+        card = card_at(gpu)
+        facts = {} if card is None else _take_for(gpu, card, accepted)
+        return _apply(actor, gpu_id, GpuEvent.READMIT, reason="", now=now, **facts)
+
+
+def _take_for(gpu: Gpu, card: FoundCard, accepted: str) -> dict[str, Any]:
+    """Let the card be the GPU's from now on; what the audit log is told of it."""
+    before = {"address": gpu.address, "fingerprint": gpu.fingerprint, "card": gpu.card_id}
+    if gpu.fingerprint and changes(gpu.fingerprint, card.fingerprint):
+        _require_accepted(gpu, card, accepted)
+    if Gpu.objects.filter(host=gpu.host, address=card.address).exclude(pk=gpu.pk).exists():
+        raise WrongState(_("Another GPU is in service where its card is now."))
+    gpu.card, gpu.fingerprint = card, card.fingerprint
+    gpu.address, gpu.functions = card.address, card.functions
+    gpu.iommu_group, gpu.numa_node = card.iommu_group, card.numa_node
+    gpu.save(update_fields=["card", "fingerprint", "address", "functions", "iommu_group", "numa_node"])
+    after = {"address": gpu.address, "fingerprint": gpu.fingerprint, "card": gpu.card_id}
+    return {} if before == after else {"before": before, "after": after}
+
+
+def _require_accepted(gpu: Gpu, card: FoundCard, accepted: str) -> None:
+    if card.fingerprint["vendor_device"] != gpu.fingerprint["vendor_device"]:
+        raise WrongState(
+            _("Another kind of card is in its slot: %(name)s.") % {"name": card.name},
+            hint=_("Put back one of its kind."),
+        )
+    if accepted != seal_of(card.fingerprint):
+        told = told_changes(gpu.fingerprint, card.fingerprint)
+        raise WrongState(
+            _("The card is not what it was: %(changes)s.") % {"changes": told},
+            hint=_("Look at it; then accept it on its page as it is now."),
+            code="card-changed",
+        )
 
 
 def withdraw_gpu(*, actor: Actor, gpu_id: UUID, reason: str, now: datetime) -> Gpu:
@@ -85,18 +126,20 @@ def withdraw_gpu(*, actor: Actor, gpu_id: UUID, reason: str, now: datetime) -> G
     return _apply(actor, gpu_id, GpuEvent.WITHDRAW, reason=reason, now=now)
 
 
-def _apply(actor: Actor, gpu_id: UUID, event: GpuEvent, *, reason: str, now: datetime) -> Gpu:
+def _apply(actor: Actor, gpu_id: UUID, event: GpuEvent, *, reason: str, now: datetime, **facts: Any) -> Gpu:
     authorise(actor)
     if not Gpu.objects.filter(pk=gpu_id).exists():
         raise NotVisible(_("There is no such GPU."))
-    gpu = apply_gpu_event(gpu_id=gpu_id, event=event, actor=actor, effective_at=now, now=now, reason=reason)
+    gpu = apply_gpu_event(
+        gpu_id=gpu_id, event=event, actor=actor, effective_at=now, now=now, reason=reason, **facts
+    )
     transaction.on_commit(wake_control)
     return gpu
 
 
 def _create_gpu(card: FoundCard, model: GpuModel, *, now: datetime) -> Gpu:
     host = card.host
-    parts = max(1, host.found_cards.filter(refusal="").count())
+    parts = max(1, host.found_cards.present().filter(refusal="").count())
     return Gpu.objects.create(
         host=host,
         model=model,
@@ -105,6 +148,7 @@ def _create_gpu(card: FoundCard, model: GpuModel, *, now: datetime) -> Gpu:
         iommu_group=card.iommu_group,
         numa_node=card.numa_node,
         fingerprint=card.fingerprint,
+        card=card,
         state=GpuState.DIRTY,
         state_since=now,
         share_vcpus=max(1, (host.cpu_count - 1) // parts),
@@ -150,7 +194,7 @@ def _present(hosts: QuerySet[Host]) -> Host:
 
 
 def _get_card(card_id: int) -> FoundCard:
-    card = FoundCard.objects.select_related("host").filter(pk=card_id).first()
+    card = FoundCard.objects.present().select_related("host").filter(pk=card_id).first()
     if card is None:
         raise NotVisible(_("There is no such card."))
     return card

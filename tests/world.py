@@ -26,6 +26,7 @@ from leasing.tick import tick
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 VENDOR_DEVICE = "10de:2230"
+KERNEL = "6.1"
 MEMORY_BYTES = 64 * 2**20
 
 
@@ -86,7 +87,7 @@ def evidence(address: str, *, at: datetime, **changes: object) -> m.ScrubEvidenc
         "fingerprint_after": fingerprint(address),
         "started_at": at,
         "finished_at": at,
-        "kernel": "6.1",
+        "kernel": KERNEL,
         "verdict": "passed",
     }
     return m.ScrubEvidence(**{**facts, **changes})  # type: ignore[arg-type]
@@ -112,7 +113,7 @@ def inventory(*addresses: str, machines: tuple[m.MachineFacts, ...] = ()) -> m.I
         cpu_count=16,
         memory_mib=65536,
         disk_gib=1000,
-        kernel="6.1",
+        kernel=KERNEL,
         worker_version="test",
         simulated=True,
     )
@@ -234,7 +235,7 @@ class World:
         host.inventory(*(f"0000:{index + 1:02x}:00.0" for index in range(count)), at=self.now)
         gpus = [
             fleet.admit_gpu(actor=SYSTEM, card_id=card.pk, model_id=self.model.pk, now=self.now)
-            for card in host.row.found_cards.all()
+            for card in host.row.found_cards.present()
         ]
         self.tick()
         for gpu in gpus:

@@ -13,7 +13,9 @@ from typing import Protocol
 from lxml import etree
 
 from hosts.agent.doctor.facts import CardFacts as Examined
-from hosts.protocol.messages import CardFacts, Fingerprint
+from hosts.protocol.messages import CardDetails, CardFacts, Fingerprint
+
+NO_DETAILS = CardDetails()
 
 
 class BusError(Exception):
@@ -53,6 +55,7 @@ class Card:
     numa_node: int
     fingerprint: Fingerprint
     refusal: str = ""
+    details: CardDetails = NO_DETAILS
 
     def facts(self) -> CardFacts:
         """The card as a report carries it."""
@@ -65,6 +68,7 @@ class Card:
             numa_node=self.numa_node,
             fingerprint=self.fingerprint,
             refusal=self.refusal[:2000],
+            details=self.details,
         )
 
 
@@ -130,6 +134,10 @@ class PciBus(Protocol):
 
     def host_drivers(self, address: str) -> tuple[str, ...]:
         """Drivers of the host that have claimed a function of the card. Touches nothing that may hang."""
+
+    def incarnation(self, address: str) -> str:
+        """Another one each time that the card comes onto the bus; empty if it is not there. Touches nothing
+        that may hang."""
 
     def examine(self) -> tuple[Examined, ...]:
         """The same cards as `doctor` looks at them. Nothing is changed by it, or touched that may hang."""

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 from uuid import UUID
 
 from hosts.agent.machines import MachineFacts
 from hosts.agent.plans import Plan, gpu_lock, lease_lock
+from hosts.agent.proven import Proven
 from hosts.agent.records import GpuRecord, MachineRecord
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What was there: machines, the leases whose disks lie here, the drivers of the host that have cards."""
+    """What was there: machines, the leases whose disks lie here, the drivers of the host that have cards.
+
+    `incarnations` has each card's; `boot` and `kernel` are those of the host now.
+    """
 
     machines: Sequence[MachineFacts]
     disks: Collection[UUID]
     host_drivers: Mapping[str, Sequence[str]]
     hanging: Collection[str]
+    incarnations: Mapping[str, str] = field(default_factory=dict)
+    boot: str = ""
+    kernel: str = ""
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,7 @@ class Written:
     machines: Sequence[MachineRecord]
     gpus: Sequence[GpuRecord]
     plans: Sequence[Plan]
+    proven: Mapping[UUID, Proven] = field(default_factory=dict)
 
     def is_planned(self, lock: str) -> bool:
         return any(lock in plan.locks for plan in self.plans)
@@ -78,10 +87,16 @@ class HostUse:
 
 
 @dataclass(frozen=True)
-class Unexplained:
-    """A GPU that is leased to no machine here, or being scrubbed by no plan."""
+class Doubtful:
+    """A GPU that is not known to be clean any more.
+
+    `why`: it is leased to no machine here, or scrubbed by no plan (unexplained); it was proven clean before
+    the host was started anew (restarted); it was off the bus meanwhile (came-back). `facts` go with it.
+    """
 
     gpu: GpuRecord
+    why: Literal["unexplained", "restarted", "came-back"]
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,7 +107,7 @@ class Hang:
 
 
 Difference = (
-    StrayMachine | StrayScrubMachine | StrayDisk | LostMachine | ForeignUse | HostUse | Unexplained | Hang
+    StrayMachine | StrayScrubMachine | StrayDisk | LostMachine | ForeignUse | HostUse | Doubtful | Hang
 )
 
 
@@ -128,6 +143,18 @@ def _of_gpu(gpu: GpuRecord, seen: Seen, written: Written) -> Iterator[Difference
     drivers = seen.host_drivers.get(gpu.address, ())
     if drivers and gpu.state in ("clean", "leased"):
         yield HostUse(gpu, drivers)
+    elif gpu.state == "clean":
+        yield from _of_clean_gpu(gpu, seen, written.proven.get(gpu.gpu_id))
     here = {record.lease_id for record in written.machines}
     if gpu.state == "scrubbing" or (gpu.state == "leased" and gpu.lease_id not in here):
-        yield Unexplained(gpu)
+        yield Doubtful(gpu, "unexplained", {"state": gpu.state})
+
+
+def _of_clean_gpu(gpu: GpuRecord, seen: Seen, proven: Proven | None) -> Iterator[Difference]:
+    """What was proven holds for one boot, and for as long as the card stays on the bus."""
+    if proven is None:
+        return
+    if proven.boot != seen.boot:
+        yield Doubtful(gpu, "restarted", {"before": proven.kernel, "kernel": seen.kernel})
+    elif seen.incarnations.get(gpu.address) not in (None, "", proven.incarnation):
+        yield Doubtful(gpu, "came-back")

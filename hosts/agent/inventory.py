@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from hosts.agent import machines
+from hosts.agent.boot import running_kernel
 from hosts.agent.plans import locked_cards
 from hosts.agent.rig import Rig
 from hosts.protocol.messages import CardFacts, Inventory, MachineFacts
@@ -37,7 +38,7 @@ def host_facts(*, disk_bytes: int) -> dict[str, Any]:
         "cpu_count": os.cpu_count() or 0,
         "memory_mib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // MIB,
         "disk_gib": disk_bytes // GIB,
-        "kernel": os.uname().release,
+        "kernel": running_kernel(),
         "worker_version": worker_version(),
     }
 

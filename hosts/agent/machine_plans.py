@@ -94,8 +94,11 @@ def _set_off(job: Job) -> None:
 
 def _report_gpu(job: Job, step: Step, error: Exception) -> None:
     if isinstance(error, GpuStepFailed):
+        gpu = job.rig.gpus.get(error.order.gpu_id)
         if error.missing:
             job.rig.gpus.set_state(error.order.gpu_id, "missing")
+        elif gpu is not None and gpu.state == "clean":  # it never became the lease's
+            job.rig.gpus.set_state(gpu.gpu_id, "quarantined")
         job.report(_gpu_failed(error.order, step, str(error), missing=error.missing))
 
 

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from hosts.agent import building
 from hosts.agent.bus import BusError, Card
 from hosts.agent.machines import ACTIVE, HypervisorError, MachineFacts
+from hosts.agent.proven import was_away
 from hosts.agent.steps import GpuStepFailed, Job, Step, StepFailed
-from hosts.protocol.messages import GpuOrder, Power, Provision, Release
+from hosts.protocol.messages import Fingerprint, GpuOrder, Power, Provision, Release
 from hosts.protocol.proof import fingerprint_changes
 
 log = logging.getLogger(__name__)
@@ -61,19 +62,29 @@ def _identify(job: Job) -> None:
     for order in goal.gpus:
         with _blaming(order):
             card = job.rig.bus.card(order.address)
-            _check_card(card, order)
-        _check_unused(job, card)
+            _check_unused(job, card)
+            _check_card(job, order, card)
     with job.rig.journal.transaction():
         for order in goal.gpus:
             _check_clean(job, order)
             job.rig.gpus.put(order, "leased", lease_id=job.lease_id)
 
 
-def _check_card(card: Card, order: GpuOrder) -> None:
+def _check_card(job: Job, order: GpuOrder, card: Card) -> None:
+    """It is what the portal and this host know it as; of one that nobody uses the ROM is read anew."""
     if card.refusal:
         raise BusError(card.refusal)
-    if order.fingerprint and (changed := fingerprint_changes(order.fingerprint, card.fingerprint)):
-        raise BusError(f"The card is not what it was: {', '.join(changed)} changed.")
+    gpu = job.rig.gpus.get(order.gpu_id)
+    known = [each for each in (order.fingerprint, gpu.fingerprint if gpu else None) if each]
+    _compare(card.fingerprint, known)
+    if gpu is not None and gpu.state == "clean" and not job.rig.bus.host_drivers(order.address):
+        _compare(job.rig.bus.fingerprint(card), known)
+
+
+def _compare(seen: Fingerprint, known: list[Fingerprint]) -> None:
+    for each in known:
+        if changed := fingerprint_changes(each, seen):
+            raise BusError(f"The card is not what it was: {', '.join(changed)} changed.")
 
 
 def _check_unused(job: Job, card: Card) -> None:
@@ -84,7 +95,7 @@ def _check_unused(job: Job, card: Card) -> None:
 
 
 def _check_clean(job: Job, order: GpuOrder) -> None:
-    """Unknown is not clean, nor is what a driver of the host has had since its scrub.
+    """Unknown is not clean, nor is what was away, or what a driver of the host has had, since its scrub.
 
     A GPU that this lease holds already stays its own.
     """
@@ -99,6 +110,8 @@ def _check_clean(job: Job, order: GpuOrder) -> None:
         raise StepFailed(f"{order.address} is {gpu.state} at tenure {gpu.tenure}, not clean.")
     if drivers := job.rig.bus.host_drivers(order.address):
         raise StepFailed(f"{order.address} is not known to be clean: {', '.join(drivers)} has it.")
+    if was_away(job.rig, gpu):
+        raise StepFailed(f"{order.address} is not known to be clean: it was off the bus and came back.")
 
 
 def _bind(job: Job) -> None:

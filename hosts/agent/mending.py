@@ -10,9 +10,11 @@ import logging
 from uuid import UUID
 
 from hosts.agent import building
+from hosts.agent.boot import running_kernel
 from hosts.agent.disks import DiskError
 from hosts.agent.drift import (
     Difference,
+    Doubtful,
     ForeignUse,
     Hang,
     HostUse,
@@ -21,7 +23,6 @@ from hosts.agent.drift import (
     StrayDisk,
     StrayMachine,
     StrayScrubMachine,
-    Unexplained,
     Written,
     differences,
 )
@@ -29,6 +30,7 @@ from hosts.agent.drift_notes import note_differences
 from hosts.agent.machines import HypervisorError, MachineFacts
 from hosts.agent.orders import OrderRefused, order
 from hosts.agent.plans import gpu_lock
+from hosts.agent.proven import recall_proven, this_boot
 from hosts.agent.records import GpuRecord
 from hosts.agent.rig import Rig
 from hosts.agent.scrub_machine import remove_scrub_machine
@@ -39,6 +41,11 @@ log = logging.getLogger(__name__)
 
 BY = "leasehold-host"
 STEP = "reconcile"
+_REASONS = {
+    "restarted": "The host was started anew; its kernel was %(before)s, and is %(kernel)s.",
+    "came-back": "The card was off the bus and came back.",
+    "unexplained": "It was %(state)s, and nothing on the host explained it.",
+}
 
 
 def mend(rig: Rig) -> None:
@@ -48,17 +55,24 @@ def mend(rig: Rig) -> None:
 
 
 def _look(rig: Rig) -> Seen:
+    gpus = rig.gpus.all()
     return Seen(
         machines=rig.hypervisor.machines(),
         disks=building.leases_with_disks(rig),
-        host_drivers={gpu.address: rig.bus.host_drivers(gpu.address) for gpu in rig.gpus.all()},
+        host_drivers={gpu.address: rig.bus.host_drivers(gpu.address) for gpu in gpus},
         hanging=rig.bus.hanging(),
+        incarnations={gpu.address: rig.bus.incarnation(gpu.address) for gpu in gpus},
+        boot=this_boot(rig),
+        kernel=running_kernel(),
     )
 
 
 def _read(rig: Rig) -> Written:
     with rig.journal.transaction():
-        return Written(rig.machines.kept(), rig.gpus.all(), rig.plans.open())
+        gpus = rig.gpus.all()
+        known = {gpu.gpu_id: recall_proven(rig, gpu.gpu_id) for gpu in gpus}
+        proven = {gpu_id: each for gpu_id, each in known.items() if each}
+        return Written(rig.machines.kept(), gpus, rig.plans.open(), proven)
 
 
 def _mend(rig: Rig, difference: Difference) -> Check:
@@ -75,8 +89,8 @@ def _mend(rig: Rig, difference: Difference) -> Check:
             check = _give_up(rig, gpu, facts)
         case HostUse(gpu, drivers):
             check = _take_back(rig, gpu, ", ".join(drivers))
-        case Unexplained(gpu):
-            check = _doubt(rig, gpu)
+        case Doubtful():
+            check = _doubt(rig, difference)
         case Hang(address):
             check = _found("hang", "hangs", "fail", address)
     log.warning("Found %s: %s %s", check.code, check.outcome, {"subject": check.subject, **check.facts})
@@ -94,7 +108,7 @@ def _remove_machine(rig: Rig, facts: MachineFacts) -> Check:
     finally:
         for gpu in rig.gpus.all():
             if gpu.address in facts.pci_addresses and gpu.state == "clean":
-                _scrub_again(rig, gpu)
+                _scrub_again(rig, gpu, f"The machine {facts.name}, which has no lease here, had it.")
     return _found("stray-machine", "removed", "warn", **told)
 
 
@@ -125,18 +139,19 @@ def _take_back(rig: Rig, gpu: GpuRecord, drivers: str) -> Check:
     """A leased one is bound again when its machine starts, and scrubbed at its release as ever."""
     if gpu.state == "leased":
         return _found("host-use", "leased", "warn", gpu.address, drivers=drivers)
-    if refusal := _scrub_again(rig, gpu):
+    if refusal := _scrub_again(rig, gpu, f"{drivers} had it."):
         return _found("host-use", "quarantined", "fail", gpu.address, drivers=drivers, reason=refusal)
     return _found("host-use", "scrubbed", "warn", gpu.address, drivers=drivers)
 
 
-def _doubt(rig: Rig, gpu: GpuRecord) -> Check:
-    if refusal := _scrub_again(rig, gpu):
-        return _found("unexplained", "quarantined", "fail", gpu.address, state=gpu.state, reason=refusal)
-    return _found("unexplained", "scrubbed", "warn", gpu.address, state=gpu.state)
+def _doubt(rig: Rig, doubtful: Doubtful) -> Check:
+    gpu, why, facts = doubtful.gpu, doubtful.why, doubtful.facts
+    if refusal := _scrub_again(rig, gpu, _REASONS[why] % facts):
+        return _found(why, "quarantined", "fail", gpu.address, reason=refusal, **facts)
+    return _found(why, "scrubbed", "warn", gpu.address, **facts)
 
 
-def _scrub_again(rig: Rig, gpu: GpuRecord) -> str:
+def _scrub_again(rig: Rig, gpu: GpuRecord, reason: str) -> str:
     """Unknown is not clean. Quarantined, with the reason, if it is not known how it is scrubbed.
 
     If a plan has begun to work on it meanwhile, that decides.
@@ -146,7 +161,7 @@ def _scrub_again(rig: Rig, gpu: GpuRecord) -> str:
             return ""
         rig.gpus.set_state(gpu.gpu_id, "dirty")
     try:
-        order(rig, "scrub", gpu.address, by=BY)
+        order(rig, "scrub", gpu.address, by=BY, reason=reason)
     except OrderRefused as refusal:
         if _is_planned(rig, gpu):
             return ""

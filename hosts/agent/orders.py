@@ -31,8 +31,11 @@ class OrderRefused(Exception):
         self.hint = hint
 
 
-def order(rig: Rig, action: Action, address: str, *, by: str) -> int:
-    """Have the GPU at this address scrubbed or reset; the number of the plan. OrderRefused."""
+def order(rig: Rig, action: Action, address: str, *, by: str, reason: str = "") -> int:
+    """Have the GPU at this address scrubbed or reset; the number of the plan. OrderRefused.
+
+    `reason` says why, for the portal.
+    """
     _check_card(rig, address)
     with rig.journal.transaction():
         gpu = _gpu_at(rig, address)
@@ -44,7 +47,10 @@ def order(rig: Rig, action: Action, address: str, *, by: str) -> int:
         if gpu.state != "quarantined":
             rig.gpus.set_state(gpu.gpu_id, "dirty")
         rig.spool.void_scrubs(gpu.gpu_id)
-        rig.spool.add(Ordered(gpu_id=gpu.gpu_id, tenure=gpu.tenure, action=action, by=by[:200]), origin)
+        ordered = Ordered(
+            gpu_id=gpu.gpu_id, tenure=gpu.tenure, action=action, by=by[:200], reason=reason[:2000]
+        )
+        rig.spool.add(ordered, origin)
         return rig.plans.add(action, goal, origin, lease_id=None, locks={gpu_lock(gpu.address)})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from hosts.agent import known_bad
+from hosts.agent.pci_ids import PCI_IDS, PciNames, look_up
 
 DEVICES = "sys/bus/pci/devices"
 GROUPS = "sys/kernel/iommu_groups"
@@ -19,6 +19,7 @@ _MEMORY, _PREFETCHABLE, _UNASSIGNED = 0x200, 0x2000, 0x20000000
 _SERIAL_NUMBER_CAPABILITY = 0x0003
 # Cards that sleep in D3 are often found stuck there.
 _STAY_AWAKE = (("d3cold_allowed", "0"), ("power/control", "on"))
+_DEEPEST = 8
 _LIFELESS = ("D3cold", "unknown", "error")
 _CLASS_NAMES = {
     0x0108: "NVMe controller",
@@ -30,7 +31,6 @@ _CLASS_NAMES = {
     0x0C03: "USB controller",
     0x0C80: "serial bus controller",
 }
-_VENDOR_NAMES = {0x10DE: "NVIDIA", 0x1002: "AMD", 0x8086: "Intel", 0x1234: "QEMU", 0x1AF4: "Virtio"}
 
 
 @dataclass(frozen=True)
@@ -197,13 +197,29 @@ class PciFunction:
             offset = following if following > offset else 0
         return ""
 
-    def rom_sha256(self) -> str:
-        """Digest of the expansion ROM, which must have been enabled; empty if it has none."""
+    def rom(self) -> bytes:
+        """The expansion ROM, which must have been enabled; empty if it has none."""
         try:
-            rom = (self.path / "rom").read_bytes()
+            return (self.path / "rom").read_bytes()
+        except OSError:
+            return b""
+
+    @property
+    def incarnation(self) -> str:
+        """Another one each time the kernel finds the device: it numbers the folders that it makes."""
+        try:
+            return str(self.path.stat().st_ino)
         except OSError:
             return ""
-        return hashlib.sha256(rom).hexdigest() if rom else ""
+
+    def bridges(self) -> list[str]:
+        """Addresses of the bridges above, the root port first."""
+        found: list[str] = []
+        above = self.bridge
+        while above is not None and len(found) < _DEEPEST:
+            found.append(above.name)
+            above = PciFunction(above).bridge
+        return found[::-1]
 
     def device_nodes(self) -> set[str]:
         """Paths below /dev of the nodes that drivers of the host made for this function."""
@@ -263,11 +279,9 @@ class PciTree:
     def group_name(self, group: int) -> str:
         return read_text(self.root / f"{GROUPS}/{group}/name")
 
-    def name_of(self, function: PciFunction) -> str:
-        """Vendor and device by name where the host has pci.ids, else by number."""
-        vendor, device = function.number("vendor"), function.number("device")
-        names = _names(self.root / "usr/share/misc/pci.ids", f"{vendor:04x}", f"{device:04x}")
-        return " ".join(names) if names else f"{_VENDOR_NAMES.get(vendor, f'{vendor:04x}')} {device:04x}"
+    def names_of(self, function: PciFunction) -> PciNames:
+        """By the database of PCI ids that the host has, if it has one."""
+        return look_up(self.root / PCI_IDS, function.ids, function.subsystem)
 
 
 def unsettled(functions: Iterable[PciFunction]) -> list[tuple[Path, str]]:
@@ -294,19 +308,3 @@ def read_text(path: Path) -> str:
         return path.read_text(errors="replace").strip()
     except OSError:
         return ""
-
-
-def _names(pci_ids: Path, vendor: str, device: str) -> list[str]:
-    """Names of vendor and device from pci.ids (hwdata's format), or nothing."""
-    if not pci_ids.exists():
-        return []
-    found: list[str] = []
-    with pci_ids.open(errors="replace") as lines:
-        for line in lines:
-            if not found and line.startswith(f"{vendor}  "):
-                found.append(line[6:].strip())
-            elif found and line.startswith(f"\t{device}  "):
-                return [*found, line[7:].strip()]
-            elif found and not line.startswith(("\t", "#")):
-                break
-    return found

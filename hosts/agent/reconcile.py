@@ -7,12 +7,12 @@ of ours, and left alone if it is somebody else's; `mending` does that, at the st
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 from hosts.agent.bus import BusError
 from hosts.agent.inventory import take_inventory
 from hosts.agent.machines import HypervisorError, MachineFacts, MachineState
 from hosts.agent.mending import mend
+from hosts.agent.proven import begin_boot
 from hosts.agent.records import MachineRecord
 from hosts.agent.rig import Rig
 from hosts.agent.scrub_machine import remove_scrub_machines
@@ -21,16 +21,10 @@ from hosts.protocol.messages import ConsoleClosed
 
 log = logging.getLogger(__name__)
 
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-
-def read_boot_id() -> str:
-    """Another one after each boot of the host."""
-    return BOOT_ID.read_text().strip()
-
 
 def reconcile(rig: Rig, *, boot_id: str) -> None:
     """Make the journal and the host agree, then report what there is."""
+    begin_boot(rig, boot_id)
     _recover_bus(rig)
     _remove_scrub_machines(rig)
     with rig.journal.transaction():

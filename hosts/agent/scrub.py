@@ -39,20 +39,25 @@ class Scrub(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int
     fingerprint_before: Fingerprint
     started_at: datetime
+    kernel: str = ""
     fills: int = 0
     methods: tuple[MethodRecord, ...] = ()
     witness: Witness | None = None
     resets: tuple[ResetRecord, ...] = ()
 
 
-def begin(card: Card, *, simulated: bool, before: Fingerprint, now: datetime) -> Scrub:
-    """A scrub of which nothing is done yet. `before` is the fingerprint of intake, or of now on intake."""
+def begin(card: Card, *, simulated: bool, before: Fingerprint, kernel: str, now: datetime) -> Scrub:
+    """A scrub of which nothing is done yet. `before` is the fingerprint of intake, or of now on intake.
+
+    What is proven is proven under `kernel`, even if the host is restarted with another one meanwhile.
+    """
     return Scrub(
         simulated=simulated,
         vendor_device=card.fingerprint.vendor_device,
         memory_bytes=card.memory_bytes,
         fingerprint_before=before,
         started_at=now,
+        kernel=kernel,
     )
 
 
@@ -93,7 +98,10 @@ def verify(
 def conclude(
     scrub: Scrub, *, policy: ScrubPolicy, fingerprint_after: Fingerprint, kernel: str, now: datetime
 ) -> ScrubEvidence:
-    """The evidence with its verdict. Whatever is missing from the scrub makes it fail."""
+    """The evidence with its verdict. Whatever is missing from the scrub makes it fail.
+
+    `kernel` is for a scrub that the previous version of this program began without naming one.
+    """
     evidence = ScrubEvidence(
         **summary(scrub.methods, scrub.witness),
         simulated=scrub.simulated,
@@ -106,7 +114,7 @@ def conclude(
         fingerprint_after=fingerprint_after,
         started_at=scrub.started_at,
         finished_at=now,
-        kernel=kernel,
+        kernel=scrub.kernel or kernel,
         verdict="passed",
     )
     reasons = proof.objections(evidence, policy, expected=scrub.fingerprint_before)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import time
 from secrets import token_hex
 
 import msgspec
 
 from hosts.agent import reset, scrub
+from hosts.agent.boot import running_kernel
 from hosts.agent.bus import Card, CardMissing
 from hosts.agent.machines import MachineFacts
 from hosts.agent.plans import Plan
+from hosts.agent.proven import remember_proven
 from hosts.agent.records import GpuState
 from hosts.agent.scrub import Scrub
 from hosts.agent.scrub_machine import remove_scrub_machines
@@ -35,6 +36,7 @@ class ScrubProgress(msgspec.Struct, frozen=True, kw_only=True):
 
     scrub: Scrub | None = None
     evidence: ScrubEvidence | None = None
+    incarnation: str = ""
 
 
 def scrub_evidence(plan: Plan) -> ScrubEvidence | None:
@@ -63,8 +65,8 @@ def _scrub(job: Job) -> Scrub:
     return found
 
 
-def _save(job: Job, *, now: Scrub, evidence: ScrubEvidence | None = None) -> None:
-    progress = msgspec.json.encode(ScrubProgress(scrub=now, evidence=evidence))
+def _save(job: Job, *, now: Scrub, evidence: ScrubEvidence | None = None, incarnation: str = "") -> None:
+    progress = msgspec.json.encode(ScrubProgress(scrub=now, evidence=evidence, incarnation=incarnation))
     job.rig.plans.save_progress(job.plan.plan_id, progress)
 
 
@@ -113,6 +115,7 @@ def _begin(job: Job) -> None:
         card,
         simulated=job.rig.bus.simulated,
         before=_known_fingerprint(job) or job.rig.bus.fingerprint(card),
+        kernel=running_kernel(),
         now=job.rig.clock(),
     )
     _save(job, now=fresh)
@@ -181,24 +184,27 @@ def _verify(job: Job) -> None:
 
 def _compare(job: Job) -> None:
     """Read the card's identity again and come to a verdict. The verdict is not a failure of the step."""
-    done = _scrub(job)
+    done, card = _scrub(job), _card(job)
     evidence = scrub.conclude(
         done,
         policy=job.goal(Intake).scrub,
-        fingerprint_after=job.rig.bus.fingerprint(_card(job)),
-        kernel=os.uname().release,
+        fingerprint_after=job.rig.bus.fingerprint(card),
+        kernel=running_kernel(),
         now=job.rig.clock(),
     )
-    _save(job, now=done, evidence=evidence)
+    _save(job, now=done, evidence=evidence, incarnation=job.rig.bus.incarnation(card.address))
 
 
 def _finish(job: Job) -> None:
-    """The only way to `clean`."""
-    order, evidence = _gpu(job), _progress(job).evidence
+    """The only way to `clean`. What was proven under another kernel has to be proven again."""
+    order, progress = _gpu(job), _progress(job)
+    evidence = progress.evidence
     if evidence is None:
         raise StepFailed("The journal has no verdict for this scrub.")
-    state: GpuState = "clean" if evidence.verdict == "passed" else "quarantined"
+    passed: GpuState = "clean" if evidence.kernel == running_kernel() else "dirty"
+    state = passed if evidence.verdict == "passed" else "quarantined"
     job.rig.gpus.put(order, state, lease_id=None, fingerprint=evidence.fingerprint_after)
+    remember_proven(job.rig, order.gpu_id, kernel=evidence.kernel, incarnation=progress.incarnation)
     job.report(
         Scrubbed(gpu_id=order.gpu_id, tenure=order.tenure, lease_id=job.plan.lease_id, evidence=evidence)
     )

@@ -45,7 +45,7 @@ from hosts.agent.simulated_state import memory_file as memory_file
 from hosts.agent.simulated_state import read_state as read_state
 from hosts.agent.simulated_state import reboot as reboot
 from hosts.agent.simulated_state import take_for_host as take_for_host
-from hosts.protocol.messages import Fingerprint
+from hosts.protocol.messages import CardDetails, Fingerprint
 
 VFIO_DRIVER = "vfio-pci"
 RESIDUE = b"residue of the last tenant / "
@@ -90,6 +90,10 @@ class SimulatedBus:
         drivers = set(card.drivers.values()) if card and card.present else set()
         return tuple(sorted(drivers - {VFIO_DRIVER}))
 
+    def incarnation(self, address: str) -> str:
+        card = self._store.read().cards.get(address)
+        return str(card.comings) if card and card.present else ""
+
     def examine(self) -> tuple[CardFacts, ...]:
         state, methods = self._store.read().cards, " ".join(_LADDER)
         return tuple(
@@ -110,8 +114,9 @@ class SimulatedBus:
             name=model.name,
             memory_bytes=model.memory_bytes,
             numa_node=model.numa_node,
-            fingerprint=_identity(model, other=state.cards[address].other_identity),
+            fingerprint=_identity(model, state.cards[address]),
             refusal=model.refusal,
+            details=_details(model, state.cards[address]),
         )
 
     def dead_because(self, card: Card) -> str:
@@ -308,8 +313,14 @@ def _remaining(fault: Fault) -> list[Fault]:
     return [msgspec.structs.replace(fault, times=fault.times - 1)] if fault.times > 1 else []
 
 
-def _identity(model: SimulatedCard, *, other: bool) -> Fingerprint:
-    return msgspec.structs.replace(model.fingerprint, serial="SIM99999") if other else model.fingerprint
+def _identity(model: SimulatedCard, state: CardState) -> Fingerprint:
+    changes = {"serial": "SIM99999"} if state.other_identity else {}
+    changes |= {"rom_sha256": "f1a5" * 16} if state.other_firmware else {}
+    return msgspec.structs.replace(model.fingerprint, **changes)
+
+
+def _details(model: SimulatedCard, state: CardState) -> CardDetails:
+    return msgspec.structs.replace(model.details, driver=state.drivers[model.address])
 
 
 def _as_booted(card: SimulatedCard) -> CardState:

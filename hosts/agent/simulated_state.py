@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from hosts.protocol.messages import Fingerprint
+from hosts.protocol.messages import CardDetails, Fingerprint
 
 MIB = 1024 * 1024
 
@@ -55,14 +55,18 @@ class SimulatedCard(msgspec.Struct, frozen=True, kw_only=True):
     host_driver: str = "simdrm"
     refusal: str = ""
     boot_0: int = 0
+    details: CardDetails = CardDetails()
 
 
 class CardState(msgspec.Struct, kw_only=True):
-    """What has become of a simulated card. `tenants` counts how often it was given to a machine."""
+    """What has become of a simulated card. `tenants` counts how often it was given to a machine,
+    `comings` how often it came onto the bus."""
 
     drivers: dict[str, str]
     present: bool = True
     other_identity: bool = False
+    other_firmware: bool = False
+    comings: int = 1
     tenants: int = 0
     resets: int = 0
     reset_methods_renewed: int = 0
@@ -105,6 +109,13 @@ def _demo_card(number: int, name: str, ids: str, *, numa_node: int, memory_bytes
         memory_bytes=memory_bytes,
         numa_node=numa_node,
         fingerprint=fingerprint,
+        details=CardDetails(
+            board=f"{name}, reference board",
+            vbios=f"00.01.00.00.{number:02x}",
+            link="x16 at 16.0 GT/s",
+            path=(f"0000:{0x40 + number * 0x10:02x}:01.0",),
+            cpus=f"{8 * numa_node}-{8 * numa_node + 7}",
+        ),
     )
 
 
@@ -165,6 +176,21 @@ def take_for_host(directory: Path, address: str, driver: str = "simdrm") -> None
     """A driver of the host claims the card's functions, as after a careless `modprobe`."""
     with Store(directory).changed() as state:
         state.cards[address].drivers = dict.fromkeys(state.cards[address].drivers, driver)
+
+
+def unplug(directory: Path, address: str) -> None:
+    """Take the card off the bus."""
+    with Store(directory).changed() as state:
+        state.cards[address].present = False
+
+
+def plug_in(directory: Path, address: str, *, other: bool = False, flashed: bool = False) -> None:
+    """A card comes onto the bus there: the same one, another one (`other`), or with another firmware."""
+    with Store(directory).changed() as state:
+        card = state.cards[address]
+        card.present = True
+        card.comings += 1
+        card.other_identity, card.other_firmware = other, flashed
 
 
 def read_state(directory: Path) -> State:

@@ -24,6 +24,7 @@ from hosts.agent.bus import (
     ResetFailed,
     ResetRung,
 )
+from hosts.agent.card_details import read_details, read_fingerprint
 from hosts.agent.doctor.card_reader import read_card
 from hosts.agent.doctor.facts import CardFacts
 from hosts.agent.far_memory import far_mapped
@@ -31,6 +32,7 @@ from hosts.agent.fragments import hostdevs, root_port
 from hosts.agent.hanging import Hanging, explained
 from hosts.agent.holders import holders
 from hosts.agent.kernel import VFIO_DRIVER, Kernel, LinuxKernel, Writes
+from hosts.agent.option_rom import Rom, read_rom
 from hosts.agent.pci import Bar, PciFunction, PciTree, read_text, strangers_below, unsettled
 from hosts.agent.refusals import refusal
 from hosts.protocol.messages import Fingerprint
@@ -58,7 +60,7 @@ class SysfsBus:
         self._tree = PciTree(root)
         self._kernel = kernel or LinuxKernel()
         self._accepted_risks = accepted_risks
-        self._roms: dict[tuple[str, str], str] = {}
+        self._roms: dict[tuple[str, str], Rom] = {}
         self._sizes: dict[tuple[str, str], int] = {}
         self._rescan = threading.Lock()
         self._pci = root / "sys/bus/pci"
@@ -87,6 +89,10 @@ class SysfsBus:
         display = self._tree.function(address)
         functions = self._functions_of(display) if display else []
         return tuple(sorted({function.driver for function in functions} - {"", VFIO_DRIVER}))
+
+    def incarnation(self, address: str) -> str:
+        display = self._tree.function(address)
+        return display.incarnation if display else ""
 
     def examine(self) -> tuple[CardFacts, ...]:
         cards = (self._functions_of(display) for display in self._displays())
@@ -136,7 +142,7 @@ class SysfsBus:
 
     def fingerprint(self, card: Card) -> Fingerprint:
         function = self._functions(card)[0]
-        return self._fingerprint(function, rom_sha256=self._read_rom(function))
+        return read_fingerprint(function, self._read_rom(function))
 
     def gpu_fragments(self, card: Card, *, slot: int) -> list[etree._Element]:
         return [root_port(slot), *hostdevs(card.functions, slot=slot)]
@@ -260,30 +266,23 @@ class SysfsBus:
 
     def _card(self, display: PciFunction) -> Card:
         functions = self._functions_of(display)
+        names, rom = self._tree.names_of(display), self._known_rom(display)
         return Card(
             address=display.address,
             functions=tuple(function.address for function in functions),
             iommu_group=display.group,
-            name=self._tree.name_of(display),
+            name=names.device,
             memory_bytes=self._memory_bytes(display),
             numa_node=display.numa_node,
-            fingerprint=self._fingerprint(display, rom_sha256=self._known_rom(display)),
+            fingerprint=read_fingerprint(display, rom),
             refusal=refusal(self._tree, functions, accepted_risks=self._accepted_risks),
+            details=read_details(self._tree, display, board=names.board, rom=rom),
         )
 
     def _functions_of(self, display: PciFunction) -> list[PciFunction]:
         """The display first."""
         functions = self._tree.card_functions(display)
         return sorted(functions, key=lambda function: function.address != display.address)
-
-    def _fingerprint(self, function: PciFunction, *, rom_sha256: str) -> Fingerprint:
-        return Fingerprint(
-            vendor_device=function.ids,
-            subsystem=function.subsystem,
-            serial=function.serial(),
-            firmware=f"revision {function.number('revision'):02x}",
-            rom_sha256=rom_sha256,
-        )
 
     def _memory_bytes(self, display: PciFunction) -> int:
         """By the registers where they tell, once nobody uses the card; until then what the BAR could show."""
@@ -301,33 +300,34 @@ class SysfsBus:
             self._sizes[key] = display.memory_bytes()
         return self._sizes[key]
 
-    def _known_rom(self, function: PciFunction) -> str:
-        """The ROM's digest as last read; a ROM is not touched while a machine may be using the card.
+    def _known_rom(self, function: PciFunction) -> Rom:
+        """The ROM as last read since the card came onto the bus.
 
-        One that cannot be read is not asked again: the kernel may hang at each attempt.
+        It is not touched while a machine may be using the card. One that cannot be read is not asked again:
+        the kernel may hang at each attempt.
         """
-        key = (function.address, function.ids)
+        key = (function.address, function.incarnation)
         if key not in self._roms and not holders(self._tree.root, [function]):
             try:
                 self._roms[key] = self._read_rom(function)
             except BusError as error:
                 log.warning("The ROM of %s cannot be read: %s", function.address, error)
-                self._roms[key] = ""
-        return self._roms.get(key, "")
+                self._roms[key] = Rom()
+        return self._roms.get(key, Rom())
 
-    def _read_rom(self, function: PciFunction) -> str:
+    def _read_rom(self, function: PciFunction) -> Rom:
         rom = function.path / "rom"
         if not rom.exists():
-            return ""
+            return Rom()
         if function.driver == VFIO_DRIVER:
             self._decode_memory(function)
         self._write(function.address, [(rom, "1")])
         try:
-            digest = function.rom_sha256()
+            found = read_rom(function.rom())
         finally:
             self._write(function.address, [(rom, "0")])
-        self._roms[function.address, function.ids] = digest
-        return digest
+        self._roms[function.address, function.incarnation] = found
+        return found
 
     def _decode_memory(self, function: PciFunction) -> None:
         """Set COMMAND.MEM, without which neither BAR nor ROM answers."""

@@ -8,6 +8,7 @@ import threading
 from contextlib import ExitStack
 
 from hosts.agent.acceptance import Acceptance
+from hosts.agent.boot import read_boot_id
 from hosts.agent.config import Config
 from hosts.agent.console import ConsoleRelays
 from hosts.agent.console_desk import ConsoleDesk
@@ -20,7 +21,7 @@ from hosts.agent.identity import Identity
 from hosts.agent.journal import Journal
 from hosts.agent.loop import Loop
 from hosts.agent.receiver import Receiver, make_app, register_delivery
-from hosts.agent.reconcile import read_boot_id, reconcile
+from hosts.agent.reconcile import reconcile
 from hosts.agent.rig import make_rig, open_books
 from hosts.agent.runner import Boundary
 from hosts.agent.spool import Clock, utc_now

@@ -140,8 +140,30 @@ class Command(Message, frozen=True, kw_only=True):
     goal: Goal
 
 
+class CardDetails(Message, frozen=True, kw_only=True):
+    """What else a host can read of a card; empty where it cannot, never guessed. None of it is identity.
+
+    `board` is the subsystem by name. `vbios` and `driver_version` are as the card and the driver write them,
+    `serial` is what the host's driver calls the card (a GPU UUID). `path` are the bridges above it, the root
+    port first; `cpus` those near it, such as 0-15.
+    """
+
+    SINCE = 2
+
+    board: Short = ""
+    vbios: Short = ""
+    serial: Short = ""
+    driver: Short = ""
+    driver_version: Short = ""
+    link: Short = ""
+    path: Annotated[tuple[PciAddress, ...], Meta(max_length=8)] = ()
+    cpus: Short = ""
+
+
 class CardFacts(Message, frozen=True, kw_only=True):
     """A display-class card as the host sees it. `refusal` says why it cannot be leased, empty if it can."""
+
+    ADDED = {"details": 2}
 
     address: PciAddress
     functions: tuple[PciAddress, ...]
@@ -151,6 +173,7 @@ class CardFacts(Message, frozen=True, kw_only=True):
     numa_node: Annotated[int, Meta(ge=-1, le=2**15 - 1)]
     fingerprint: Fingerprint
     refusal: Text = ""
+    details: CardDetails = CardDetails()
 
 
 class MachineFacts(Message, frozen=True, kw_only=True):
@@ -240,7 +263,10 @@ class GpuFailed(Message, frozen=True, kw_only=True, tag="gpu-failed"):
 
 
 class Ordered(Message, frozen=True, kw_only=True, tag="ordered"):
-    """Somebody on the host has ordered this for a GPU that nobody uses; until it is over it is not clean."""
+    """Somebody on the host has ordered this for a GPU that nobody uses; until it is over it is not clean.
+
+    `reason` says why, where the host's program itself has ordered it.
+    """
 
     SINCE = 2
 
@@ -248,6 +274,7 @@ class Ordered(Message, frozen=True, kw_only=True, tag="ordered"):
     tenure: Counter
     action: Literal["scrub", "reset"]
     by: Short
+    reason: Text = ""
 
 
 class GpuReset(Message, frozen=True, kw_only=True, tag="gpu-reset"):

@@ -64,7 +64,7 @@ def retire_host(*, actor: Actor, host_id: UUID, now: datetime) -> Host:
             _withdraw(gpu, actor=actor, now=now)
         open_ones = OutboxMessage.objects.filter(host=host, answered_at=None)
         open_ones.update(answered_at=now, next_send_at=None, answer="retired")
-        host.found_cards.all().delete()
+        host.found_cards.present().update(gone_at=now)
         host.tokens.filter(used_at=None, withdrawn_at=None).update(withdrawn_at=now)
         host.retired_at, host.receipt_due = now, False
         host.save(update_fields=["retired_at", "receipt_due"])

@@ -33,6 +33,7 @@ CHECKS: dict[str, Check] = {
     "series": series.series_are_whole,
     "clean": lifecycles.gpus_were_clean_when_handed_over,
     "evidence": lifecycles.clean_means_scrubbed,
+    "intake": lifecycles.clean_means_left_alone,
     "proof": lifecycles.passed_scrubs_are_proven,
     "unused": use.given_back_was_unused,
     "states": lifecycles.states_follow_from_the_log,

@@ -7,9 +7,11 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+from django.db.models import F
 
-from hosts.models import Gpu
+from hosts.models import FoundCard, Gpu
 from hosts.protocol.messages import MethodRecord, Witness
+from leasing.cards import told_changes
 from leasing.fsck.finding import Finding
 from leasing.fsck.history import Change, Kind, histories
 from leasing.models import Hold, Lease, ScrubRecord
@@ -57,6 +59,22 @@ def clean_means_scrubbed(now: datetime) -> Iterator[Finding]:
             proof = (gpu_id, change.detail.get("tenure"), change.detail.get("scrub_report"))
             if change.after == gpu.GpuState.CLEAN and proof not in proofs:
                 yield Finding(f"gpu:{gpu_id}", f"became clean at {change.recorded_at} without a passed scrub")
+
+
+def clean_means_left_alone(now: datetime) -> Iterator[Finding]:
+    """Every clean GPU was proven so under the kernel that its host runs, and is the card that it sees"""
+    clean = Gpu.objects.filter(state=gpu.GpuState.CLEAN).select_related("host")
+    for each in clean.exclude(proven_kernel=F("host__kernel")):
+        told = f"is clean, proven under {each.proven_kernel}, and its host runs {each.host.kernel}"
+        yield Finding(f"gpu:{each.pk}", told)
+    cards = {(card.host_id, card.address): card for card in FoundCard.objects.present()}
+    for each in clean:
+        card = cards.get((each.host_id, each.address))
+        if card is None:
+            yield Finding(f"gpu:{each.pk}", "is clean, and its host does not see it")
+        elif card.fingerprint != each.fingerprint:
+            told = told_changes(each.fingerprint, card.fingerprint)
+            yield Finding(f"gpu:{each.pk}", f"is clean, and its card is another: {told}")
 
 
 def passed_scrubs_are_proven(now: datetime) -> Iterator[Finding]:

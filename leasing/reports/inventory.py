@@ -7,9 +7,10 @@ from datetime import datetime
 import msgspec
 from django.db.models import QuerySet
 
-from hosts.models import FoundCard, Gpu, Host
+from hosts.models import Gpu, Host
 from hosts.protocol import messages as m
 from leasing.actors import Actor
+from leasing.cards import card_at, remember_cards, told_changes
 from leasing.models import Lease
 from leasing.reasons import because
 from leasing.reports import scrubs
@@ -33,7 +34,7 @@ def take(host: Host, event: m.Inventory, *, at: datetime, now: datetime) -> str:
     host.save(update_fields=[*_FACTS, "inventory_at"])
     _fail_lost_machines(host, event, at=at, now=now)
     cards = {card.address: card for card in event.cards}
-    _store_cards(host, cards)
+    remember_cards(host, event.cards, now=now)
     for gpu in Gpu.objects.filter(host=host).exclude(state__in=_OUT_OF_SERVICE).order_by("id"):
         _compare(gpu, host, cards.get(gpu.address), now=now)
     return "applied"
@@ -61,37 +62,21 @@ def _fail_lost_machines(host: Host, event: m.Inventory, *, at: datetime, now: da
             continue  # it has just ended otherwise
 
 
-def _store_cards(host: Host, cards: dict[str, m.CardFacts]) -> None:
-    host.found_cards.exclude(address__in=cards).delete()
-    for card in cards.values():
-        FoundCard.objects.update_or_create(
-            host=host,
-            address=card.address,
-            defaults={
-                "functions": list(card.functions),
-                "iommu_group": card.iommu_group,
-                "name": card.name,
-                "memory_mib": card.memory_bytes // 2**20,
-                "numa_node": card.numa_node,
-                "fingerprint": msgspec.to_builtins(card.fingerprint),
-                "refusal": card.refusal,
-            },
-        )
-
-
 def _compare(gpu: Gpu, host: Host, card: m.CardFacts | None, *, now: datetime) -> None:
-    reason = _objection(gpu, card)
-    if not reason:
-        return
     try:
-        scrubs.take_out(gpu, host, missing=card is None, reason=reason, at=now, now=now)
+        if reason := _objection(gpu, card):
+            scrubs.take_out(gpu, host, missing=card is None, reason=reason, at=now, now=now)
+        else:
+            scrubs.distrust_if_restarted(gpu, host, now=now)
     except TransitionRefused:
         return  # an operator has just taken it out
 
 
 def _objection(gpu: Gpu, card: m.CardFacts | None) -> str:
     if card is None:
-        return "The host no longer sees it."
-    if gpu.fingerprint and msgspec.to_builtins(card.fingerprint) != gpu.fingerprint:
-        return "Its identity or firmware has changed."
+        found = card_at(gpu)
+        return f"Its card is at {found.address} now." if found else "The host no longer sees it."
+    seen = msgspec.to_builtins(card.fingerprint)
+    if gpu.fingerprint and seen != gpu.fingerprint:
+        return f"Its identity or firmware has changed: {told_changes(gpu.fingerprint, seen)}."
     return card.refusal if gpu.state == GpuState.CLEAN else ""

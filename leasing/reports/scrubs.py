@@ -95,23 +95,35 @@ def doubt(host: Host, report: m.Report, event: m.Ordered, *, now: datetime) -> s
         address=gpu.address,
         order=event.action,
         by=event.by,
-        reason=f"{event.action}, by {event.by}",
+        reason=f"{event.action}, by {event.by}. {event.reason}".removesuffix(". "),
     )
     if gpu.tenure != event.tenure or gpu.state not in (GpuState.CLEAN, GpuState.DIRTY):
         return f"stale: tenure {event.tenure}, now {gpu.tenure}, {gpu.state}"
     if gpu.state == GpuState.CLEAN:
-        gpu = apply_gpu_event(
-            gpu_id=gpu.pk,
-            event=GpuEvent.DISTRUST,
-            actor=Actor.of_host(host),
-            effective_at=report.occurred_at,
-            now=now,
-            reason=f"A {event.action} was ordered on the host by {event.by}.",
-        )
+        reason = event.reason or f"A {event.action} was ordered on the host by {event.by}."
+        gpu = _distrust(gpu, host, reason, at=report.occurred_at, now=now)
     if event.action == "scrub":
         gpu.scrub_expected_by = now + SCRUB_DEADLINE
         gpu.save(update_fields=["scrub_expected_by"])
     return "applied"
+
+
+def distrust_if_restarted(gpu: Gpu, host: Host, *, now: datetime) -> None:
+    """A GPU is clean under the kernel that it was proven under: another one may reset it otherwise."""
+    if gpu.state == GpuState.CLEAN and gpu.proven_kernel != host.kernel:
+        proven = f"It was proven clean under the kernel {gpu.proven_kernel or 'of another version'}"
+        _distrust(gpu, host, f"{proven}; its host runs {host.kernel} now.", at=now, now=now)
+
+
+def _distrust(gpu: Gpu, host: Host, reason: str, *, at: datetime, now: datetime) -> Gpu:
+    return apply_gpu_event(
+        gpu_id=gpu.pk,
+        event=GpuEvent.DISTRUST,
+        actor=Actor.of_host(host),
+        effective_at=at,
+        now=now,
+        reason=reason,
+    )
 
 
 def take_out(gpu: Gpu, host: Host, *, missing: bool, reason: str, at: datetime, now: datetime) -> None:
@@ -151,8 +163,9 @@ def _conclude(
         take_out(gpu, host, missing=False, reason=" ".join(reasons)[:2000], at=report.occurred_at, now=now)
         return
     gpu.fingerprint = msgspec.to_builtins(evidence.fingerprint_after)
-    gpu.save(update_fields=["fingerprint"])
-    apply_gpu_event(
+    gpu.proven_kernel = evidence.kernel
+    gpu.save(update_fields=["fingerprint", "proven_kernel"])
+    gpu = apply_gpu_event(
         gpu_id=gpu.pk,
         event=GpuEvent.PASS,
         actor=Actor.of_host(host),
@@ -161,3 +174,4 @@ def _conclude(
         scrub_report=report.sequence,
     )
     holds.settle(gpu, now=now)
+    distrust_if_restarted(gpu, host, now=now)

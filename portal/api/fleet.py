@@ -16,15 +16,27 @@ from rest_framework.response import Response
 from hosts.models import FoundCard, Gpu, GpuModel, Host
 from leasing import fleet as service
 from leasing import policy
+from leasing.cards import history_of
 from leasing.errors import InvalidRequest, NotVisible
 from portal.api.fields import StrictSerializer
-from portal.api.leases import NothingSerializer
-from portal.api.serializers import FoundCardSerializer, GpuSerializer, HostSerializer
+from portal.api.serializers import FoundCardSerializer, GpuSerializer, HappeningSerializer, HostSerializer
 from portal.api.views import ActionView, ListView, api_actor, checked, person_of
+from portal.pages.history import happening
+
+HAPPENINGS_AT_MOST = 500
 
 
 class AdmitSerializer(StrictSerializer[dict[str, Any]]):
     model = serializers.SlugField(help_text="Slug of the GPU model")
+
+
+class ReadmitSerializer(StrictSerializer[dict[str, Any]]):
+    accepted = serializers.CharField(
+        required=False,
+        default="",
+        max_length=16,
+        help_text="Seal of a changed card that is accepted so",
+    )
 
 
 class WithdrawSerializer(StrictSerializer[dict[str, Any]]):
@@ -63,7 +75,7 @@ class FoundCardList(ListView[FoundCard]):
 
     def get_queryset(self) -> QuerySet[FoundCard]:
         policy.require_fleet_reader(person_of(self.request))
-        cards = FoundCard.objects.select_related("host").prefetch_related("host__gpus")
+        cards = FoundCard.objects.present().select_related("host").prefetch_related("host__gpus")
         return cards.order_by("host__name", "address")
 
 
@@ -104,13 +116,31 @@ class GpuDetail(ActionView):
         return Response(GpuSerializer(gpu).data)
 
 
+class GpuHistory(ActionView):
+    @extend_schema(responses=HappeningSerializer(many=True))
+    def get(self, request: Request, gpu_id: UUID) -> Response:
+        """What happened to a GPU and its card, the newest first; the audit log has all of it."""
+        policy.require_fleet_reader(person_of(request))
+        gpu = Gpu.objects.filter(pk=gpu_id).first()
+        if gpu is None:
+            raise NotVisible(_("There is no such GPU."))
+        life = [happening(entry) for entry in history_of(gpu)[:HAPPENINGS_AT_MOST]]
+        return Response(HappeningSerializer(life, many=True).data)
+
+
 class ReadmitView(ActionView):
-    @extend_schema(request=NothingSerializer, responses=GpuSerializer)
+    @extend_schema(request=ReadmitSerializer, responses=GpuSerializer)
     def post(self, request: Request, gpu_id: UUID) -> Response:
-        """Let a GPU that is out of service try its intake again."""
+        """Let a GPU that is out of service try its intake again.
+
+        A card that is not what it was is refused (`card-changed`) unless `accepted` is its seal in the list
+        of found cards.
+        """
         policy.require_operator(person_of(request))
-        checked(NothingSerializer, request.data)
-        gpu = service.readmit_gpu(actor=api_actor(request), gpu_id=gpu_id, now=timezone.now())
+        accepted = checked(ReadmitSerializer, request.data)["accepted"]
+        gpu = service.readmit_gpu(
+            actor=api_actor(request), gpu_id=gpu_id, accepted=accepted, now=timezone.now()
+        )
         return Response(GpuSerializer(gpu).data)
 
 

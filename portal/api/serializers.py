@@ -12,6 +12,7 @@ from knox.models import AuthToken
 from rest_framework import serializers
 
 from hosts.models import FoundCard, Gpu, Host
+from leasing.cards import seal_of
 from leasing.metering import billed_seconds, segment_amount
 from leasing.models import (
     AuditEntry,
@@ -190,15 +191,22 @@ class EnrolmentTokenSerializer(serializers.ModelSerializer[EnrolmentToken]):
 class FoundCardSerializer(serializers.ModelSerializer[FoundCard]):
     host = serializers.CharField(source="host.name", read_only=True)
     functions = serializers.ListField(child=serializers.CharField(), read_only=True)
+    fingerprint = serializers.DictField(read_only=True, help_text="What tells it from other cards")
+    details = serializers.DictField(read_only=True, help_text="What else its host could read")
+    seal = serializers.SerializerMethodField(help_text="Of the fingerprint, to accept a changed card by")
     in_service = serializers.SerializerMethodField()
+    first_seen_at = moment()
 
     class Meta:
         model = FoundCard
         fields = [
-            "id", "host", "address", "functions", "iommu_group", "name", "memory_mib", "numa_node", "refusal",
-            "in_service",
+            "id", "host", "address", "functions", "iommu_group", "name", "memory_mib", "numa_node",
+            "fingerprint", "seal", "details", "refusal", "in_service", "first_seen_at",
         ]  # fmt: skip
         read_only_fields = fields
+
+    def get_seal(self, card: FoundCard) -> str:
+        return seal_of(card.fingerprint)
 
     def get_in_service(self, card: FoundCard) -> bool:
         return any(gpu.address == card.address for gpu in card.host.gpus.all())
@@ -214,10 +222,19 @@ class GpuSerializer(serializers.ModelSerializer[Gpu]):
     class Meta:
         model = Gpu
         fields = [
-            "id", "host", "model", "address", "functions", "iommu_group", "numa_node", "fingerprint", "state",
-            "state_since", "state_reason", "tenure", "share_vcpus", "share_memory_mib", "share_disk_gib",
+            "id", "host", "model", "address", "functions", "iommu_group", "numa_node", "fingerprint", "card",
+            "proven_kernel", "state", "state_since", "state_reason", "tenure", "share_vcpus",
+            "share_memory_mib", "share_disk_gib",
         ]  # fmt: skip
         read_only_fields = fields
+
+
+class HappeningSerializer(serializers.Serializer[Any]):
+    at = serializers.DateTimeField(default_timezone=UTC)
+    action = serializers.CharField()
+    sentence = serializers.CharField(help_text="The action in words")
+    actor = serializers.CharField()
+    reason = serializers.CharField()
 
 
 class ScrubRecordSerializer(serializers.ModelSerializer[ScrubRecord]):

@@ -91,6 +91,7 @@ urlpatterns = [
     path("found-cards/<int:card_id>/admit/", fleet.AdmitView.as_view(), name="api-card-admit"),
     path("gpus/", fleet.GpuList.as_view(), name="api-gpus"),
     path("gpus/<uuid:gpu_id>/", fleet.GpuDetail.as_view(), name="api-gpu"),
+    path("gpus/<uuid:gpu_id>/history/", fleet.GpuHistory.as_view(), name="api-gpu-history"),
     path("gpus/<uuid:gpu_id>/readmit/", fleet.ReadmitView.as_view(), name="api-gpu-readmit"),
     path("gpus/<uuid:gpu_id>/withdraw/", fleet.WithdrawView.as_view(), name="api-gpu-withdraw"),
     path("closures/", maintenance.ClosureList.as_view(), name="api-closures"),

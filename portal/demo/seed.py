@@ -90,7 +90,7 @@ def seed_people(*, now: datetime) -> list[Account]:
 
 def admit_found_gpus(*, now: datetime) -> int:
     """Take every leasable card into service; returns how many GPUs the demo has."""
-    for card in FoundCard.objects.filter(refusal="").select_related("host"):
+    for card in FoundCard.objects.present().filter(refusal="").select_related("host"):
         model = GpuModel.objects.filter(vendor_device=card.fingerprint["vendor_device"]).first()
         if model and not Gpu.objects.filter(host=card.host, address=card.address).exists():
             gpu = fleet.admit_gpu(actor=SYSTEM, card_id=card.pk, model_id=model.pk, now=now)

@@ -17,18 +17,20 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
-from hosts.models import Gpu, GpuModel, Host
+from hosts.models import FoundCard, Gpu, GpuModel, Host
 from leasing import fleet as service
 from leasing import policy
+from leasing.cards import card_at, history_of, seal_of
 from leasing.errors import InvalidRequest, NotVisible
 from leasing.maintenance.service import open_closures
 from leasing.maintenance.standing import Standing, standing_of
-from leasing.models import AuditEntry, Hold, Person
+from leasing.models import Hold, Person
 from leasing.packing import room_now
 from leasing.states.gpu import TRANSITIONS, GpuEvent, GpuState
 from leasing.timing import HOST_SILENT_AFTER
 from portal.middleware import PersonRequest
 from portal.pages.actions import action, back_of
+from portal.pages.cards import change_rows, detail_rows, identity_rows
 from portal.pages.history import happening
 
 SHOWN_SCRUBS = 20
@@ -57,11 +59,17 @@ def gpu(request: PersonRequest, gpu_id: UUID) -> HttpResponse:
     found = Gpu.objects.select_related("host", "model").filter(pk=gpu_id).first()
     if found is None:
         raise NotVisible(_("There is no such GPU."))
-    entries = AuditEntry.objects.filter(subject=f"gpu:{found.pk}").order_by("-id")
+    card = card_at(found)
+    changed = change_rows(found.fingerprint, card.fingerprint) if card and found.fingerprint else []
     context = {
         "gpu": found,
+        "card": card,
+        "details": detail_rows(card.details) if card else [],
+        "identity": identity_rows(found.fingerprint),
+        "changes": changed,
+        "seal": seal_of(card.fingerprint) if card and changed else "",
         "scrubs": found.scrubs.select_related("lease")[:SHOWN_SCRUBS],
-        "life": [happening(entry) for entry in entries[:SHOWN_ENTRIES]],
+        "life": [happening(entry) for entry in history_of(found)[:SHOWN_ENTRIES]],
         "leases": service.leases_on(found, now=now),
         "closed": [
             standing_of(one, now=now)
@@ -93,7 +101,8 @@ def admit_card(request: PersonRequest, card_id: int) -> str:
 
 @action
 def readmit(request: PersonRequest, gpu_id: UUID) -> str:
-    service.readmit_gpu(actor=request.actor, gpu_id=gpu_id, now=timezone.now())
+    accepted = request.POST.get("accepted", "")[:16]
+    service.readmit_gpu(actor=request.actor, gpu_id=gpu_id, accepted=accepted, now=timezone.now())
     messages.success(
         request, _("Intake follows: reset, scrub, verify. It is offered again only if that passes.")
     )
@@ -127,7 +136,7 @@ def _fleet(person: Person) -> dict[str, Any]:
             _row(host, closed[host.pk])
             for host in hosts.select_related("check_up")
             .defer("check_up__checks")
-            .prefetch_related(Prefetch("gpus", gpus), "found_cards")
+            .prefetch_related(Prefetch("gpus", gpus), Prefetch("found_cards", FoundCard.objects.present()))
         ],
         "room": room_now(now=now),
         "models": GpuModel.objects.all(),

@@ -18,6 +18,7 @@ class Happening:
     """One line of a history; `at` is the time that the evidence gives."""
 
     at: datetime
+    action: str
     sentence: str | Promise
     actor: str
     reason: str
@@ -33,6 +34,7 @@ def happening(entry: AuditEntry) -> Happening:
     told = details(entry)
     return Happening(
         at=datetime.fromisoformat(told["effective_at"]),
+        action=entry.action,
         sentence=act_words(entry.action),
         actor=entry.actor,
         reason=told["detail"].get("reason") or told["detail"].get("cause") or "",

@@ -145,7 +145,7 @@ def _check_up(request: PersonRequest, found: Host) -> dict[str, Any]:
     told = show(kept)
     wanted = request.GET.get("checks")
     only_problems = wanted == "problems" or (wanted != "all" and bool(told.failed or told.warned))
-    names = {card.address: card.name for card in found.found_cards.all()}
+    names = {card.address: card.name for card in found.found_cards.present()}
     parts = by_subject(told.checks, only_problems=only_problems)
     return {
         "check_up": told,

@@ -24,7 +24,7 @@ def scrub_now(bus: PciBus, address: str, method: str = "bar") -> ScrubEvidence:
     """Reset, plant, fill, verify, reset and conclude, as a release does."""
     card, policy = bus.card(address), ScrubPolicy(methods=(method,))
     before, now = bus.fingerprint(card), datetime.now(UTC)
-    work = scrub.begin(card, simulated=bus.simulated, before=before, now=now)
+    work = scrub.begin(card, simulated=bus.simulated, before=before, kernel="test", now=now)
     work = scrub.add_reset(work, climb(bus, card, clock=time.monotonic))
     with bus.memory(card) as window:
         work = scrub.plant(work, window, token_hex(16))

@@ -89,7 +89,7 @@ def test_somebody_elses_machine_is_left_alone_and_the_gpu_it_uses_is_quarantined
     (failed,) = box.events(GpuFailed)
     assert (failed.step, "stranger" in failed.reason) == ("reconcile", True)
     box.carry_out(box.provision(gpu_order(1, tenure=2), lease=2), subject="lease:2")
-    assert "quarantined" in box.last(ProvisionFailed).reason
+    assert "in use by the machine stranger" in box.last(ProvisionFailed).reason
 
 
 def test_somebody_elses_machine_with_other_devices_is_no_difference(box: Box) -> None:
@@ -240,6 +240,8 @@ def test_every_difference_has_words() -> None:
         ("lost-machine", "lost"), ("foreign-use", "quarantined"), ("host-use", "leased"),
         ("host-use", "scrubbed"), ("host-use", "quarantined"), ("unexplained", "scrubbed"),
         ("unexplained", "quarantined"), ("hang", "hangs"),
+        ("restarted", "scrubbed"), ("restarted", "quarantined"), ("came-back", "scrubbed"),
+        ("came-back", "quarantined"),
     }  # fmt: skip
     worded = {(code, outcome) for code, topic in DRIFT_TOPICS.items() for outcome in topic.outcomes}
     assert worded == made

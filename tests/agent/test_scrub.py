@@ -91,7 +91,7 @@ def installed(scrubber: Scrubber) -> Installed:
 
 
 def begun(card: Card) -> Scrub:
-    work = scrub.begin(card, simulated=True, before=card.fingerprint, now=START)
+    work = scrub.begin(card, simulated=True, before=card.fingerprint, kernel="6.1.0", now=START)
     return scrub.add_reset(work, RESET)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from hosts.agent.pci import PciTree
 from hosts.agent.reset import climb
 from hosts.agent.stuck import ChildStuckError
 from hosts.agent.sysfs import SysfsBus
+from hosts.protocol.messages import CardDetails
 from tests.agent.fake_sysfs import (
     PREFETCHABLE_MEMORY,
     SERIAL,
@@ -44,15 +46,78 @@ def test_a_card_has_every_function_of_its_slot(plain: Plain) -> None:
     card = plain[2].card(GPU)
     assert card.functions == (GPU, AUDIO)
     assert (card.iommu_group, card.numa_node, card.memory_bytes) == (7, 1, 1 << 20)
-    assert card.name == "QEMU 1111"
+    assert card.name == "PCI device 1234:1111"
     assert card.refusal == ""
     assert [found.address for found in plain[2].cards()] == [GPU]
 
 
+PCI_IDS = """
+# Syntax:
+1111  No
+\t1111  no
+1234  Technical Corp.
+\t1110  Other
+\t\t1af4 1100  Wrong board
+\t1111  QEMU VGA
+\t\t1af4 1100  Virtual board
+1af4  Red Hat
+"""
+
+
 def test_names_come_from_pci_ids(plain: Plain) -> None:
     host, _, bus = plain
-    host.write("usr/share/misc/pci.ids", "1111  No\n\t1111  no\n1234  Technical Corp.\n\t1111  QEMU VGA")
-    assert bus.card(GPU).name == "Technical Corp. QEMU VGA"
+    host.write("usr/share/misc/pci.ids", PCI_IDS)
+    card = bus.card(GPU)
+    assert (card.name, card.details.board) == ("Technical Corp. QEMU VGA", "Virtual board")
+
+
+def test_what_pci_ids_does_not_name_has_a_number(plain: Plain) -> None:
+    host, _, bus = plain
+    host.write("usr/share/misc/pci.ids", "1234  Technical Corp.\n\t2222  Other")
+    card = bus.card(GPU)
+    assert (card.name, card.details.board) == ("Technical Corp. device 1111", "")
+
+
+def test_a_database_that_is_replaced_is_read_again(plain: Plain) -> None:
+    host, _, bus = plain
+    names = set()
+    for number, name in enumerate(("QEMU VGA", "QEMU VGA, renamed")):
+        host.write("usr/share/misc/pci.ids", f"1234  Technical Corp.\n\t1111  {name}")
+        os.utime(host.root / "usr/share/misc/pci.ids", ns=(number, number))
+        names.add(bus.card(GPU).name)
+    assert names == {"Technical Corp. QEMU VGA", "Technical Corp. QEMU VGA, renamed"}
+
+
+def test_details_say_what_the_files_tell(plain: Plain) -> None:
+    host, _, bus = plain
+    for name, text in (
+        ("max_link_width", "16"),
+        ("max_link_speed", "16.0 GT/s PCIe"),
+        ("local_cpulist", "0-15"),
+        ("vbios_version", "113-D1234"),
+        ("unique_id", "8c6a"),
+    ):
+        (host.path(GPU) / name).write_text(f"{text}\n")
+    (host.path(GPU) / "driver/module").mkdir()
+    (host.path(GPU) / "driver/module/version").write_text("6.7.0\n")
+    told = bus.card(GPU).details
+    assert told == CardDetails(
+        vbios="113-D1234",
+        serial="8c6a",
+        driver="bochs-drm",
+        driver_version="6.7.0",
+        link="x16 at 16.0 GT/s",
+        path=(PORT,),
+        cpus="0-15",
+    )
+
+
+def test_the_vendors_driver_is_asked_and_its_question_marks_are_not_taken_for_answers(plain: Plain) -> None:
+    host, _, bus = plain
+    file = f"proc/driver/nvidia/gpus/{GPU}/information"
+    host.write(file, "Model: \t\t A6000\nGPU UUID: \t GPU-1234\nVideo BIOS: \t ??.??.??.??.??")
+    told = bus.card(GPU).details
+    assert (told.serial, told.vbios) == ("GPU-1234", "")
 
 
 def test_other_pci_domains_are_read(plain: Plain) -> None:

@@ -19,7 +19,7 @@ from django.db.models import F
 from django.test import override_settings
 from pytest_django import DjangoDbBlocker, Settings
 
-from hosts.models import Gpu, Host, ReceivedReport
+from hosts.models import FoundCard, Gpu, Host, ReceivedReport
 from hosts.protocol import messages as m
 from leasing import policy
 from leasing.actors import SYSTEM
@@ -78,6 +78,20 @@ def test_nothing_is_found_where_nothing_is_wrong(story: Story) -> None:
     states = [lease.state for lease in (story.over, story.running, story.auto, story.approved, story.asked)]
     assert states == ["ended", "active", "provisioning", "scheduled", "requested"]
     assert run_checks(story.world.now) == []
+
+
+def boot_another_kernel(story: Story) -> None:
+    Host.objects.update(kernel="6.9")
+
+
+def pull_a_card(story: Story) -> None:
+    FoundCard.objects.update(gone_at=story.world.now)
+
+
+def swap_a_card(story: Story) -> None:
+    for card in FoundCard.objects.all():
+        card.fingerprint["serial"] = "another"
+        card.save()
 
 
 Damage = Callable[[Story], object]
@@ -399,6 +413,9 @@ def retire_in_passing(s: Story) -> None:
         (delete_a_gpu, "states", "is in the audit log and not in the database"),
         (slip_in_a_gpu, "states", "is in the database and not in the audit log"),
         (rewrite_an_entry, "audit", "its text is not what was sealed"),
+        (boot_another_kernel, "intake", "is clean, proven under 6.1, and its host runs 6.9"),
+        (pull_a_card, "intake", "is clean, and its host does not see it"),
+        (swap_a_card, "intake", "its card is another: serial was"),
         (bill_too_long, "usage", "did not happen"),
         (bill_too_dear, "usage", "at 3.8000 EUR is not recorded"),
         (forget_to_bill, "usage", "is not recorded"),

@@ -23,7 +23,7 @@ from leasing.recurrence import Pattern
 from leasing.series import book_series
 from leasing.states.gpu import BOOKABLE
 from leasing.waitlist import join_waitlist
-from tests.world import MEMORY_BYTES, VENDOR_DEVICE, World, fingerprint, person
+from tests.world import KERNEL, MEMORY_BYTES, VENDOR_DEVICE, World, fingerprint, person
 
 PASSWORD = "a-long-enough-password"
 PROVISION_STEPS = ("identify", "bind", "reserve", "define", "start", "confirm")
@@ -168,7 +168,7 @@ class Scene(World):
         cards = [_card(gpu.address, group=index) for index, gpu in enumerate(self.gpus)]
         facts = m.Inventory(
             cards=(*cards, *self.more_cards), machines=tuple(machines), cpu_count=32, memory_mib=131072,
-            disk_gib=1800, kernel="6.1.0-40-amd64", worker_version="0.1.0", simulated=True,
+            disk_gib=1800, kernel=KERNEL, worker_version="0.1.0", simulated=True,
         )  # fmt: skip
         self.host.say(facts, at=self.now)
 

@@ -330,6 +330,8 @@ TABLE = [
     Row("api-gpus", READS_FLEET),
     Row("api-gpu", READS_FLEET, arguments=gpu("clean")),
     posting("api-gpu-readmit", "operator=200", arguments=gpu("quarantined")),
+    Row("api-gpu-history", READS_FLEET, arguments=gpu("clean")),
+    Row("api-gpu-history", "", arguments=unknown("gpu_id")),
     posting("api-gpu-withdraw", "operator=200", body={"reason": "fan"}, arguments=gpu("clean")),
     Row("api-gpu-models", READS_FLEET),
     posting(

@@ -81,12 +81,15 @@ def show_inventory(inventory: dict[str, Any]) -> str:
         ],
     )
     cards = table(
-        ("CARD", "NAME", "MEMORY", "GROUP", "NUMA", "MAY BE LEASED"),
+        ("CARD", "NAME", "MEMORY", "VBIOS", "DRIVER", "LINK", "GROUP", "NUMA", "MAY BE LEASED"),
         (
             [
                 card["address"],
                 card["name"],
                 f"{card['memory_bytes'] // 1024**2} MiB",
+                card["details"]["vbios"],
+                f"{card['details']['driver']} {card['details']['driver_version']}".strip(),
+                card["details"]["link"],
                 card["iommu_group"],
                 card["numa_node"],
                 card["refusal"] or "yes",

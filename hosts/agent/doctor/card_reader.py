@@ -46,7 +46,7 @@ def read_card(tree: PciTree, card: list[PciFunction], *, holders: tuple[str, ...
         rom_is_shadow=is_shadow,
         numa_node=display.numa_node,
         link=_link(display, "current"),
-        best_link=_best_link(display),
+        best_link=best_link(display),
         power_state=display.text("power_state"),
         d3cold_allowed=display.text("d3cold_allowed"),
     )
@@ -97,7 +97,7 @@ def _link(function: PciFunction, which: str) -> Link:
     return Link(int(width) if width.isdigit() else 0, function.text(f"{which}_link_speed"))
 
 
-def _best_link(display: PciFunction) -> Link:
+def best_link(display: PciFunction) -> Link:
     """What both the card and the port above it can do."""
     ends = [_link(display, "max")]
     if display.bridge is not None:

@@ -68,6 +68,30 @@ DRIFT_TOPICS = {
             ),
         },
     ),
+    "restarted": Topic(
+        _("GPU on a host that was started anew"),
+        _("What was done to a card meanwhile is not known, and another kernel may reset it otherwise."),
+        {
+            "scrubbed": Outcome(
+                _("It was proven clean under the kernel %(before)s. It is scrubbed again, under %(kernel)s.")
+            ),
+            "quarantined": Outcome(
+                _("It was clean under %(before)s and could not be scrubbed under %(kernel)s: %(reason)s"),
+                _("It is quarantined. Put right what is said there, then try its intake again."),
+            ),
+        },
+    ),
+    "came-back": Topic(
+        _("GPU that was away"),
+        _("What was done to a card while it was off the bus is not known."),
+        {
+            "scrubbed": Outcome(_("It was off the bus and came back. It is scrubbed again.")),
+            "quarantined": Outcome(
+                _("It was off the bus and came back, and it could not be scrubbed: %(reason)s"),
+                _("It is quarantined. Put right what is said there, then try its intake again."),
+            ),
+        },
+    ),
     "unexplained": Topic(
         _("Unexplained state"),
         _("What cannot be explained is not known to be clean."),
