@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from itertools import combinations
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from leasing.lines import Share, Wish, claim_until, fewest_in_the_way, first_start, setback, times_fair
@@ -15,6 +15,8 @@ from leasing.timing import CLAIM_WINDOW, LONGEST_SETBACK
 
 NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 LENGTH = 30
+
+on_any_machine = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 shares = st.builds(Share, st.integers(0, 10**9), st.integers(1, 100))
 moments = st.integers(0, LENGTH)
@@ -35,6 +37,7 @@ openings = st.lists(
 )
 
 
+@on_any_machine
 @given(shares, st.lists(shares, max_size=5))
 def test_a_team_that_had_exactly_its_share_had_it_once(own: Share, others: list[Share]) -> None:
     total = sum(one.gpu_seconds for one in [own, *others])
@@ -44,6 +47,7 @@ def test_a_team_that_had_exactly_its_share_had_it_once(own: Share, others: list[
     assert times >= 0
 
 
+@on_any_machine
 @given(shares, st.lists(shares, max_size=5), st.integers(1, 10**6))
 def test_more_use_never_places_a_team_earlier_nor_more_weight_later(
     own: Share, others: list[Share], more: int
@@ -55,6 +59,7 @@ def test_more_use_never_places_a_team_earlier_nor_more_weight_later(
     assert place(Share(own.gpu_seconds, own.weight + more)) <= place(own)
 
 
+@on_any_machine
 @given(st.fractions(0, 50))
 def test_the_setback_is_bounded_and_half_of_it_is_for_the_fair_share(times: Fraction) -> None:
     assert timedelta(0) <= setback(times) <= LONGEST_SETBACK
@@ -62,6 +67,7 @@ def test_the_setback_is_bounded_and_half_of_it_is_for_the_fair_share(times: Frac
     assert setback(Fraction(2)) == setback(Fraction(3)) == LONGEST_SETBACK
 
 
+@on_any_machine
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.fractions(0, 3)), min_size=2, max_size=8))
 def test_nobody_is_overtaken_by_who_joins_a_setback_later(joined: list[tuple[int, Fraction]]) -> None:
     entries = [(NOW + timedelta(seconds=at), times) for at, times in joined]
@@ -70,6 +76,7 @@ def test_nobody_is_overtaken_by_who_joins_a_setback_later(joined: list[tuple[int
             assert at + setback(times) <= later + setback(their_times)
 
 
+@on_any_machine
 @given(st.integers(0, 10**6), st.integers(60, 10**6))
 def test_an_offer_may_be_claimed_for_a_while_and_costs_a_quarter_at_most(ahead: int, seconds: int) -> None:
     starts_at, duration = NOW + timedelta(seconds=ahead), timedelta(seconds=seconds)
@@ -80,6 +87,7 @@ def test_an_offer_may_be_claimed_for_a_while_and_costs_a_quarter_at_most(ahead: 
         assert until == NOW + CLAIM_WINDOW
 
 
+@on_any_machine
 @given(wishes, openings, st.integers(0, 3), st.integers(0, 3), moments)
 def test_the_first_start_is_the_first_of_all_that_would_do(
     wish: Wish, found: list[Open], lead: int, turnaround: int, now: int
@@ -95,6 +103,7 @@ def test_the_first_start_is_the_first_of_all_that_would_do(
     assert first_start(wish, found, lead=lead, turnaround=turnaround, now=now) == min(due, default=None)
 
 
+@on_any_machine
 @given(
     st.dictionaries(
         st.integers(0, 3), st.dictionaries(st.integers(0, 5), st.integers(0, 4), max_size=5), max_size=4
