@@ -6,22 +6,27 @@ from datetime import datetime
 from typing import Literal
 
 import msgspec
+from django.db.models import Min
 
-from hosts.models import Gpu, GpuModel
+from hosts.models import Gpu, GpuModel, Host
+from hosts.protocol.codec import PROTOCOL, is_said_in
 from hosts.protocol.evidence import ReadBack
+from hosts.protocol.machine import Firmware
 from hosts.protocol.messages import (
     Fingerprint,
     GpuOrder,
+    GuestOrder,
     ImageOrder,
     Intake,
     MachineOrder,
+    Mount,
     Power,
     Provision,
     Release,
     ScrubPolicy,
     Update,
 )
-from leasing.models import Lease
+from leasing.models import Lease, SshKey
 from leasing.timing import SHUTDOWN_PATIENCE, STOP_GRACE
 
 LeaseGoal = Provision | Release | Power
@@ -56,9 +61,31 @@ def provision(lease: Lease) -> Provision:
                 format=msgspec.convert(image.format, type=_ImageFormat),
                 digest=image.digest,
                 cmdline=image.cmdline,
+                firmware=msgspec.convert(image.firmware, type=Firmware),
+                tpm=image.tpm,
+                hides_hypervisor=image.hides_hypervisor,
             ),
+            guest=_guest(lease) if image.cloud_init else None,
         ),
     )
+
+
+def _guest(lease: Lease) -> GuestOrder:
+    """The owner's keys as they are now: the machine is about to be built."""
+    keys = SshKey.objects.filter(person=lease.owner_id).values_list("text", flat=True)
+    return GuestOrder(
+        hostname=lease.machine_name,
+        user=lease.image.default_user,
+        ssh_keys=tuple(keys),
+        mounts=msgspec.convert(lease.image.mounts, type=tuple[Mount, ...]),
+    )
+
+
+def is_understood(lease: Lease) -> bool:
+    """Whether the program on its host has words for what the lease needs."""
+    hosts = Host.objects.filter(gpus__holds__lease=lease)
+    known: int = hosts.aggregate(oldest=Min("protocol"))["oldest"] or PROTOCOL
+    return known >= PROTOCOL or is_said_in(provision(lease), known)
 
 
 def release(lease: Lease) -> Release:

@@ -78,6 +78,10 @@ TEXTS: dict[str, str | Promise] = {
         " Your end stays; the time lost is not billed."
     ),
     "waits-for-gpu": _("Its GPU is out of service and no equal one is free. It starts as soon as one is."),
+    "waits-for-upgrade": _(
+        "The program on its host is too old for this system. It starts as soon as that is upgraded."
+        " Your end stays; the time lost is not billed."
+    ),
     "waits-for-return": _(
         "The GPU is not back from its previous lease. Your end stays; the time lost is not billed."
     ),

@@ -216,6 +216,9 @@ def _start(lease: Lease, *, spare: frozenset[int], now: datetime) -> None:
             _wait(lease, now=now)
             return
         tidings.moved(lease, now=now)
+    if not goals.is_understood(lease):
+        _wait_for_upgrade(lease, now=now)
+        return
     _apply(lease, LeaseEvent.START, at=now, now=now)
 
 
@@ -236,6 +239,11 @@ def _ready(lease: Lease, *, now: datetime) -> bool:
 def _wait(lease: Lease, *, now: datetime) -> None:
     if not lease.waiting_because and not _coming(lease, now=now):
         tidings.waits(lease, now=now)
+
+
+def _wait_for_upgrade(lease: Lease, *, now: datetime) -> None:
+    if not lease.waiting_because:
+        tidings.waits_for_upgrade(lease, now=now)
 
 
 def _coming(lease: Lease, *, now: datetime) -> bool:

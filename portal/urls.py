@@ -93,6 +93,8 @@ urlpatterns = [
     path("account/tokens/<slug:token_key>/revoke/", account.remove_token, name="remove-token"),
     path("account/feeds/", account.add_feed, name="add-feed"),
     path("account/feeds/<uuid:feed_id>/revoke/", account.remove_feed, name="remove-feed"),
+    path("account/ssh-keys/", account.add_key, name="add-ssh-key"),
+    path("account/ssh-keys/<uuid:key_id>/remove/", account.remove_key, name="remove-ssh-key"),
     path("feeds/<slug:secret>.ics", feed, name="feed"),
     path("events/", events, name="events"),
     path("api/v1/", include("portal.api.urls")),

@@ -5,9 +5,17 @@ import os
 import shutil
 import tempfile
 
+import pytest
+
 _var = tempfile.mkdtemp(prefix="leasehold-var-")
 atexit.register(shutil.rmtree, _var, ignore_errors=True)
 
 os.environ["LEASEHOLD_VAR"] = _var
 os.environ.setdefault("LEASEHOLD_BROKER", "memory://")
 os.environ.setdefault("LEASEHOLD_DATABASE", f"sqlite:///{_var}/leasehold.sqlite3")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--write-golden", action="store_true", help="Write the golden files anew instead of comparing"
+    )

@@ -1,4 +1,4 @@
-"""From an order to a machine: its image, its scratch disk and its definition."""
+"""From an order to a machine: its image, its disks and its definition."""
 
 from __future__ import annotations
 
@@ -11,37 +11,43 @@ from hosts.agent.bus import Card
 from hosts.agent.domain import Backing, DirectKernel, Disk, MachineSpec, Placement, UefiDisk, domain_xml
 from hosts.agent.images import open_disk_image, open_kernel_image
 from hosts.agent.rig import Rig
+from hosts.agent.seed import write_seed
 from hosts.protocol.messages import Provision
 
 DISK_SUFFIX = ".qcow2"
+SEED_SUFFIX = ".seed.iso"
 
 
-def make_disk(rig: Rig, goal: Provision) -> None:
-    """The lease's scratch disk, over its golden image if that is a disk, too."""
+def make_disks(rig: Rig, goal: Provision) -> None:
+    """The lease's scratch disk, over its golden image if that is a disk, too; and its seed."""
     disks.create_scratch(
         disk_path(rig, goal.lease_id),
         size_gib=goal.machine.disk_gib,
         backing=_backing(rig, goal),
         encrypted=rig.hypervisor.keeps_keys,
     )
+    if goal.machine.guest is not None:
+        write_seed(_seed_path(rig, goal.lease_id), goal.machine.guest, instance=goal.lease_id)
 
 
-def has_disk(rig: Rig, goal: Provision) -> bool:
-    """Whether the disk is there; for a machine without one there is nothing to do."""
-    return goal.machine.disk_gib == 0 or disk_path(rig, goal.lease_id).exists()
+def has_disks(rig: Rig, goal: Provision) -> bool:
+    """Whether they are there; a machine may have none."""
+    has_scratch = goal.machine.disk_gib == 0 or disk_path(rig, goal.lease_id).exists()
+    return has_scratch and (goal.machine.guest is None or _seed_path(rig, goal.lease_id).exists())
 
 
-def destroy_disk(rig: Rig, lease_id: UUID) -> None:
-    """Destroy the key, then the disk; and what the machine wrote on its serial port."""
+def destroy_disks(rig: Rig, lease_id: UUID) -> None:
+    """Destroy the key, then the disk; then seed, firmware variables, and what it said on its serial port."""
     disks.destroy_scratch(disk_path(rig, lease_id))
-    for log in rig.config.machines_directory.glob(f"{lease_id}.log*"):  # the hypervisor rotates them
-        log.unlink()
+    for path in rig.config.machines_directory.glob(f"{lease_id}.*"):
+        path.unlink()
 
 
 def leases_with_disks(rig: Rig) -> set[UUID]:
-    """The leases of which a disk, or a key, lies here."""
+    """The leases of which a disk, a key or a seed lies here."""
     found = set()
-    for path in rig.config.disks_directory.glob(f"*{DISK_SUFFIX}*"):
+    disks_here = rig.config.disks_directory.glob(f"*{DISK_SUFFIX}*")
+    for path in (*disks_here, *rig.config.machines_directory.glob(f"*{SEED_SUFFIX}*")):
         with suppress(ValueError):
             found.add(UUID(path.name.partition(".")[0]))
     return found
@@ -78,6 +84,7 @@ def _specification(rig: Rig, goal: Provision, *, generation: int, placement: Pla
         memory_mib=order.memory_mib,
         boot=_boot(rig, goal),
         disk=_disk(rig, goal),
+        seed=_seed_path(rig, goal.lease_id) if order.guest else None,
         serial_log=serial_log,
         domain_type=rig.config.domain_type,
         placement=placement,
@@ -117,6 +124,10 @@ def _placement(rig: Rig, cards: list[Card]) -> Placement:
     if rig.bus.simulated or len(nodes) != 1 or -1 in nodes:
         return Placement()
     return Placement(numa_node=nodes.pop())
+
+
+def _seed_path(rig: Rig, lease_id: UUID) -> Path:
+    return rig.config.machines_directory / f"{lease_id}{SEED_SUFFIX}"
 
 
 def _serial_log(rig: Rig, lease_id: UUID) -> Path:

@@ -70,7 +70,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def machines_directory(self) -> Path:
-        """Serial logs and firmware variables."""
+        """Serial logs, seeds and firmware variables."""
         return self.state_directory / "machines"
 
 

@@ -64,7 +64,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class MachineSpec:
-    """A machine that serves one lease, all but its GPUs.
+    """A machine that serves one lease, all but its GPUs. `seed` is the disk that cloud-init reads.
 
     `vnc_socket` None lets the hypervisor choose a place that its confinement allows.
     """
@@ -78,6 +78,7 @@ class MachineSpec:
     boot: DirectKernel | UefiDisk
     disk: Disk | None
     serial_log: Path
+    seed: Path | None = None
     domain_type: DomainType = "kvm"
     vnc_socket: Path | None = None
     placement: Placement = Placement()
@@ -191,6 +192,8 @@ def _devices(spec: MachineSpec) -> Iterator[etree._Element]:
     yield node("controller", type="usb", model="none")
     if spec.disk is not None:
         yield _disk(spec.disk, spec.name)
+    if spec.seed is not None:
+        yield _seed(spec.seed)
     yield serial_element(spec.serial_log)
     yield node("channel", node("target", type="virtio", name="org.qemu.guest_agent.0"), type="unix")
     yield node("input", type="tablet", bus="virtio")
@@ -221,6 +224,20 @@ def _disk(disk: Disk, machine: str) -> etree._Element:
         _source(disk, machine),
         _backing_store(disk.backing),
         node("target", dev="vda", bus="virtio"),
+        type="file",
+        device="disk",
+    )
+
+
+def _seed(path: Path) -> etree._Element:
+    """On virtio, because kernels that are made for virtual machines may know no other bus."""
+    return node(
+        "disk",
+        node("driver", name="qemu", type="raw"),
+        node("source", file=str(path)),
+        node("backingStore"),
+        node("target", dev="vdb", bus="virtio"),
+        node("readonly"),
         type="file",
         device="disk",
     )

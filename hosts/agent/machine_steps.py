@@ -132,11 +132,11 @@ def _is_bound(job: Job) -> bool:
 
 
 def _reserve(job: Job) -> None:
-    building.make_disk(job.rig, provision_of(job))
+    building.make_disks(job.rig, provision_of(job))
 
 
 def _is_reserved(job: Job) -> bool:
-    return building.has_disk(job.rig, provision_of(job))
+    return building.has_disks(job.rig, provision_of(job))
 
 
 def _define(job: Job) -> None:
@@ -209,7 +209,7 @@ def _is_undefined(job: Job) -> bool:
 
 
 def _destroy_disk(job: Job) -> None:
-    building.destroy_disk(job.rig, job.lease_id)
+    building.destroy_disks(job.rig, job.lease_id)
 
 
 IDENTIFY = Step("identify", _identify)

@@ -122,7 +122,7 @@ def _remove_scrub_machine(rig: Rig, facts: MachineFacts) -> Check:
 
 def _destroy_disk(rig: Rig, lease_id: UUID) -> Check:
     try:
-        building.destroy_disk(rig, lease_id)
+        building.destroy_disks(rig, lease_id)
     except (DiskError, OSError) as error:
         return _found("stray-disk", "left", "fail", lease=lease_id, reason=error)
     return _found("stray-disk", "destroyed", "warn", lease=lease_id)

@@ -44,6 +44,15 @@ def encode_goal(goal: Goal) -> bytes:
     return _encode(goal)
 
 
+def is_said_in(message: Command | Goal, protocol: int) -> bool:
+    """Whether a protocol version has words for all of it that matters."""
+    try:
+        _as_of(message, protocol)
+    except MessageError:
+        return False
+    return True
+
+
 def decode_command(text: bytes) -> Command:
     """A command of a protocol version that is understood, or MessageError."""
     return _understood(_decode(text, Command))
@@ -72,9 +81,16 @@ def _as_of(value: Any, protocol: int) -> Any:
     config = value.__struct_config__
     if protocol < value.SINCE:
         raise MessageError(f"Protocol {protocol} has no {config.tag or type(value).__name__}.")
-    known = (name for name in value.__struct_fields__ if value.ADDED.get(name, value.SINCE) <= protocol)
+    known = [name for name in value.__struct_fields__ if value.ADDED.get(name, value.SINCE) <= protocol]
+    for name in value.ESSENTIAL.difference(known):
+        if getattr(value, name) != _default(value, name):
+            raise MessageError(f"Protocol {protocol} has no words for {name} of {type(value).__name__}.")
     tag = {config.tag_field: config.tag} if config.tag_field else {}
     return tag | {name: _as_of(getattr(value, name), protocol) for name in known}
+
+
+def _default(value: Message, name: str) -> Any:
+    return next(field.default for field in msgspec.structs.fields(value) if field.name == name)
 
 
 def _encode(value: Any) -> bytes:

@@ -27,8 +27,10 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Base of every structure that travels.
 
     `SINCE` is the protocol version that a structure came with, `ADDED` that of each field it got later; such
-    a field has a default. Whoever is spoken to in an older version is sent neither.
+    a field has a default. Whoever is spoken to in an older version is sent neither; but what has an
+    `ESSENTIAL` field that says something else than its default is not sent at all.
     """
 
     SINCE: ClassVar[int] = 1
     ADDED: ClassVar[Mapping[str, int]] = {}
+    ESSENTIAL: ClassVar[frozenset[str]] = frozenset()

@@ -25,11 +25,14 @@ from hosts.protocol.fields import (
     Moment,
     Name,
     PciAddress,
-    Sha256,
     Short,
     Subject,
     Text,
 )
+from hosts.protocol.machine import GuestOrder as GuestOrder
+from hosts.protocol.machine import ImageOrder as ImageOrder
+from hosts.protocol.machine import MachineOrder as MachineOrder
+from hosts.protocol.machine import Mount as Mount
 
 
 class GpuOrder(Message, frozen=True, kw_only=True):
@@ -39,25 +42,6 @@ class GpuOrder(Message, frozen=True, kw_only=True):
     tenure: Counter
     address: PciAddress
     fingerprint: Fingerprint | None = None
-
-
-class ImageOrder(Message, frozen=True, kw_only=True):
-    """The golden image to start from. `direct-kernel` images are a kernel and an initramfs."""
-
-    name: Name
-    format: Literal["direct-kernel", "qcow2", "raw"]
-    digest: Sha256
-    cmdline: Annotated[str, Meta(max_length=500)] = ""
-
-
-class MachineOrder(Message, frozen=True, kw_only=True):
-    """The virtual machine to build: the GPUs' shares of the host, summed."""
-
-    name: Name
-    vcpus: Annotated[int, Meta(ge=1, le=1024)]
-    memory_mib: Annotated[int, Meta(ge=64, le=64 * 1024 * 1024)]
-    disk_gib: Annotated[int, Meta(ge=0, le=1024 * 1024)]
-    image: ImageOrder
 
 
 Gpus = Annotated[tuple[GpuOrder, ...], Meta(min_length=1, max_length=16)]

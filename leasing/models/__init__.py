@@ -4,6 +4,7 @@ from leasing.models.audit import AuditEntry, AuditLeaf, TreeHead, UnsealedEntry
 from leasing.models.catalogue import Flavor, Image, Rate
 from leasing.models.enrolment import EnrolmentToken
 from leasing.models.feeds import CalendarFeed
+from leasing.models.keys import SshKey
 from leasing.models.leases import ConsoleSession, Extension, Hold, Lease, LeaseStep
 from leasing.models.messages import Notification, OutboxMessage
 from leasing.models.money import UsageSegment
@@ -39,6 +40,7 @@ __all__ = [
     "Rate",
     "ScrubRecord",
     "Series",
+    "SshKey",
     "Tenant",
     "TenantGroupPermission",
     "TenantPersonPermission",

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
+from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
 from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
 from hosts.models import GpuModel
+from hosts.protocol.messages import Mount
+
+LOGIN_NAME = RegexValidator(r"^[a-z_][a-z0-9_-]{0,31}\Z")
+MOST_MOUNTS = 8
+
+
+def check_mounts(value: Any) -> None:
+    """At most so many objects with the fields of `Mount`."""
+    try:
+        mounts = msgspec.convert(value, type=list[Mount])
+    except msgspec.ValidationError as error:
+        raise ValidationError(_("These are not mounts: %(why)s"), params={"why": error}) from error
+    if len(mounts) > MOST_MOUNTS:
+        raise ValidationError(_("At most %(count)d mounts."), params={"count": MOST_MOUNTS})
 
 
 class Flavor(models.Model):
@@ -35,7 +53,16 @@ class Flavor(models.Model):
 
 
 class Image(models.Model):
-    """A golden disk, or the kernel and initramfs of a `direct-kernel` system. The digest is a SHA-256."""
+    """A golden disk, or the kernel and initramfs of a `direct-kernel` system. The digest is a SHA-256.
+
+    One with cloud-init makes `default_user` at its first start, with the SSH keys of the lease's owner, and
+    mounts `mounts`, each with source, target, type and options as in fstab.
+    """
+
+    class Firmware(models.TextChoices):
+        BIOS = "bios", "BIOS"
+        UEFI = "uefi", "UEFI"
+        UEFI_SECURE = "uefi-secure", _("UEFI with secure boot")
 
     class Format(models.TextChoices):
         DIRECT_KERNEL = "direct-kernel", _("kernel and initramfs")
@@ -50,11 +77,21 @@ class Image(models.Model):
     file_name = models.CharField(max_length=63, validators=[RegexValidator(r"^[a-z0-9][a-z0-9.-]*$")])
     cmdline = models.CharField(max_length=500, blank=True)
     login = models.CharField(max_length=200, blank=True, help_text=_("How to sign in, in words"))
-    default_user = models.CharField(max_length=32, blank=True)
+    default_user = models.CharField(max_length=32, blank=True, validators=[LOGIN_NAME])
+    cloud_init = models.BooleanField(default=False)
+    mounts = models.JSONField(default=list, blank=True, validators=[check_mounts])
+    firmware = models.CharField(max_length=11, choices=Firmware, default=Firmware.UEFI)
+    tpm = models.BooleanField(default=False, help_text=_("A TPM 2.0, as Windows 11 needs"))
+    hides_hypervisor = models.BooleanField(default=False)
     offered = models.BooleanField(default=True)
 
     class Meta:
         ordering = ["name"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(cloud_init=False) | ~Q(default_user=""), name="leasing_image_cloud_init_has_user"
+            )
+        ]
 
     def __str__(self) -> str:
         return self.name

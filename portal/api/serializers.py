@@ -80,7 +80,7 @@ class FlavorSerializer(serializers.ModelSerializer[Flavor]):
 class ImageSerializer(serializers.ModelSerializer[Image]):
     class Meta:
         model = Image
-        fields = ["slug", "name", "os_family", "login", "default_user"]
+        fields = ["slug", "name", "os_family", "login", "default_user", "cloud_init"]
 
 
 class StepSerializer(serializers.ModelSerializer[LeaseStep]):

@@ -23,6 +23,7 @@ from portal.api import (
     records,
     series,
     slots,
+    ssh_keys,
     waitlist,
 )
 
@@ -38,6 +39,8 @@ urlpatterns = [
     path("tokens/<slug:token_key>/", me.TokenDetail.as_view(), name="api-token"),
     path("feeds/", feeds.FeedList.as_view(), name="api-feeds"),
     path("feeds/<uuid:feed_id>/", feeds.FeedDetail.as_view(), name="api-feed"),
+    path("ssh-keys/", ssh_keys.SshKeyList.as_view(), name="api-ssh-keys"),
+    path("ssh-keys/<uuid:key_id>/", ssh_keys.SshKeyDetail.as_view(), name="api-ssh-key"),
     path("quote/", slots.QuoteView.as_view(), name="api-quote"),
     path("slots/", slots.SlotsView.as_view(), name="api-slots"),
     path("availability/", availability.AvailabilityView.as_view(), name="api-availability"),

@@ -1,4 +1,4 @@
-"""Who I am to Leasehold: language and zone, roles, tokens for the API, and calendar feeds."""
+"""Who I am to Leasehold: language and zone, roles, SSH keys, tokens for the API, and calendar feeds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from knox.models import AuthToken
 from leasing import policy
 from leasing.errors import DomainError
 from leasing.feeds.keeping import LONGEST_NAME, create_feed, revoke_feed
-from leasing.models import CalendarFeed, Person
+from leasing.models import CalendarFeed, Person, SshKey
+from leasing.ssh_keys import add_ssh_key, remove_ssh_key
 from portal.api.tokens import create_token, revoke_token
 from portal.feeds import address_of
 from portal.middleware import PersonRequest
@@ -78,6 +79,25 @@ def remove_token(request: PersonRequest, token_key: str) -> str:
     return reverse("account")
 
 
+@action
+def add_key(request: PersonRequest) -> str:
+    add_ssh_key(
+        actor=request.actor,
+        line=request.POST.get("key", ""),
+        name=request.POST.get("name", ""),
+        now=timezone.now(),
+    )
+    messages.success(request, _("The SSH key is added: workstations that start from now on know it."))
+    return reverse("account")
+
+
+@action
+def remove_key(request: PersonRequest, key_id: UUID) -> str:
+    remove_ssh_key(actor=request.actor, key_id=key_id, now=timezone.now())
+    messages.success(request, _("The SSH key is removed. Workstations that run still know it."))
+    return reverse("account")
+
+
 @login_required
 @require_POST
 def add_feed(request: PersonRequest) -> HttpResponse:
@@ -129,6 +149,7 @@ def _page(
         "tokens": AuthToken.objects.filter(user=request.user).order_by("-created"),
         "lifetimes": TOKEN_LIFETIMES.items(),
         "new_token": new_token,
+        "ssh_keys": SshKey.objects.filter(person=request.user),
         "feeds": CalendarFeed.objects.filter(person=request.user).select_related("model"),
         "models": policy.visible_models(request.user),
         "new_feed": new_feed,

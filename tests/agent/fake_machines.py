@@ -54,6 +54,10 @@ class FakeMachines:
             self._machines[facts.name] = replace(facts, state=known.state if known else MachineState.OFF)
             self.definitions[facts.name] += 1
 
+    def xml(self, name: str) -> str:
+        """The latest definition, kept when it is gone."""
+        return self._xml[name]
+
     def start(self, name: str) -> None:
         self._refuse("start")
         with self._lock:

@@ -17,9 +17,10 @@ from hosts.protocol.codec import (
     decode_report,
     decode_report_header,
     encode,
+    is_said_in,
 )
 from hosts.protocol.fields import MAX_MESSAGE_BYTES, Message
-from hosts.protocol.messages import Command, Event, Goal, Inspect, Refused, Report
+from hosts.protocol.messages import Command, Event, Goal, GuestOrder, Inspect, Provision, Refused, Report
 from tests.agent.message_samples import EVENTS, GOALS, command, messages, report
 
 RECORDED = Path(__file__).with_name("golden") / "protocol-1"
@@ -62,6 +63,18 @@ def test_a_field_that_came_later_is_left_out(monkeypatch: pytest.MonkeyPatch) ->
     said = report(Refused(reason="no", final=False))
     assert "final" not in msgspec.json.decode(encode(said))["event"]
     assert msgspec.json.decode(encode(msgspec.structs.replace(said, protocol=2)))["event"]["final"] is False
+
+
+def test_what_matters_is_not_left_out_but_left_unsaid() -> None:
+    """A host that knows no cloud-init must not build a machine that nobody can sign in to."""
+    order, guest = GOALS[0], GuestOrder(hostname="studio-1", user="designer")
+    assert isinstance(order, Provision)
+    machine = msgspec.structs.replace(order.machine, guest=guest)
+    wanted = command(msgspec.structs.replace(order, machine=machine))
+    with pytest.raises(MessageError, match="Protocol 1 has no words for guest"):
+        encode(wanted)
+    assert [is_said_in(wanted, protocol) for protocol in (1, PROTOCOL)] == [False, True]
+    assert is_said_in(command(order), 1)
 
 
 @pytest.mark.parametrize("protocol", [0, PROTOCOL + 1])

@@ -69,6 +69,21 @@ def test_a_whole_lease_on_a_host_of_the_previous_version() -> None:
     assert run_checks(world.now) == []
 
 
+def test_a_system_that_an_older_host_has_no_words_for_waits_for_its_upgrade() -> None:
+    world = World(gpus=1)
+    world.image.cloud_init, world.image.default_user = True, "designer"
+    world.image.save()
+    started(world, 1)
+    lease = book(world, hours=1)
+    world.tick(after=timedelta(minutes=1))
+    lease.refresh_from_db()
+    assert (lease.state, lease.waiting_because.code) == ("scheduled", "waits-for-upgrade")
+    started(world, PROTOCOL)
+    world.tick(after=timedelta(minutes=1))
+    lease.refresh_from_db()
+    assert lease.state == "provisioning"
+
+
 def test_a_worker_that_does_not_know_yet_whether_it_may_shows_that_it_can() -> None:
     """It speaks the older version until it has heard the newer one, but what only that can say, it says."""
     world = World(gpus=1)

@@ -19,6 +19,7 @@ from leasing.actors import SYSTEM
 from leasing.enrolment.tokens import make_token
 from leasing.feeds.keeping import NewFeed, create_feed
 from leasing.models import Lease
+from leasing.ssh_keys import add_ssh_key
 from tests.web.conftest import SignIn, new_client
 from tests.web.scenes import Scene
 
@@ -111,6 +112,11 @@ def feed_secret(scene: Scene) -> dict[str, Any]:
     return {"secret": _new_feed(scene).secret}
 
 
+def ssh_key(scene: Scene) -> dict[str, Any]:
+    row = add_ssh_key(actor=scene.actor(scene.ada), line=NEW_KEY["key"], now=scene.now)
+    return {"key_id": row.pk}
+
+
 def _new_feed(scene: Scene) -> NewFeed:
     return create_feed(actor=scene.actor(scene.ada), name="mine", now=scene.now)
 
@@ -124,6 +130,7 @@ def posting(name: str, codes: str = "", *, others: int = 404, **more: Any) -> Ro
     return Row(name, codes, others, "post", body, **more)
 
 
+NEW_KEY = {"key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGIVdXM+GJSIWZABFD3ltQ8IYOYCXkPHxyFmxyZ0fIZL"}
 ACTIVE, REQUESTED, ENDED = lease("active"), lease("requested"), lease("ended")
 SEES_ACTIVE = "ada=200 approver=200 auditor=200"
 USES_ACTIVE = "ada=302 approver=403 auditor=403"
@@ -236,6 +243,8 @@ TABLE = [
     posting("remove-token", "ada=302", arguments=token),
     posting("add-feed", "", others=200, body={"name": "mine"}),
     posting("remove-feed", "ada=302", arguments=feed),
+    posting("add-ssh-key", "", others=302, body=NEW_KEY),
+    posting("remove-ssh-key", "ada=302", arguments=ssh_key),
     Row("feed", others=200, nobody=200, arguments=feed_secret),
     Row("feed", others=404, nobody=404, arguments=lambda _scene: {"secret": "x" * 43}),
     Row("events", others=EVERYBODY),
@@ -252,6 +261,9 @@ TABLE = [
     Row("api-token", "ada=204", method="delete", arguments=token),
     Row("api-feeds", others=EVERYBODY),
     posting("api-feeds", "", others=201, body={"name": "mine"}),
+    Row("api-ssh-keys", others=EVERYBODY),
+    posting("api-ssh-keys", "", others=201, body=NEW_KEY),
+    Row("api-ssh-key", "ada=204", method="delete", arguments=ssh_key),
     Row("api-feed", "ada=204", method="delete", arguments=feed),
     posting(
         "api-quote",

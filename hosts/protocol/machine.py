@@ -1,0 +1,78 @@
+"""The part of the protocol about machines: what is built, what it boots, and who may sign in."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from hosts.protocol.fields import Message, Name, Sha256
+
+Firmware = Literal["bios", "uefi", "uefi-secure"]
+HostName = Annotated[str, Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
+UserName = Annotated[str, Meta(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
+# A type and the key in base64, without options or comment.
+SshKey = Annotated[str, Meta(max_length=1500, pattern=r"^[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,2}$")]
+UsbId = Annotated[str, Meta(pattern=r"^[0-9a-f]{4}:[0-9a-f]{4}$")]
+# One field of an fstab line.
+MountField = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[!-~]+$")]
+
+
+class ImageOrder(Message, frozen=True, kw_only=True):
+    """The golden image to start from. `direct-kernel` images are a kernel and an initramfs.
+
+    Of the others, `firmware` is what boots them; `tpm` gives them a TPM 2.0; `hides_hypervisor` keeps drivers
+    that refuse virtual machines from noticing theirs.
+    """
+
+    ADDED = {"firmware": 2, "tpm": 2, "hides_hypervisor": 2}
+    ESSENTIAL = frozenset(ADDED)
+
+    name: Name
+    format: Literal["direct-kernel", "qcow2", "raw"]
+    digest: Sha256
+    cmdline: Annotated[str, Meta(max_length=500)] = ""
+    firmware: Firmware = "uefi"
+    tpm: bool = False
+    hides_hypervisor: bool = False
+
+
+class Mount(Message, frozen=True, kw_only=True):
+    """A file system that the guest mounts, in the words of its fstab."""
+
+    SINCE = 2
+
+    source: MountField
+    target: Annotated[str, Meta(max_length=200, pattern=r"^/[!-~]+$")]
+    type: MountField = "auto"
+    options: MountField = "defaults,nofail"
+
+
+class GuestOrder(Message, frozen=True, kw_only=True):
+    """What cloud-init makes of the guest at its first start. Nothing of it is secret."""
+
+    SINCE = 2
+
+    hostname: HostName
+    user: UserName
+    ssh_keys: Annotated[tuple[SshKey, ...], Meta(max_length=20)] = ()
+    mounts: Annotated[tuple[Mount, ...], Meta(max_length=8)] = ()
+
+
+class MachineOrder(Message, frozen=True, kw_only=True):
+    """The virtual machine to build: the GPUs' shares of the host, summed.
+
+    `guest` is given to images that have cloud-init. `usb` are the devices, by vendor and product, that
+    somebody at the host has plugged in for it.
+    """
+
+    ADDED = {"guest": 2, "usb": 2}
+    ESSENTIAL = frozenset(ADDED)
+
+    name: Name
+    vcpus: Annotated[int, Meta(ge=1, le=1024)]
+    memory_mib: Annotated[int, Meta(ge=64, le=64 * 1024 * 1024)]
+    disk_gib: Annotated[int, Meta(ge=0, le=1024 * 1024)]
+    image: ImageOrder
+    guest: GuestOrder | None = None
+    usb: Annotated[tuple[UsbId, ...], Meta(max_length=8)] = ()
