@@ -112,12 +112,12 @@ Difference = (
 
 
 def differences(seen: Seen, written: Written) -> Iterator[Difference]:
-    """Everything that is not as it should be. What a plan is at work on is that plan's business."""
+    """Everything that is not as it should be. What a plan is at work on is that plan's business, unless
+    somebody else has meanwhile used what it thinks is clean."""
     yield from (Hang(address) for address in sorted(seen.hanging))
     yield from _of_machines(seen, written)
     for gpu in written.gpus:
-        if not written.is_planned(gpu_lock(gpu.address)):
-            yield from _of_gpu(gpu, seen, written)
+        yield from _of_gpu(gpu, seen, written)
 
 
 def _of_machines(seen: Seen, written: Written) -> Iterator[Difference]:
@@ -140,12 +140,15 @@ def _of_gpu(gpu: GpuRecord, seen: Seen, written: Written) -> Iterator[Difference
         is_ours = facts.lease_id is not None or facts.scrubs
         if not is_ours and facts.is_active and gpu.address in facts.pci_addresses:
             yield ForeignUse(gpu, facts)
+    planned = written.is_planned(gpu_lock(gpu.address))
     drivers = seen.host_drivers.get(gpu.address, ())
-    if drivers and gpu.state in ("clean", "leased"):
+    if drivers and (gpu.state == "clean" or (gpu.state == "leased" and not planned)):
         yield HostUse(gpu, drivers)
     elif gpu.state == "clean":
         yield from _of_clean_gpu(gpu, seen, written.proven.get(gpu.gpu_id))
     here = {record.lease_id for record in written.machines}
+    if planned:
+        return
     if gpu.state == "scrubbing" or (gpu.state == "leased" and gpu.lease_id not in here):
         yield Doubtful(gpu, "unexplained", {"state": gpu.state})
 

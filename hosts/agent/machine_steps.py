@@ -148,6 +148,13 @@ def _is_defined(job: Job) -> bool:
 
 
 def _start(job: Job) -> None:
+    """With nothing but what is this lease's, as it was identified: somebody else may have used it since."""
+    for order in provision_of(job).gpus:
+        gpu = job.rig.gpus.get(order.gpu_id)
+        if gpu is None or gpu.state != "leased" or gpu.lease_id != job.lease_id:
+            raise StepFailed(
+                f"{order.address} is {gpu.state if gpu else 'unknown'}, not this lease's any more."
+            )
     job.rig.hypervisor.start(_name(job))
 
 

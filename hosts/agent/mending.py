@@ -129,7 +129,13 @@ def _destroy_disk(rig: Rig, lease_id: UUID) -> Check:
 
 
 def _give_up(rig: Rig, gpu: GpuRecord, facts: MachineFacts) -> Check:
-    """The machine is not ours to stop. The GPU is quarantined, and only the portal lets it back."""
+    """The machine is not ours to stop. The GPU is quarantined, and only the portal lets it back.
+
+    A plan that is under way finds it dirty, and fails.
+    """
+    if _is_planned(rig, gpu):
+        _make_dirty(rig, gpu)
+        return _found("foreign-use", "planned", "fail", gpu.address, machine=facts.name)
     if gpu.state not in ("quarantined", "missing"):
         _quarantine(rig, gpu, f"The machine {facts.name}, which is not Leasehold's, runs with it.")
     return _found("foreign-use", "quarantined", "fail", gpu.address, machine=facts.name)
@@ -156,10 +162,9 @@ def _scrub_again(rig: Rig, gpu: GpuRecord, reason: str) -> str:
 
     If a plan has begun to work on it meanwhile, that decides.
     """
-    with rig.journal.transaction():
-        if _is_planned(rig, gpu):
-            return ""
-        rig.gpus.set_state(gpu.gpu_id, "dirty")
+    _make_dirty(rig, gpu)
+    if _is_planned(rig, gpu):
+        return ""
     try:
         order(rig, "scrub", gpu.address, by=BY, reason=reason)
     except OrderRefused as refusal:
@@ -168,6 +173,13 @@ def _scrub_again(rig: Rig, gpu: GpuRecord, reason: str) -> str:
         _quarantine(rig, gpu, str(refusal))
         return str(refusal)
     return ""
+
+
+def _make_dirty(rig: Rig, gpu: GpuRecord) -> None:
+    """Unless something else has become of it since it was looked at."""
+    with rig.journal.transaction():
+        if rig.gpus.get(gpu.gpu_id) == gpu and gpu.state in ("clean", "leased", "scrubbing"):
+            rig.gpus.set_state(gpu.gpu_id, "dirty")
 
 
 def _is_planned(rig: Rig, gpu: GpuRecord) -> bool:

@@ -7,6 +7,7 @@ Which plan is advanced when, and on which thread, is the executor's business.
 from __future__ import annotations
 
 import logging
+import sqlite3
 from collections.abc import Callable, Collection, Mapping
 from typing import Literal
 
@@ -60,12 +61,19 @@ class Runner:
     def give_up(self, plan: Plan, error: Exception) -> None:
         """Not even the plan's failure could be written. Raises if this cannot either.
 
-        A plan must not hold its locks for ever: what it is about could be neither stopped nor released.
+        A disk that was full may have room again: what the failure means is tried once more. If it is not the
+        journal that fails, the plan ends without: it must not hold its locks for ever.
         """
         current = self._rig.plans.get(plan.plan_id)
         kind = self._kinds[plan.kind]
-        reason = StepFailed(f"The plan was given up: {error}")
-        self._end(current, kind, kind.step(current.step), "failed", reason)
+        step, reason = kind.step(current.step), StepFailed(f"The plan was given up: {error}")
+        try:
+            self._fail(current, kind, step, reason)
+        except sqlite3.Error:
+            raise
+        except Exception:
+            log.exception("What it means that plan %d failed cannot be written", plan.plan_id)
+            self._end(current, kind, step, "failed", reason)
 
     def _attempt(self, plan: Plan, kind: PlanKind, step: Step) -> None:
         """Try the step as often as it allows. The last error goes to the caller."""

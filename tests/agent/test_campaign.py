@@ -17,7 +17,7 @@ from tests.agent.campaign.machine_room import no_real_waiting
 
 HISTORIES = int(os.environ.get("LEASEHOLD_CAMPAIGN", "30"))
 FIRST = int(os.environ.get("LEASEHOLD_FIRST_CAMPAIGN", "0"))
-ACTS = 36
+ACTS = 26
 
 
 @pytest.mark.timeout(max(120, 3 * HISTORIES))

@@ -14,7 +14,7 @@ from hosts.agent.cli import tables
 from hosts.agent.drift_notes import differences_found
 from hosts.agent.machines import MachineFacts, MachineState
 from hosts.agent.mending import mend
-from hosts.agent.simulated import Fault, inject, reboot, take_for_host
+from hosts.agent.simulated import VFIO_DRIVER, Fault, inject, reboot, take_for_host
 from hosts.agent.standing import doctor, status
 from hosts.agent.watch import Watch
 from hosts.protocol.checkup import CheckUp
@@ -192,6 +192,41 @@ def test_a_card_in_which_the_kernel_hangs_is_told_until_the_host_is_rebooted(box
     assert found(box) == []
 
 
+@pytest.mark.parametrize("foreign", [True, False])
+def test_a_gpu_that_was_used_while_its_lease_waited_to_begin_is_not_started(box: Box, foreign: bool) -> None:
+    """The other machine is gone again when the plan gets its turn: what it left is still there."""
+    address = gpu_order(1).address
+    box.executor.stop(seconds=5)
+    box.deliver(box.provision(gpu_order(1), lease=2), subject="lease:2")
+    if foreign:
+        box.machines.add_foreign("stranger", replace(STRANGER, pci_addresses=frozenset({address})))
+    else:
+        take_for_host(box.bus_directory, address)
+    mend(box.rig)
+    box.machines.lose_power()
+    take_for_host(box.bus_directory, address, VFIO_DRIVER)
+    box.restart()
+    box.settle()
+    assert "dirty" in box.last(ProvisionFailed).reason
+    assert "lease-2" not in box.machines.creations
+
+
+def test_a_gpu_that_was_used_after_it_was_identified_is_not_started(tmp_path: Path) -> None:
+    def use_meanwhile(boundary: str) -> None:
+        if boundary == "provision:define:before":
+            address = gpu_order().address
+            box.machines.add_foreign("stranger", replace(STRANGER, pci_addresses=frozenset({address})))
+            mend(box.rig)
+            box.machines.lose_power()
+
+    with a_box(tmp_path, on_boundary=use_meanwhile) as box:
+        box.carry_out(box.provision(box.intake()), subject=LEASE)
+        failed = box.last(ProvisionFailed)
+        assert (failed.step, "not this lease's any more" in failed.reason) == ("start", True)
+        box.carry_out(box.release(), subject=LEASE)
+        assert box.gpu_state() == "clean"
+
+
 def test_what_a_plan_is_at_work_on_is_left_to_it(box: Box) -> None:
     """Everything that could be found is: of a card that is planned, and of a lease that is."""
     facts = replace(orphan(), lease_id=LEASE_ID)
@@ -237,7 +272,8 @@ def test_every_difference_has_words() -> None:
     made = {
         ("stray-machine", "removed"), ("stray-machine", "left"), ("stray-scrub-machine", "removed"),
         ("stray-scrub-machine", "left"), ("stray-disk", "destroyed"), ("stray-disk", "left"),
-        ("lost-machine", "lost"), ("foreign-use", "quarantined"), ("host-use", "leased"),
+        ("lost-machine", "lost"), ("foreign-use", "quarantined"), ("foreign-use", "planned"),
+        ("host-use", "leased"),
         ("host-use", "scrubbed"), ("host-use", "quarantined"), ("unexplained", "scrubbed"),
         ("unexplained", "quarantined"), ("hang", "hangs"),
         ("restarted", "scrubbed"), ("restarted", "quarantined"), ("came-back", "scrubbed"),

@@ -16,9 +16,10 @@ from hosts.agent.host_plans import PLAN_KINDS
 from hosts.agent.machine_plans import PROVISION
 from hosts.agent.plans import Plan
 from hosts.agent.simulated import Fault, inject
+from hosts.agent.spool import Origin
 from hosts.agent.steps import PlanKind, Step
 from hosts.agent.watch import Watch
-from hosts.protocol.messages import GpuFailed, MachineGone, MachineRunning, ProvisionFailed, StepReport
+from hosts.protocol.messages import Event, GpuFailed, MachineGone, MachineRunning, ProvisionFailed, StepReport
 from tests.agent.host_in_a_box import Box, a_box, gpu_order, wait_for
 
 LEASE = "lease:1"
@@ -99,6 +100,24 @@ def test_a_plan_whose_failure_cannot_be_written_gives_up_its_locks_and_says_so(b
     assert "given up" in box.last(StepReport).detail
     box.carry_out(box.release(), subject=LEASE)
     assert box.gpu_state() == "clean"
+
+
+def test_a_failure_that_can_be_written_at_the_second_attempt_is_told(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk was full for a moment. The portal must not have to wait for what it will never hear."""
+    break_provision(box, finish=fail_unexpectedly)
+    order, report, full = box.intake(), box.rig.spool.add, [True]
+
+    def add(event: Event, origin: Origin) -> int:
+        if isinstance(event, ProvisionFailed) and full.pop():
+            full.append(False)
+            raise sqlite3.OperationalError("database or disk is full")
+        return report(event, origin)
+
+    monkeypatch.setattr(box.rig.spool, "add", add)
+    box.carry_out(box.provision(order), subject=LEASE)
+    assert "given up: database or disk is full" in box.last(ProvisionFailed).reason
 
 
 def test_a_journal_that_cannot_be_written_ends_the_worker(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,11 @@ DRIFT_TOPICS = {
             "quarantined": Outcome(
                 _("%(machine)s runs with it. The GPU is quarantined."),
                 _("Take the GPU out of that machine, then try its intake again."),
-            )
+            ),
+            "planned": Outcome(
+                _("%(machine)s runs with it. What was about to be done with the GPU fails."),
+                _("Take the GPU out of that machine."),
+            ),
         },
     ),
     "host-use": Topic(

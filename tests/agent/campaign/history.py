@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import get_args
 from uuid import UUID
 
+from nacl.signing import SigningKey
+
 from hosts.agent.machines import MachineFacts, MachineState, StopCause
 from hosts.agent.orders import Action, OrderRefused, order
-from hosts.agent.simulated import Fault
+from hosts.agent.simulated import Fault, State
 from hosts.agent.simulated_state import Operation
 from tests.agent.campaign.desk import Card, Desk, Rented
-from tests.agent.campaign.machine_room import MachineRoom
+from tests.agent.campaign.machine_room import MachineRoom, no_real_waiting
 from tests.agent.campaign.trouble import Clock, Mood, PowerCut, Trouble
 from tests.agent.campaign.watched_bus import CARDS, is_blank, leave_traces
+from tests.agent.host_in_a_box import Control
+from tests.quick_files import quick_directory
 
 # What each operation of the bus may do, as `simulated_state.Fault` explains.
 BUS_FAULTS: dict[Operation, tuple[str, ...]] = {
@@ -46,13 +53,35 @@ class Broken(AssertionError):
     """A promise was not kept."""
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """A host in service, from which many histories may begin."""
+
+    files: dict[Path, bytes]
+    control: Control
+    signing: SigningKey
+    cards: State
+    journal_id: UUID | None
+    applied: int
+
+
+@cache
+def in_service() -> Beginning:
+    with TemporaryDirectory(dir=quick_directory()) as folder:
+        history = History(0, Path(folder))
+        with no_real_waiting(history.clock, history.trouble):
+            return history.come_into_service()
+
+
 class History:
     """Everything that happens follows from the seed. `told` is the story so far."""
+
+    card_bytes = 16 * 1024
 
     def __init__(self, seed: int, directory: Path) -> None:
         self.dice = Random(seed)
         self.clock, self.trouble = Clock(), Trouble()
-        self.room = MachineRoom(directory, clock=self.clock, trouble=self.trouble)
+        self.room = MachineRoom(directory, clock=self.clock, trouble=self.trouble, card_bytes=self.card_bytes)
         self.room.meanwhile = self._meanwhile
         self.told: list[str] = []
         self.calm = False
@@ -71,6 +100,7 @@ class History:
             (4, self.release),
             (3, self.power),
             (1, self.extend),
+            (1, self.look_at_host),
             (1, self.order_on_host),
             (4, self.tend_cards),
             (4, self.send),
@@ -95,21 +125,57 @@ class History:
         self.weights = [weight for weight, _ in self.acts]
 
     def live(self, acts: int) -> None:
-        """The host comes into service, then things happen."""
-        for card in self.desk.cards:
-            self.desk.intake(card)
+        """The host comes into service, most of the time without trouble; then things happen."""
         if self.dice.random() < 0.8:
-            self.calm = True
-            self.exchange()
-            self._work_off()
-            self.calm = False
+            self.begin_at(in_service())
             self.rent()
+        else:
+            for card in self.desk.cards:
+                self.desk.intake(card)
+        self._live_on(acts)
+
+    def _live_on(self, acts: int) -> None:
         for _ in range(acts):
             act = self.dice.choices(self.acts, self.weights)[0][1]
             self.told.append(act.__name__)
             act()
             self._check()
             self._recover_some()
+
+    def come_into_service(self) -> Beginning:
+        """All cards are taken in, in peace; how things are then."""
+        self.calm = True
+        for card in self.desk.cards:
+            self.desk.intake(card)
+        self.exchange()
+        self._work_off()
+        self.exchange()
+        self.room.down()
+        return Beginning(
+            files={path: (self.room.directory / path).read_bytes() for path in self._kept()},
+            control=self.room.control,
+            signing=self.room.signing,
+            cards=self.room.cards.state,
+            journal_id=self.desk.journal_id,
+            applied=self.desk.applied,
+        )
+
+    def begin_at(self, beginning: Beginning) -> None:
+        for path, content in beginning.files.items():
+            (self.room.directory / path).write_bytes(content)
+        self.room.control.key = beginning.control.key
+        self.room.control.generations.update(beginning.control.generations)
+        self.room.signing = beginning.signing
+        self.room.cards.state = deepcopy(beginning.cards)
+        self.desk.host_key = beginning.signing.verify_key
+        self.desk.journal_id, self.desk.applied = beginning.journal_id, beginning.applied
+        for card in self.desk.cards:
+            card.state = "clean"
+
+    def _kept(self) -> list[Path]:
+        root = self.room.directory
+        files = [*self.room.config.state_directory.glob("journal*"), *(root / "bus/memory").iterdir()]
+        return [path.relative_to(root) for path in files]
 
     def _recover_some(self) -> None:
         """Nothing stays away for long."""
@@ -132,6 +198,9 @@ class History:
     def extend(self) -> None:
         if lease := self._lease("running"):
             self.desk.extend(lease)
+
+    def look_at_host(self) -> None:
+        self.desk.inspect()
 
     def order_on_host(self) -> None:
         card = self.dice.choice(self.desk.cards)
@@ -160,23 +229,26 @@ class History:
 
     def send(self) -> None:
         """Commands arrive in any order, or not at all; sometimes one of long ago comes again."""
-        if self.broker_away:
-            return
-        sent = self.desk.sendings()
+        if not self.broker_away:
+            self._deliver(self.desk.sendings())
+
+    def _deliver(self, sent: list[str]) -> None:
         self.seen += sent
-        old = self.dice.sample(self.seen, min(len(self.seen), 2)) if self.dice.random() < 0.3 else []
-        arriving = [envelope for envelope in sent if self._happens(0.8)] + old
-        self._shuffle(arriving)
-        for envelope in arriving:
+        old = [] if self._happens(0.7) else self.dice.sample(self.seen, min(len(self.seen), 2))
+        for envelope in self._arriving(sent + old):
             self.room.take(envelope)
+
+    def _arriving(self, sent: list[str]) -> list[str]:
+        """Those that are not lost, in whatever order."""
+        arriving = [envelope for envelope in sent if self._happens(0.8)]
+        if not self.calm and self.dice.random() < 0.5:
+            self.dice.shuffle(arriving)
+        return arriving
 
     def report(self) -> None:
         if self.broker_away:
             return
-        arriving = [envelope for envelope in self.room.spooled() if self._happens(0.85)]
-        if self._happens(0.5):
-            self._shuffle(arriving)
-        for envelope in arriving:
+        for envelope in self._arriving(self.room.spooled()):
             self.desk.receive(envelope)
         if self._happens(0.5) and self.desk.journal_id:
             self.room.take(self.desk.receipt())
@@ -385,7 +457,3 @@ class History:
 
     def _happens(self, chance: float) -> bool:
         return self.calm or self.dice.random() < chance
-
-    def _shuffle(self, envelopes: list[str]) -> None:
-        if not self.calm:
-            self.dice.shuffle(envelopes)

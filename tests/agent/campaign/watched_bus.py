@@ -14,10 +14,7 @@ from hosts.agent.simulated import CardState, SimulatedBus, SimulatedCard, State,
 from hosts.agent.simulated_state import Store
 from tests.agent.campaign.trouble import MoodyMachines
 
-CARD_BYTES = 16 * 1024
 CARDS = 3
-TOPOLOGY = demo_topology(CARD_BYTES)[:CARDS]
-ZEROS = bytes(CARD_BYTES)
 
 Holder = Callable[[str], UUID | None]
 
@@ -25,13 +22,11 @@ Holder = Callable[[str], UUID | None]
 class StoreInMemory(Store):
     """What the cards are like, for one process alone; it outlives the worker."""
 
-    def __init__(self) -> None:
+    def __init__(self, card_bytes: int) -> None:
+        cards = demo_topology(card_bytes)[:CARDS]
+        drivers = {card.address: dict.fromkeys(card.functions, card.host_driver) for card in cards}
         self.state = State(
-            topology=TOPOLOGY,
-            cards={
-                card.address: CardState(drivers=dict.fromkeys(card.functions, card.host_driver))
-                for card in TOPOLOGY
-            },
+            topology=cards, cards={address: CardState(drivers=each) for address, each in drivers.items()}
         )
 
     def create(self, topology: Sequence[SimulatedCard], host_drivers: dict[str, CardState]) -> None:
@@ -76,10 +71,11 @@ class WatchedBus(SimulatedBus):
 
 def is_blank(directory: Path, address: str) -> bool:
     """Whether nothing is left in the card's memory, as a physicist would look."""
-    return memory_file(directory, address).read_bytes() == ZEROS
+    return not any(memory_file(directory, address).read_bytes())
 
 
 def leave_traces(directory: Path, address: str, owners: dict[str, UUID | None]) -> None:
     """Somebody who is no tenant has used the card."""
-    memory_file(directory, address).write_bytes(b"somebody else's " * (CARD_BYTES // 16))
+    path = memory_file(directory, address)
+    path.write_bytes(b"somebody else's " * (path.stat().st_size // 16))
     owners[address] = None

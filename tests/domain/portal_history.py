@@ -1,0 +1,187 @@
+"""A history with the real portal: its database and rules on one side, the host's own code on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+from django.db import transaction
+from nacl.public import PrivateKey
+
+from hosts.models import Gpu, GpuModel, Host
+from hosts.protocol.enrolment import NewKeys
+from hosts.protocol.signing import public_hex
+from leasing import fleet
+from leasing.actors import SYSTEM, Actor
+from leasing.booking import request_lease
+from leasing.changing import change_end
+from leasing.ending import end_lease
+from leasing.enrolment.admission import trust_host
+from leasing.errors import DomainError
+from leasing.fleet import readmit_gpu
+from leasing.goals import PowerAction
+from leasing.keys import portal_signing_key
+from leasing.models import Flavor, Image, Lease
+from leasing.power import switch_power
+from leasing.reports import receive_report
+from tests.agent.campaign.history import ROUNDS, History
+from tests.agent.campaign.watched_bus import is_blank
+from tests.agent.host_in_a_box import HOST, MIB
+from tests.world import World
+
+LENGTHS = [timedelta(minutes=minutes) for minutes in (5, 30, 120, 240)]
+
+
+class PortalHistory(History):
+    """The same acts; who orders and believes is the portal."""
+
+    card_bytes = MIB
+
+    def __init__(self, seed: int, directory: Path) -> None:
+        super().__init__(seed, directory)
+        self.world = World(gpus=0)
+        self.room.control.key = portal_signing_key()
+        sealing = public_hex(PrivateKey.generate())
+        keys = NewKeys(signing_key=public_hex(self.room.signing), sealing_key=sealing)
+        self.host = trust_host(actor=SYSTEM, name=HOST, keys=keys, now=self.clock.now)
+        model = GpuModel.objects.create(slug="sim", name="Sim", memory_mib=1, vendor_device="1234:a600")
+        self.flavors = [
+            Flavor.objects.create(slug=f"sim-{count}", name=f"Sim {count}", model=model, gpu_count=count)
+            for count in (1, 2)
+        ]
+        for flavor in self.flavors:
+            self.world.price(flavor)
+        image = self.room.image
+        self.image = Image.objects.create(
+            slug="box", name="Box", os_family="linux", format=image.format, digest=image.digest,
+            file_name=image.name,
+        )  # fmt: skip
+        self.model = model
+
+    def live(self, acts: int) -> None:
+        self.calm = True
+        self.exchange()
+        for card in self.host.found_cards.all():
+            fleet.admit_gpu(actor=SYSTEM, card_id=card.pk, model_id=self.model.pk, now=self.clock.now)
+        if self.dice.random() < 0.8:
+            self._round()
+            self._round()
+            self.rent()
+        self.calm = False
+        self._live_on(acts)
+
+    def rent(self) -> None:
+        with self._asking():
+            request_lease(
+                actor=self._ada(),
+                tenant=self.world.studio,
+                flavor=self.dice.choice(self.flavors),
+                image=self.image,
+                starts_at=self.clock.now,
+                ends_at=self.clock.now + self.dice.choice(LENGTHS),
+                now=self.clock.now,
+            )
+
+    def release(self) -> None:
+        for lease in self._one():
+            with self._asking():
+                end_lease(actor=self._ada(), lease_id=lease.pk, now=self.clock.now)
+
+    def power(self) -> None:
+        action: PowerAction = self.dice.choice(["on", "off", "restart"])
+        for lease in self._one():
+            with self._asking():
+                switch_power(actor=self._ada(), lease_id=lease.pk, action=action, now=self.clock.now)
+
+    def extend(self) -> None:
+        later = self.dice.choice(LENGTHS)
+        for lease in self._one():
+            ends_at = lease.ends_at + later
+            with self._asking():
+                change_end(actor=self._ada(), lease_id=lease.pk, ends_at=ends_at, now=self.clock.now)
+
+    def look_at_host(self) -> None:
+        with self._asking():
+            fleet.inspect_host(Host.objects.get(pk=self.host.pk), now=self.clock.now)
+
+    def tend_cards(self) -> None:
+        """Somebody is told, and lets what is out of service try again."""
+        for gpu in Gpu.objects.filter(state__in=["quarantined", "missing"]).order_by("address"):
+            with self._asking():
+                readmit_gpu(actor=SYSTEM, gpu_id=gpu.pk, now=self.clock.now)
+
+    def send(self) -> None:
+        self.world.now = self.clock.now
+        self.world.tick()
+        sent = [envelope for host, envelope in self.world.sent if host.pk == self.host.pk]
+        self.world.sent.clear()
+        if not self.broker_away:
+            self._deliver(sent)
+
+    def report(self) -> None:
+        if not self.broker_away:
+            for envelope in self._arriving(self.room.spooled()):
+                receive_report(envelope, now=self.clock.now)
+
+    def pass_time(self) -> None:
+        super().pass_time()
+        self.send()
+
+    def come_to_an_end(self) -> None:
+        self.told.append("— the end —")
+        self._make_whole()
+        self._until(lambda: not self._leases("provisioning"))
+        for lease in self._leases("requested", "scheduled", "provisioning", "active"):
+            with self._asking():
+                end_lease(actor=self._ada(), lease_id=lease.pk, now=self.clock.now)
+        self._until(lambda: not Lease.objects.exclude(state="ended").exists() and not self._unclean())
+        self._check_end()
+
+    def _check_end(self) -> None:
+        left = [*Lease.objects.exclude(state="ended").values_list("pk", "state")]
+        self._demand(not left, f"leases are left: {left}")
+        self._demand(not self._unclean(), f"not clean: {self._unclean()}")
+        for gpu in Gpu.objects.all():
+            self._demand(is_blank(self.room.bus_directory, gpu.address), f"{gpu.address} is called clean")
+        self._demand(not self.room.machines.all(), f"left: {self.room.machines.all()}")
+        self._demand(not self.room.disks(), f"disks are left: {self.room.disks()}")
+
+    def _ada(self) -> Actor:
+        return self.world.actor(self.world.ada)
+
+    def _one(self) -> list[Lease]:
+        """A lease that has not ended, if there is one."""
+        leases = self._leases("scheduled", "provisioning", "active")
+        return self.dice.sample(leases, min(len(leases), 1))
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        try:
+            with transaction.atomic():
+                yield
+        except DomainError as error:
+            self.told.append(f"  refused: {error}")
+
+    def _round(self) -> None:
+        self.tend_cards()
+        self.exchange()
+        self._work_off()
+        self.room.look()
+        self.report()
+        self._check()
+        self.clock.sleep(130)
+
+    def _until(self, is_done: Callable[[], bool]) -> None:
+        for _ in range(ROUNDS):
+            self._round()
+            if is_done():
+                return
+
+    def _unclean(self) -> list[tuple[str, str, str]]:
+        gpus = Gpu.objects.exclude(state="clean")
+        return [*gpus.values_list("address", "state", "state_reason")]
+
+    def _leases(self, *states: str) -> list[Lease]:
+        return [*Lease.objects.filter(state__in=states).order_by("requested_at", "pk")]
