@@ -215,16 +215,16 @@ def test_a_gpu_that_was_used_after_it_was_identified_is_not_started(tmp_path: Pa
     def use_meanwhile(boundary: str) -> None:
         if boundary == "provision:define:before":
             address = gpu_order().address
-            box.machines.add_foreign("stranger", replace(STRANGER, pci_addresses=frozenset({address})))
-            mend(box.rig)
-            box.machines.lose_power()
+            host.machines.add_foreign("stranger", replace(STRANGER, pci_addresses=frozenset({address})))
+            mend(host.rig)
+            host.machines.lose_power()
 
-    with a_box(tmp_path, on_boundary=use_meanwhile) as box:
-        box.carry_out(box.provision(box.intake()), subject=LEASE)
-        failed = box.last(ProvisionFailed)
+    with a_box(tmp_path, on_boundary=use_meanwhile) as host:
+        host.carry_out(host.provision(host.intake()), subject=LEASE)
+        failed = host.last(ProvisionFailed)
         assert (failed.step, "not this lease's any more" in failed.reason) == ("start", True)
-        box.carry_out(box.release(), subject=LEASE)
-        assert box.gpu_state() == "clean"
+        host.carry_out(host.release(), subject=LEASE)
+        assert host.gpu_state() == "clean"
 
 
 def test_what_a_plan_is_at_work_on_is_left_to_it(box: Box) -> None:
