@@ -7,7 +7,7 @@ PYTHON  ?= python3
 PORT    ?= 8000
 SUITE   ?=
 BIN     := .venv/bin
-SOURCES  = $(wildcard manage.py portal leasing hosts appliance lab tools benchmarks tests)
+SOURCES  = $(wildcard manage.py portal leasing hosts appliance lab tools benchmarks tests static/*.py)
 MESSAGES = $(patsubst %.po,%.mo,$(wildcard locale/*/LC_MESSAGES/*.po))
 
 .DEFAULT_GOAL := help

@@ -13,12 +13,17 @@ from nacl.encoding import HexEncoder
 from nacl.signing import SigningKey
 
 from hosts.models import Host
-from hosts.protocol.signing import REPORT, Verifier, verify_key
+from hosts.protocol.signing import REPORT, Verifier, public_hex, verify_key
 
 
 def portal_signing_key() -> SigningKey:
     """The key in settings.SIGNING_KEY_FILE; made, readable by its owner alone, when there is none yet."""
     return _load(settings.SIGNING_KEY_FILE)
+
+
+def public_key() -> str:
+    """The key by which what the portal signs is checked, in hex."""
+    return public_hex(portal_signing_key())
 
 
 def report_verifier(host: Host) -> Verifier:

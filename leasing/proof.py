@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+from typing import Any
+
 import msgspec
 
 from hosts.protocol import proof
 from hosts.protocol.messages import Fingerprint, ScrubEvidence, ScrubPolicy
+from leasing.audit.log import canonical
 
 
 def objections(
@@ -20,3 +24,8 @@ def objections(
     if evidence.verdict == "failed":
         found += evidence.reasons or ["The host says that the scrub failed."]
     return list(dict.fromkeys(found))
+
+
+def evidence_digest(evidence: dict[str, Any]) -> str:
+    """SHA-256, in hex, of evidence as canonical JSON: what the audit log knows it by."""
+    return sha256(canonical(evidence).encode()).hexdigest()

@@ -14,6 +14,7 @@ from portal.pages import (
     audit,
     book,
     calendar,
+    certificate,
     cleaning,
     fair_share,
     fleet,
@@ -45,6 +46,11 @@ urlpatterns = [
     path("workstations/<uuid:lease_id>/end/", workstation.end, name="workstation-end"),
     path("workstations/<uuid:lease_id>/console/", workstation.console, name="console"),
     path("workstations/<uuid:lease_id>/console/ticket/", workstation.console_ticket, name="console-ticket"),
+    path("workstations/<uuid:lease_id>/certificate/", certificate.certificate, name="certificate"),
+    path(
+        "workstations/<uuid:lease_id>/certificate.json", certificate.certificate_json, name="certificate-json"
+    ),
+    path("workstations/<uuid:lease_id>/certificate.pdf", certificate.certificate_pdf, name="certificate-pdf"),
     path("series/<uuid:series_id>/", series.series, name="series"),
     path("series/<uuid:series_id>/live/", series.series_live, name="series-live"),
     path("series/<uuid:series_id>/cancel/", series.cancel, name="series-cancel"),

@@ -14,7 +14,7 @@ from uuid import UUID
 import msgspec
 
 from leasing.audit.anchor import BadAnchor, Head, read_anchors
-from leasing.audit.merkle import Frontier, inclusion_path, leaf_hash
+from leasing.audit.merkle import Frontier, leaf_hash
 from leasing.keys import portal_signing_key
 from leasing.models import AuditEntry, AuditLeaf, TreeHead, UnsealedEntry
 
@@ -30,20 +30,6 @@ class Verdict:
     sealed: int
     unsealed: int
     problems: list[str]
-
-
-@dataclass(frozen=True)
-class Proof:
-    """What shows to anyone who trusts the head that an entry is in the log. Hashes in hex."""
-
-    text: str
-    index: int
-    path: list[str]
-    head: Head
-
-
-class NotProvable(LookupError):
-    """The entry does not exist or is not sealed under a head yet."""
 
 
 class _Known(NamedTuple):
@@ -92,18 +78,6 @@ def verify_log() -> Verdict:
         unsealed=UnsealedEntry.objects.count(),
         problems=problems[:SHOWN],
     )
-
-
-def prove_entry(entry_id: int) -> Proof:
-    """The inclusion proof of an entry under the last head; NotProvable if it has none."""
-    leaf = AuditLeaf.objects.select_related("entry").filter(entry_id=entry_id).first()
-    head = TreeHead.objects.order_by("-size").first()
-    if leaf is None or head is None or leaf.index >= head.size:
-        raise NotProvable(f"Entry {entry_id} is not sealed.")
-    hashes = AuditLeaf.objects.filter(index__lt=head.size).order_by("index")
-    leaves = [bytes.fromhex(hashed) for hashed in hashes.values_list("leaf_hash", flat=True)]
-    path = [node.hex() for node in inclusion_path(leaf.index, leaves)]
-    return Proof(leaf.entry.text, leaf.index, path, Head.of_row(head))
 
 
 def _read_anchors() -> tuple[list[Head], list[str]]:

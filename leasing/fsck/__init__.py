@@ -35,6 +35,7 @@ CHECKS: dict[str, Check] = {
     "evidence": lifecycles.clean_means_scrubbed,
     "intake": lifecycles.clean_means_left_alone,
     "proof": lifecycles.passed_scrubs_are_proven,
+    "scrubs": lifecycles.scrub_records_are_in_the_log,
     "unused": use.given_back_was_unused,
     "states": lifecycles.states_follow_from_the_log,
     "audit": the_log_verifies,

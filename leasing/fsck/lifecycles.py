@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
@@ -14,7 +15,8 @@ from hosts.protocol.messages import MethodRecord, Witness
 from leasing.cards import told_changes
 from leasing.fsck.finding import Finding
 from leasing.fsck.history import Change, Kind, histories
-from leasing.models import Hold, Lease, ScrubRecord
+from leasing.models import AuditEntry, Hold, Lease, ScrubRecord
+from leasing.proof import evidence_digest
 from leasing.states import gpu, lease
 
 Table = Mapping[Any, str]
@@ -75,6 +77,27 @@ def clean_means_left_alone(now: datetime) -> Iterator[Finding]:
         elif card.fingerprint != each.fingerprint:
             told = told_changes(each.fingerprint, card.fingerprint)
             yield Finding(f"gpu:{each.pk}", f"is clean, and its card is another: {told}")
+
+
+def scrub_records_are_in_the_log(now: datetime) -> Iterator[Finding]:
+    """Every scrub record, evidence and verdict, is what the audit log says of it, and none is missing"""
+    for scrub in ScrubRecord.objects.select_related("entry"):
+        told = json.loads(scrub.entry.text)
+        known = {
+            "lease": str(scrub.lease_id) if scrub.lease_id else None,
+            "tenure": scrub.tenure,
+            "passed": scrub.passed,
+            "reasons": scrub.reasons,
+            "simulated": scrub.simulated,
+            "evidence_sha256": evidence_digest(scrub.evidence),
+        }
+        if told["subject"] != f"gpu:{scrub.gpu_id}":
+            yield Finding(f"scrub:{scrub.pk}", f"is of {scrub.gpu_id}, by the audit log of {told['subject']}")
+        for name, value in known.items():
+            if told["detail"][name] != value:
+                yield Finding(f"scrub:{scrub.pk}", f"its {name} is not what the audit log says")
+    for entry in AuditEntry.objects.filter(action="gpu.evidence", scrub=None):
+        yield Finding(entry.subject, f"the scrub record of entry {entry.pk} is gone")
 
 
 def passed_scrubs_are_proven(now: datetime) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -15,7 +16,7 @@ from leasing.audit.log import record
 from leasing.goals import scrub_policy
 from leasing.locking import locked
 from leasing.models import Lease, ScrubRecord
-from leasing.proof import objections
+from leasing.proof import evidence_digest, objections
 from leasing.reasons import because
 from leasing.reports.subjects import gpu_of, lease_of
 from leasing.states.gpu import GpuEvent, GpuState
@@ -47,18 +48,7 @@ def judge(host: Host, report: m.Report, event: m.Scrubbed, stored: ReceivedRepor
         expected=msgspec.convert(gpu.fingerprint, type=m.Fingerprint) if gpu.fingerprint else None,
     )
     _conclude(gpu, host, report, reasons, evidence, now=now)
-    ScrubRecord.objects.create(
-        gpu=gpu,
-        lease=lease,
-        tenure=event.tenure,
-        report=stored,
-        evidence=without_summary(evidence),
-        passed=not reasons,
-        reasons=reasons,
-        simulated=evidence.simulated,
-        finished_at=evidence.finished_at,
-        recorded_at=now,
-    )
+    _keep(gpu, lease, host, stored, event, reasons, now=now)
     return "applied"
 
 
@@ -154,6 +144,51 @@ def take_out(gpu: Gpu, host: Host, *, missing: bool, reason: str, at: datetime, 
         )
     holds.settle(gpu, now=now)
     tidings.gpu_out(gpu, reason, now=now)
+
+
+def _keep(
+    gpu: Gpu,
+    lease: Lease | None,
+    host: Host,
+    stored: ReceivedReport,
+    event: m.Scrubbed,
+    reasons: list[str],
+    *,
+    now: datetime,
+) -> None:
+    """The evidence, and in the audit log what it is known by."""
+    evidence = without_summary(event.evidence)
+    verdict: dict[str, Any] = {
+        "passed": not reasons,
+        "reasons": reasons,
+        "simulated": event.evidence.simulated,
+        "finished_at": event.evidence.finished_at,
+    }
+    entry = record(
+        action="gpu.evidence",
+        actor=Actor.of_host(host),
+        subject=f"gpu:{gpu.pk}",
+        tenant=lease.tenant if lease else None,
+        now=now,
+        lease=str(lease.pk) if lease else None,
+        host=host.name,
+        address=gpu.address,
+        model=gpu.model.slug,
+        tenure=event.tenure,
+        report=stored.sequence,
+        evidence_sha256=evidence_digest(evidence),
+        **verdict,
+    )
+    ScrubRecord.objects.create(
+        gpu=gpu,
+        lease=lease,
+        tenure=event.tenure,
+        report=stored,
+        entry=entry,
+        evidence=evidence,
+        recorded_at=now,
+        **verdict,
+    )
 
 
 def _conclude(

@@ -9,6 +9,7 @@ from drf_spectacular.views import SpectacularAPIView
 from portal.api import (
     approvals,
     availability,
+    certificates,
     changing,
     cleaning,
     enrolment,
@@ -46,6 +47,9 @@ urlpatterns = [
     path("availability/", availability.AvailabilityView.as_view(), name="api-availability"),
     path("leases/", leases.LeaseList.as_view(), name="api-leases"),
     path("leases/<uuid:lease_id>/", leases.LeaseDetail.as_view(), name="api-lease"),
+    path(
+        "leases/<uuid:lease_id>/certificate/", certificates.CertificateView.as_view(), name="api-certificate"
+    ),
     path("leases/<uuid:lease_id>/end/", leases.EndView.as_view(), name="api-lease-end"),
     path("leases/<uuid:lease_id>/end-at/", changing.EndAtView.as_view(), name="api-lease-end-at"),
     path("leases/<uuid:lease_id>/window/", changing.ChangeView.as_view(), name="api-lease-window"),

@@ -25,6 +25,7 @@ from leasing.metering import billed_seconds, segment_amount
 from leasing.models import Person, Tenant, UsageSegment
 from leasing.usage import usage_csv
 from portal.middleware import PersonRequest
+from portal.pages.downloads import attached
 
 PAGE = 50
 YEARS = range(2000, 2100)
@@ -97,9 +98,7 @@ def usage_download(request: PersonRequest) -> HttpResponseBase:
 
 
 def csv_response(segments: QuerySet[UsageSegment], name: str, now: datetime) -> HttpResponse:
-    response = HttpResponse("".join(usage_csv(segments, now=now)), content_type="text/csv; charset=utf-8")
-    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
-    return response
+    return attached("".join(usage_csv(segments, now=now)), name, "text/csv; charset=utf-8")
 
 
 def within(segments: QuerySet[UsageSegment], since: datetime, before: datetime) -> QuerySet[UsageSegment]:

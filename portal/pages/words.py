@@ -111,6 +111,7 @@ ACTS: dict[str, str | Promise] = {
     "gpu.release": _("Given back"),
     "gpu.scrub": _("Cleaning begun"),
     "gpu.pass": _("Proven clean"),
+    "gpu.evidence": _("Evidence of the cleaning"),
     "gpu.quarantine": _("Quarantined"),
     "gpu.distrust": _("No longer trusted to be clean"),
     "gpu.withdraw": _("Taken out of service"),

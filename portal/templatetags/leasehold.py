@@ -143,6 +143,15 @@ def moment_words(at: datetime) -> str:
 
 
 @register.filter
+def exact(at: datetime | None) -> str:
+    """A time to the second with its zone, for paper."""
+    if at is None:
+        return "–"
+    local = timezone.localtime(at)
+    return f"{local:%Y-%m-%d %H:%M:%S} {local:%Z}"
+
+
+@register.filter
 def quota_tone(stand: Standing) -> str:
     """Red when it is used up, amber when little is left."""
     if stand.used is None or stand.used < stand.limit.value * 4 / 5:

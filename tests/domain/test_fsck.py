@@ -180,6 +180,12 @@ def pass_with_something_left(s: Story) -> None:
     _change_evidence(s, lambda evidence: evidence["witness"].update(canaries_found=1))
 
 
+def change_the_evidence(s: Story) -> None:
+    s.unguard()
+    record = ScrubRecord.objects.filter(gpu=s.gpu).latest("id")
+    ScrubRecord.objects.filter(pk=record.pk).update(evidence=record.evidence | {"kernel": "another"})
+
+
 def fail_a_scrub_afterwards(s: Story) -> None:
     s.unguard()
     ScrubRecord.objects.filter(gpu=s.gpu).update(passed=False)
@@ -404,6 +410,9 @@ def retire_in_passing(s: Story) -> None:
         (pass_by_a_claim, "proof", "without a method that is proven"),
         (pass_without_a_witness, "proof", "without a witness that is proven"),
         (pass_with_something_left, "proof", "although something was left"),
+        (change_the_evidence, "scrubs", "its evidence_sha256 is not what the audit log says"),
+        (fail_a_scrub_afterwards, "scrubs", "its passed is not what the audit log says"),
+        (lose_a_scrub_record, "scrubs", "is gone"),
         (hand_over_twice, "clean", "no hand-over to lease"),
         (change_a_lease_behind_the_log, "states", "is releasing, but the audit log leads to active"),
         (change_a_gpu_behind_the_log, "states", "is clean, but the audit log leads to leased"),

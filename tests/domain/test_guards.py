@@ -95,6 +95,7 @@ def proofs(ground: Ground) -> dict[type[models.Model], models.Model]:
         gpu=ground.gpu,
         tenure=0,
         report=report,
+        entry=entry,
         evidence={},
         passed=True,
         simulated=True,

@@ -1,4 +1,4 @@
-"""`manage.py audit`: verify the audit log, show its head, prove an entry."""
+"""`manage.py audit`: verify the audit log, show its head and the key that signs it, prove an entry."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ import msgspec
 from django.core.management.base import BaseCommand, CommandError
 
 from leasing.audit.anchor import BadAnchor, Head, read_anchors
-from leasing.audit.verifier import NotProvable, prove_entry, verify_log
+from leasing.audit.proofs import NotProvable, prove_entry
+from leasing.audit.verifier import verify_log
+from leasing.keys import public_key
 
 
 class Command(BaseCommand):
-    help = "Verify the audit log against its last anchored head, show that head, or prove one entry."
+    help = (
+        "Verify the audit log against its last anchored head, show that head or its key, or prove one entry."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         acts = parser.add_subparsers(dest="act", required=True)
         acts.add_parser("verify", help="prove every sealed entry; exits with 1 if that fails")
         acts.add_parser("head", help="print the last anchored head as JSON")
+        acts.add_parser("key", help="print the public key that signs the heads, in hex")
         prove = acts.add_parser("prove", help="print an entry's inclusion proof as JSON")
         prove.add_argument("entry", type=int, help="number of the entry")
 
@@ -29,6 +34,8 @@ class Command(BaseCommand):
                 self._verify()
             case "head":
                 self.stdout.write(_json(_last_head()))
+            case "key":
+                self.stdout.write(public_key())
             case "prove":
                 self._prove(options["entry"])
 
