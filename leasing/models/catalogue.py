@@ -53,8 +53,10 @@ class Flavor(models.Model):
 
 
 class Image(models.Model):
-    """A golden disk, or the kernel and initramfs of a `direct-kernel` system. The digest is a SHA-256.
+    """One version of a golden disk, or of the kernel and initramfs of a `direct-kernel` system.
 
+    The digest is a SHA-256. Of the versions of a slug at most one is offered; a lease keeps the one that it
+    was booked with. `retired_at` is since when, and `retired_because` why, this one is not offered any more.
     One with cloud-init makes `default_user` at its first start, with the SSH keys of the lease's owner, and
     mounts `mounts`, each with source, target, type and options as in fstab.
     """
@@ -69,7 +71,8 @@ class Image(models.Model):
         QCOW2 = "qcow2", "qcow2"
         RAW = "raw", "raw"
 
-    slug = models.SlugField(unique=True)
+    slug = models.SlugField()
+    version = models.PositiveIntegerField(default=1)
     name = models.CharField(max_length=100)
     os_family = models.CharField(max_length=30)
     format = models.CharField(max_length=13, choices=Format)
@@ -84,13 +87,19 @@ class Image(models.Model):
     tpm = models.BooleanField(default=False, help_text=_("A TPM 2.0, as Windows 11 needs"))
     hides_hypervisor = models.BooleanField(default=False)
     offered = models.BooleanField(default=True)
+    retired_at = models.DateTimeField(null=True, blank=True)
+    retired_because = models.CharField(max_length=200, blank=True)
 
     class Meta:
-        ordering = ["name"]
+        ordering = ["name", "-version"]
         constraints = [
             models.CheckConstraint(
                 condition=Q(cloud_init=False) | ~Q(default_user=""), name="leasing_image_cloud_init_has_user"
-            )
+            ),
+            models.UniqueConstraint(fields=["slug", "version"], name="leasing_image_one_per_version"),
+            models.UniqueConstraint(
+                fields=["slug"], name="leasing_image_one_offered", condition=Q(offered=True)
+            ),
         ]
 
     def __str__(self) -> str:

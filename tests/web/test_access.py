@@ -96,6 +96,10 @@ def team(scene: Scene) -> dict[str, Any]:
     return {"slug": scene.studio.slug}
 
 
+def image(scene: Scene) -> dict[str, Any]:
+    return {"image_id": scene.image.pk}
+
+
 def card(scene: Scene) -> dict[str, Any]:
     return {"card_id": scene.host.row.found_cards.get(address="0000:41:00.0").pk}
 
@@ -136,6 +140,11 @@ SEES_ACTIVE = "ada=200 approver=200 auditor=200"
 USES_ACTIVE = "ada=302 approver=403 auditor=403"
 READS_FLEET = "operator=200 auditor=200"
 EVERYBODY = 200
+
+NEW_IMAGE = {
+    "slug": "debian", "name": "Debian", "os_family": "linux", "format": "qcow2", "digest": "ab" * 32,
+    "file_name": "debian.qcow2",
+}  # fmt: skip
 
 TABLE = [
     Row("home", others=EVERYBODY),
@@ -350,6 +359,17 @@ TABLE = [
     Row("api-gpu-history", READS_FLEET, arguments=gpu("clean")),
     Row("api-gpu-history", "", arguments=unknown("gpu_id")),
     posting("api-gpu-withdraw", "operator=200", body={"reason": "fan"}, arguments=gpu("clean")),
+    Row("images", READS_FLEET),
+    posting("add-image", "operator=302", body=NEW_IMAGE),
+    posting("retire-image", "operator=302", body={"reason": "old"}, arguments=image),
+    posting("retire-image", arguments=lambda _scene: {"image_id": 999}),
+    posting("offer-image", "operator=302", arguments=image),
+    posting("offer-image", arguments=lambda _scene: {"image_id": 999}),
+    Row("api-image-versions", READS_FLEET),
+    posting("api-image-versions", "operator=201", body=NEW_IMAGE),
+    posting("api-image-retire", "operator=200", body={"reason": "old"}, arguments=image),
+    posting("api-image-retire", "", body={"reason": "old"}, arguments=lambda _scene: {"image_id": 999}),
+    posting("api-image-offer", "operator=409", arguments=image),
     Row("api-gpu-models", READS_FLEET),
     posting(
         "api-scrub-policy",

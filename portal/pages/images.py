@@ -1,0 +1,74 @@
+"""Images and their versions: shown to those who see the fleet, added and retired by operators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import HttpResponse
+from django.shortcuts import render
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_safe
+
+from leasing import images as service
+from leasing import policy
+from leasing.models import Image
+from portal.middleware import PersonRequest
+from portal.pages.actions import action
+
+_FLAGS = ("cloud_init", "tpm", "hides_hypervisor")
+_TEXTS = tuple(name for name in service.FIELDS if name not in (*_FLAGS, "mounts"))
+
+
+@login_required
+@require_safe
+def images(request: PersonRequest) -> HttpResponse:
+    policy.require_fleet_reader(request.user)
+    context = {
+        "images": service.images_in_use(),
+        "formats": Image.Format.choices,
+        "firmwares": Image.Firmware.choices,
+        "flags": [
+            ("cloud_init", _("Set up by cloud-init")),
+            ("tpm", _("With a TPM 2.0")),
+            ("hides_hypervisor", _("Hides the hypervisor")),
+        ],
+        "may_operate": policy.is_operator(request.user),
+    }
+    return render(request, "fleet/images.html", context)
+
+
+@action
+def add_image(request: PersonRequest) -> str:
+    policy.require_operator(request.user)
+    given = {name: request.POST.get(name, "").strip()[:501] for name in (*_TEXTS, *_FLAGS)}
+    facts: dict[str, Any] = {name: given[name] for name in _TEXTS if given[name]}
+    facts |= {name: given[name] == "yes" for name in _FLAGS if given[name] in ("yes", "no")}
+    slug = request.POST.get("slug", "").strip()
+    image = service.add_version(actor=request.actor, slug=slug, facts=facts, now=timezone.now())
+    messages.success(
+        request, _("Version %(n)d of %(image)s is offered.") % {"n": image.version, "image": image.name}
+    )
+    return reverse("images")
+
+
+@action
+def retire_image(request: PersonRequest, image_id: int) -> str:
+    policy.require_operator(request.user)
+    reason = request.POST.get("reason", "")
+    image = service.retire_image(actor=request.actor, image_id=image_id, reason=reason, now=timezone.now())
+    messages.success(request, _("%(image)s is not offered any more.") % {"image": image.name})
+    return reverse("images")
+
+
+@action
+def offer_image(request: PersonRequest, image_id: int) -> str:
+    policy.require_operator(request.user)
+    image = service.offer_image(actor=request.actor, image_id=image_id, now=timezone.now())
+    messages.success(
+        request, _("Version %(n)d of %(image)s is offered.") % {"n": image.version, "image": image.name}
+    )
+    return reverse("images")
