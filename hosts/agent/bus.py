@@ -139,8 +139,8 @@ class PciBus(Protocol):
         """Another one each time that the card comes onto the bus; empty if it is not there. Touches nothing
         that may hang."""
 
-    def examine(self) -> tuple[Examined, ...]:
-        """The same cards as `doctor` looks at them. Nothing is changed by it, or touched that may hang."""
+    def examine(self, *, without: Collection[str] = ()) -> tuple[Examined, ...]:
+        """The same cards as `doctor` looks at them. Nothing is changed by it."""
 
     def card(self, address: str) -> Card:
         """One card, read anew. CardMissing if nothing is there."""

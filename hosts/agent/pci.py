@@ -221,6 +221,10 @@ class PciFunction:
             above = PciFunction(above).bridge
         return found[::-1]
 
+    def mediated(self) -> tuple[str, ...]:
+        """Mediated devices that were made of it and not removed, by their UUIDs."""
+        return tuple(sorted(entry.name for entry in self.path.glob("mdev_supported_types/*/devices/*")))
+
     def device_nodes(self) -> set[str]:
         """Paths below /dev of the nodes that drivers of the host made for this function."""
         displays = {f"dri/{entry.name}" for entry in self.path.glob("drm/*")}

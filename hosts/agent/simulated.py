@@ -94,10 +94,11 @@ class SimulatedBus:
         card = self._store.read().cards.get(address)
         return str(card.comings) if card and card.present else ""
 
-    def examine(self) -> tuple[CardFacts, ...]:
+    def examine(self, *, without: Collection[str] = ()) -> tuple[CardFacts, ...]:
         state, methods = self._store.read().cards, " ".join(_LADDER)
         return tuple(
-            simulated_facts(card, state[card.address].drivers, reset_methods=methods) for card in self.cards()
+            simulated_facts(card, state[card.address].drivers, reset_methods=methods)
+            for card in self.cards(without=without)
         )
 
     def card(self, address: str) -> Card:

@@ -94,8 +94,8 @@ class SysfsBus:
         display = self._tree.function(address)
         return display.incarnation if display else ""
 
-    def examine(self) -> tuple[CardFacts, ...]:
-        cards = (self._functions_of(display) for display in self._displays())
+    def examine(self, *, without: Collection[str] = ()) -> tuple[CardFacts, ...]:
+        cards = (self._functions_of(display) for display in self._displays(without))
         return tuple(read_card(self._tree, card, holders=holders(self._tree.root, card)) for card in cards)
 
     def card(self, address: str) -> Card:
@@ -249,7 +249,7 @@ class SysfsBus:
                 raise ResetFailed(f"{card.address} did not come back after a rescan.")
             time.sleep(0.05)
 
-    def _displays(self, without: Collection[str] = ()) -> list[PciFunction]:
+    def _displays(self, without: Collection[str]) -> list[PciFunction]:
         """Of the cards that can be touched."""
         left_out = self.hanging().union(without)
         return [display for display in self._tree.displays() if display.address not in left_out]

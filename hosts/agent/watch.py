@@ -15,6 +15,7 @@ from hosts.agent.drift_notes import differences_found
 from hosts.agent.inventory import take_inventory
 from hosts.agent.machines import HypervisorError, Stop, StopCause
 from hosts.agent.mending import mend
+from hosts.agent.plans import locked_cards
 from hosts.agent.rig import Rig
 from hosts.protocol.checkup import Check, CheckUp
 from hosts.protocol.messages import Inventory
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 OVERDUE_RETRY_SECONDS = 60.0
 HYPERVISOR_PATIENCE_SECONDS = 30.0
+CHECK_UP_RETRY_SECONDS = 60.0
 
 
 class Watch:
@@ -116,12 +118,14 @@ class Watch:
             self._report_at = time.monotonic() + self._rig.config.inventory_seconds
 
     def _report_check_up(self) -> None:
-        """At the start, which shows the portal what is spoken here; every so often if it understands, and at
-        once when other things are found not to be as they should be."""
+        """At the start, which shows the portal what is spoken here; every so often if it understands; at once
+        when other things are found not to be as they should be, and soon when a card had to be left out."""
         found = differences_found(self._rig)
         if time.monotonic() < self._check_up_at and found == self._told:
             return
         self._told = found
         if not self._check_up_at or self._rig.spool.spoken >= CheckUp.SINCE:
             self._rig.spool.add(check_up_of(self._rig), self._rig.spool.host_origin)
-        self._check_up_at = time.monotonic() + self._rig.config.check_up_seconds
+        left_out = bool(locked_cards(self._rig.plans.open()))
+        pause = CHECK_UP_RETRY_SECONDS if left_out else self._rig.config.check_up_seconds
+        self._check_up_at = time.monotonic() + pause

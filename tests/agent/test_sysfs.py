@@ -189,6 +189,10 @@ REFUSALS: dict[str, tuple[Change, str]] = {
         lambda host: (host.path(GPU) / "sriov_numvfs").write_text("2\n"),
         f"{GPU} has virtual functions switched on.",
     ),
+    "mediated": (
+        lambda host: (host.path(GPU) / "mdev_supported_types/nvidia-35/devices/83b8f4f2").mkdir(parents=True),
+        f"A mediated device was made of {GPU} and is still there.",
+    ),
     "no-address": (
         lambda host: (host.path(GPU) / "resource").write_text(
             f"0x0 0xfffff {PREFETCHABLE_MEMORY | UNASSIGNED:#x}"

@@ -60,6 +60,7 @@ def _function(function: PciFunction) -> FunctionFacts:
         is_bridge=function.header_type == 1,
         is_alive=function.is_alive,
         virtual_functions=function.number("sriov_numvfs"),
+        mediated=function.mediated(),
         can_reset=(function.path / "reset").exists(),
         reset_methods=function.text("reset_method"),
     )

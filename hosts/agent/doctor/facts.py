@@ -103,7 +103,8 @@ class GroupFacts:
 
 @dataclass(frozen=True)
 class FunctionFacts:
-    """One PCI function. `reset_methods` is what the kernel lists; `can_reset` whether it has any at all."""
+    """One PCI function. `reset_methods` is what the kernel lists; `can_reset` whether it has any at all;
+    `mediated` are the mediated devices, such as vGPUs, that were made of it."""
 
     address: str
     ids: str = ""
@@ -111,6 +112,7 @@ class FunctionFacts:
     is_bridge: bool = False
     is_alive: bool = True
     virtual_functions: int = 0
+    mediated: tuple[str, ...] = ()
     can_reset: bool = True
     reset_methods: str = ""
 

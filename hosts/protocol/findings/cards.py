@@ -33,6 +33,11 @@ CARD_TOPICS = {
                 _("Switch them off:"),
                 "echo 0 > /sys/bus/pci/devices/%(function)s/sriov_numvfs",
             ),
+            "mediated": Outcome(
+                _("A mediated device was made of %(function)s and is still there."),
+                _("Stop whatever uses it, then remove it:"),
+                "echo 1 > /sys/bus/mdev/devices/%(device)s/remove",
+            ),
             "bridge": Outcome(
                 _("%(function)s is a bridge."), _("Such a card cannot be given to a machine as a whole.")
             ),

@@ -1,0 +1,129 @@
+"""A child that the kernel does not let die costs one GPU: the others are leased and released meanwhile."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from hosts.agent import child, stuck
+from hosts.agent.pci import PciFunction
+from hosts.agent.sysfs import SysfsBus
+from hosts.agent.watch import Watch
+from hosts.protocol.messages import (
+    GpuFailed,
+    GpuOrder,
+    Intake,
+    MachineGone,
+    MachineRunning,
+    Scrubbed,
+    ScrubPolicy,
+)
+from tests.agent.fake_sysfs import FakeHost, FakeKernel
+from tests.agent.host_in_a_box import Box, wait_for
+
+GOOD = GpuOrder(gpu_id=UUID(int=1), tenure=1, address="0000:01:00.0")
+BAD = GpuOrder(gpu_id=UUID(int=2), tenure=1, address="0000:02:00.0")
+
+
+@dataclass
+class WedgingKernel(FakeKernel):
+    """One card's reset sends a real child into a wait that no signal ends; `deadline` is when time is up."""
+
+    fifo: Path = Path()
+    wedged: threading.Event = field(default_factory=threading.Event)
+    deadline: threading.Event = field(default_factory=threading.Event)
+    undead: list[int] = field(default_factory=list)
+
+    def hot_reset(self, group: Path, address: str, *, seconds: float) -> None:
+        if address == BAD.address:
+            self.wedged.set()
+            assert self.deadline.wait(30)
+            child.call(
+                "write", [[str(self.fifo), "1"]], seconds=0.2, kill=lambda pid, _: self.undead.append(pid)
+            )
+        super().hot_reset(group, address, seconds=seconds)
+
+
+class TwoCards(Box):
+    """A host with two cards on a `/sys` of files."""
+
+    kernel: WedgingKernel
+
+    def make_bus(self) -> Any:
+        host = FakeHost(self.directory / "root")
+        fifo = self.directory / "fifo"
+        os.mkfifo(fifo)
+        for number, order in enumerate((GOOD, BAD), start=1):
+            port = host.bridge(f"0000:00:0{number}.0", group=number)
+            host.function(order.address, group=6 + number, bridge=port)
+        self.kernel = WedgingKernel(host, fifo=fifo)
+        return SysfsBus(host.root, kernel=self.kernel)
+
+    def take_in(self, order: GpuOrder) -> None:
+        self.deliver(Intake(gpu=order, scrub=ScrubPolicy()), subject=f"gpu:{order.gpu_id}")
+
+    def state_of(self, order: GpuOrder) -> str:
+        return next(gpu.state for gpu in self.rig.gpus.all() if gpu.gpu_id == order.gpu_id)
+
+
+@pytest.fixture
+def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TwoCards]:
+    monkeypatch.setattr(stuck, "REAP_SECONDS", 0.2)
+    box = TwoCards(tmp_path)
+    box.start()
+    try:
+        yield box
+    finally:
+        box.kernel.deadline.set()
+        box.close()
+        for pid in box.kernel.undead:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: stuck.reap_stuck() == 0)
+
+
+def lease_and_release(box: TwoCards, lease: int) -> None:
+    order = GpuOrder(gpu_id=GOOD.gpu_id, tenure=lease + 1, address=GOOD.address)
+    box.deliver(box.provision(order, lease=lease), subject=f"lease:{lease}")
+    wait_for(lambda: len(box.events(MachineRunning)) == lease)
+    box.deliver(box.release(order, lease=lease), subject=f"lease:{lease}")
+    wait_for(lambda: len(box.events(MachineGone)) == lease)
+    wait_for(lambda: box.state_of(GOOD) == "clean")
+
+
+def test_the_other_gpu_is_leased_and_released_before_and_after_the_first_is_given_up(
+    box: TwoCards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box.take_in(GOOD)
+    wait_for(lambda: box.events(Scrubbed))
+    box.take_in(BAD)
+    assert box.kernel.wedged.wait(20)
+    touched: list[str] = []
+    read = PciFunction.config
+    monkeypatch.setattr(
+        PciFunction, "config", lambda self, size: touched.append(self.path.name) or read(self, size)
+    )
+
+    lease_and_release(box, 1)
+    Watch(box.rig).look()
+    assert box.state_of(BAD) == "scrubbing"
+
+    box.kernel.deadline.set()
+    wait_for(lambda: box.state_of(BAD) == "quarantined")
+    assert "cannot be killed" in box.last(GpuFailed).reason
+    assert stuck.reap_stuck() == 1
+    lease_and_release(box, 2)
+    Watch(box.rig).look()
+    assert box.rig.bus.hanging() == {BAD.address}
+    assert [event.evidence.verdict for event in box.events(Scrubbed)] == ["passed"] * 3
+    assert GOOD.address in touched
+    assert BAD.address not in touched
