@@ -107,12 +107,13 @@ def test_the_other_gpu_is_leased_and_released_before_and_after_the_first_is_give
     wait_for(lambda: box.events(Scrubbed))
     box.take_in(BAD)
     assert box.kernel.wedged.wait(20)
-    touched: list[str] = []
-    read = PciFunction.config
-    monkeypatch.setattr(
-        PciFunction, "config", lambda self, size: touched.append(self.path.name) or read(self, size)
-    )
+    touched, read = [], PciFunction.config
 
+    def config(function: PciFunction, size: int) -> bytes:
+        touched.append(function.path.name)
+        return read(function, size)
+
+    monkeypatch.setattr(PciFunction, "config", config)
     lease_and_release(box, 1)
     Watch(box.rig).look()
     assert box.state_of(BAD) == "scrubbing"

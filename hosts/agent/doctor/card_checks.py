@@ -33,8 +33,8 @@ def functions(grounds: Grounds) -> Check:
         if function.virtual_functions:
             return failed(code, "sliced", subject=subject, function=function.address)
         if function.mediated:
-            told = {"function": function.address, "device": function.mediated[0]}
-            return failed(code, "mediated", subject=subject, **told)
+            device = function.mediated[0]
+            return failed(code, "mediated", subject=subject, function=function.address, device=device)
         if function.is_bridge:
             return failed(code, "bridge", subject=subject, function=function.address)
     told = ", ".join(f"{each.address} ({each.ids})" for each in grounds.functions)
