@@ -66,6 +66,7 @@ def provision(lease: Lease) -> Provision:
                 hides_hypervisor=image.hides_hypervisor,
             ),
             guest=_guest(lease) if image.cloud_init else None,
+            usb=tuple(lease.flavor.usb_devices),
         ),
     )
 

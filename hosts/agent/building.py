@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from uuid import UUID
+
+from lxml import etree
 
 from hosts.agent import disks
 from hosts.agent.bus import Card
-from hosts.agent.domain import Backing, DirectKernel, Disk, MachineSpec, Placement, UefiDisk, domain_xml
-from hosts.agent.images import open_disk_image, open_kernel_image
+from hosts.agent.domain import Backing, BiosDisk, Boot, Disk, MachineSpec, UefiDisk, domain_xml
+from hosts.agent.fragments import show_rom
+from hosts.agent.images import open_disk_image, open_kernel_image, require_digest
+from hosts.agent.layout import read_layout
+from hosts.agent.machines import MachineFacts
+from hosts.agent.placing import ANYWHERE, Placement, place
 from hosts.agent.rig import Rig
 from hosts.agent.seed import write_seed
+from hosts.agent.usb import UsbDevice, choose, read_usb
 from hosts.protocol.messages import Provision
 
 DISK_SUFFIX = ".qcow2"
 SEED_SUFFIX = ".seed.iso"
+# What one machine is given must be in its definition before the next one chooses.
+_CHOOSING = Lock()
 
 
 def make_disks(rig: Rig, goal: Provision) -> None:
@@ -61,14 +73,31 @@ def define_machine(rig: Rig, goal: Provision, *, generation: int) -> None:
     """Make the machine known to the hypervisor, its GPUs included."""
     cards = [rig.bus.card(order.address) for order in goal.gpus]
     fragments = [
-        element
-        for slot, card in enumerate(cards, start=1)
-        for element in rig.bus.gpu_fragments(card, slot=slot)
+        element for slot, card in enumerate(cards, start=1) for element in _fragments(rig, card, slot)
     ]
-    spec = _specification(rig, goal, generation=generation, placement=_placement(rig, cards))
+    with _CHOOSING:
+        _define(rig, goal, cards, fragments, generation=generation)
+
+
+def _define(
+    rig: Rig, goal: Provision, cards: list[Card], fragments: list[etree._Element], *, generation: int
+) -> None:
+    others = [facts for facts in rig.hypervisor.machines() if facts.lease_id != goal.lease_id]
+    spec = _specification(rig, goal, generation=generation, placement=_placement(rig, goal, cards, others))
+    spec = replace(spec, usb=_usb(rig, goal, others))
     is_encrypted = spec.disk is not None and spec.disk.encrypted
     key = disks.read_key(disk_path(rig, goal.lease_id)) if is_encrypted else None
     rig.hypervisor.define(domain_xml(spec, fragments), disk_key=key)
+
+
+def _fragments(rig: Rig, card: Card, slot: int) -> list[etree._Element]:
+    """The card's part of the XML, with the ROM that the operator of this host wants it to have."""
+    fragments = rig.bus.gpu_fragments(card, slot=slot)
+    for rom in rig.config.roms:
+        if rom.address == card.address:
+            require_digest(rom.file, rom.sha256)
+            show_rom(fragments, rom.file)
+    return fragments
 
 
 def _specification(rig: Rig, goal: Provision, *, generation: int, placement: Placement) -> MachineSpec:
@@ -85,19 +114,24 @@ def _specification(rig: Rig, goal: Provision, *, generation: int, placement: Pla
         boot=_boot(rig, goal),
         disk=_disk(rig, goal),
         seed=_seed_path(rig, goal.lease_id) if order.guest else None,
+        tpm=order.image.tpm,
+        hides_hypervisor=order.image.hides_hypervisor,
         serial_log=serial_log,
         domain_type=rig.config.domain_type,
         placement=placement,
     )
 
 
-def _boot(rig: Rig, goal: Provision) -> DirectKernel | UefiDisk:
+def _boot(rig: Rig, goal: Provision) -> Boot:
     image = goal.machine.image
     if image.format == "direct-kernel":
         return open_kernel_image(
             rig.config.images_directory / image.name, image.digest, cmdline=image.cmdline
         )
-    return UefiDisk(nvram=rig.config.machines_directory / f"{goal.lease_id}.nvram")
+    if image.firmware == "bios":
+        return BiosDisk()
+    nvram = rig.config.machines_directory / f"{goal.lease_id}.nvram"
+    return UefiDisk(nvram=nvram, secure=image.firmware == "uefi-secure")
 
 
 def _disk(rig: Rig, goal: Provision) -> Disk | None:
@@ -118,12 +152,36 @@ def _backing(rig: Rig, goal: Provision) -> Backing | None:
     return open_disk_image(path, image.format, image.digest)
 
 
-def _placement(rig: Rig, cards: list[Card]) -> Placement:
-    """Memory beside the GPUs, if all are on one known node. The nodes of simulated cards do not exist."""
-    nodes = {card.numa_node for card in cards}
-    if rig.bus.simulated or len(nodes) != 1 or -1 in nodes:
-        return Placement()
-    return Placement(numa_node=nodes.pop())
+def _placement(rig: Rig, goal: Provision, cards: list[Card], others: Iterable[MachineFacts]) -> Placement:
+    """Beside the GPUs. The nodes of simulated cards do not exist."""
+    if rig.bus.simulated:
+        return ANYWHERE
+    return place(
+        read_layout(rig.reader),
+        [facts.occupied for facts in others],
+        gpu_nodes={card.numa_node for card in cards},
+        vcpus=goal.machine.vcpus,
+        memory_mib=goal.machine.memory_mib,
+    )
+
+
+def _usb(rig: Rig, goal: Provision, others: Iterable[MachineFacts]) -> tuple[UsbDevice, ...]:
+    if not goal.machine.usb:
+        return ()
+    return choose(
+        goal.machine.usb,
+        allowed=rig.config.usb_devices,
+        present=read_usb(rig.reader),
+        used={address for facts in others for address in facts.usb},
+    )
+
+
+def is_whole(rig: Rig, goal: Provision, facts: MachineFacts) -> bool:
+    """Whether the USB devices of its definition are there: each plugging in gives them new numbers."""
+    if not goal.machine.usb:
+        return True
+    present = [device.usb_id for device in read_usb(rig.reader) if device.address in facts.usb]
+    return sorted(present) == sorted(goal.machine.usb)
 
 
 def _seed_path(rig: Rig, lease_id: UUID) -> Path:

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from hosts.protocol.fields import Name
+from hosts.protocol.fields import Name, PciAddress, Sha256
+from hosts.protocol.machine import UsbId
 
 DEFAULT_CONFIG = Path("/etc/leasehold/host.toml")
 PublicKey = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
@@ -19,6 +20,18 @@ Risk = Literal["boot_vga", "pcie_acs_override"]
 
 class ConfigError(Exception):
     """The configuration cannot be used; the text says what to change."""
+
+
+class Rom(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A file that a machine is shown instead of the ROM of the card at this address."""
+
+    address: PciAddress
+    file: Path
+    sha256: Sha256
+
+    def __post_init__(self) -> None:
+        if not self.file.is_absolute():
+            raise ValueError("`file` of a ROM must be an absolute path")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,6 +45,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     bus_directory: Path | None = None
     scrubbers: Path | None = None
     accepted_risks: tuple[Risk, ...] = ()
+    roms: tuple[Rom, ...] = ()
+    usb_devices: tuple[UsbId, ...] = ()
     resend_seconds: Seconds = 10.0
     inventory_seconds: Seconds = 60.0
     check_up_seconds: Seconds = 3600.0

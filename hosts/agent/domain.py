@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,8 +10,16 @@ from uuid import UUID
 
 from lxml import etree
 
+from hosts.agent.placing import ANYWHERE, Placement
+from hosts.agent.usb import UsbDevice
+
 NAMESPACE = "urn:leasehold:machine:1"
 CONSOLE_VIDEO_KIB = 16 * 1024
+# Debian's OVMF: its code, and the variables that a machine starts with. The secure one has Microsoft's keys.
+FIRMWARE = "/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"
+SECURE_FIRMWARE = "/usr/share/OVMF/OVMF_CODE_4M.ms.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"
+# What a guest is told instead of the hypervisor's name: any twelve characters that no driver looks for.
+HIDDEN_VENDOR = "workstation0"
 
 DiskFormat = Literal["qcow2", "raw"]
 DomainType = Literal["kvm", "qemu"]
@@ -27,12 +35,22 @@ class DirectKernel:
 
 
 @dataclass(frozen=True)
+class BiosDisk:
+    """Boot the disk through a BIOS."""
+
+
+@dataclass(frozen=True)
 class UefiDisk:
-    """Boot the disk through UEFI. `nvram` is the machine's own copy of the template."""
+    """Boot the disk through UEFI. `nvram` is the machine's own copy of the firmware's variables.
+
+    `secure`: only what Microsoft's keys have signed, which includes Debian's and others' boot loaders.
+    """
 
     nvram: Path
-    loader: Path = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
-    template: Path = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
+    secure: bool = False
+
+
+Boot = DirectKernel | BiosDisk | UefiDisk
 
 
 @dataclass(frozen=True)
@@ -54,17 +72,10 @@ class Disk:
 
 
 @dataclass(frozen=True)
-class Placement:
-    """Where it runs: memory strictly on that NUMA node, vCPUs on those host CPUs (`0-7,16`)."""
-
-    numa_node: int | None = None
-    cpus: str = ""
-    hugepages: bool = False
-
-
-@dataclass(frozen=True)
 class MachineSpec:
     """A machine that serves one lease, all but its GPUs. `seed` is the disk that cloud-init reads.
+
+    `tpm`: it has a TPM 2.0, whose state goes with it. `hides_hypervisor`: the guest is not told of it.
 
     `vnc_socket` None lets the hypervisor choose a place that its confinement allows.
     """
@@ -75,13 +86,16 @@ class MachineSpec:
     generation: int
     vcpus: int
     memory_mib: int
-    boot: DirectKernel | UefiDisk
+    boot: Boot
     disk: Disk | None
     serial_log: Path
     seed: Path | None = None
+    tpm: bool = False
+    hides_hypervisor: bool = False
+    usb: tuple[UsbDevice, ...] = ()
     domain_type: DomainType = "kvm"
     vnc_socket: Path | None = None
-    placement: Placement = Placement()
+    placement: Placement = ANYWHERE
 
 
 def key_usage(machine: str) -> str:
@@ -110,10 +124,11 @@ def domain_xml(spec: MachineSpec, gpu_fragments: Sequence[etree._Element]) -> st
         node("memory", str(spec.memory_mib), unit="MiB"),
         *_memory_backing(spec.placement),
         _vcpu(spec),
+        *_cpu_tuning(spec.placement),
         *_numa_tuning(spec.placement),
         os_element(spec.boot),
-        node("features", node("acpi"), node("apic")),
-        cpu_element(spec.domain_type, spec.vcpus),
+        node("features", node("acpi"), node("apic"), *_features(spec)),
+        cpu_element(spec.domain_type, spec.vcpus, threads=spec.placement.threads),
         node("clock", offset="utc"),
         node("on_poweroff", "destroy"),
         node("on_reboot", "restart"),
@@ -130,23 +145,46 @@ def _lease(spec: MachineSpec) -> etree._Element:
 
 
 def _memory_backing(placement: Placement) -> Iterator[etree._Element]:
-    if placement.hugepages:
-        yield node("memoryBacking", node("hugepages", node("page", size="1", unit="GiB")))
+    if placement.page_kib:
+        page = node("page", size=str(placement.page_kib), unit="KiB")
+        yield node("memoryBacking", node("hugepages", page))
 
 
 def _vcpu(spec: MachineSpec) -> etree._Element:
     vcpu = node("vcpu", str(spec.vcpus), placement="static")
-    if spec.placement.cpus:
-        vcpu.set("cpuset", spec.placement.cpus)
+    if spec.placement.shared_cpus:
+        vcpu.set("cpuset", _listed(spec.placement.shared_cpus))
     return vcpu
+
+
+def _cpu_tuning(placement: Placement) -> Iterator[etree._Element]:
+    pins = [node("vcpupin", vcpu=str(vcpu), cpuset=str(cpu)) for vcpu, cpu in enumerate(placement.cpus)]
+    if placement.emulator_cpus:
+        pins.append(node("emulatorpin", cpuset=_listed(placement.emulator_cpus)))
+    if pins:
+        yield node("cputune", *pins)
 
 
 def _numa_tuning(placement: Placement) -> Iterator[etree._Element]:
     if placement.numa_node is not None:
-        yield node("numatune", node("memory", mode="strict", nodeset=str(placement.numa_node)))
+        mode = "strict" if placement.strict else "preferred"
+        yield node("numatune", node("memory", mode=mode, nodeset=str(placement.numa_node)))
 
 
-def os_element(boot: DirectKernel | UefiDisk) -> etree._Element:
+def _listed(cpus: Iterable[int]) -> str:
+    return ",".join(map(str, cpus))
+
+
+def _features(spec: MachineSpec) -> Iterator[etree._Element]:
+    if spec.hides_hypervisor:
+        yield node("hyperv", node("vendor_id", state="on", value=HIDDEN_VENDOR), mode="custom")
+        yield node("kvm", node("hidden", state="on"))
+    if isinstance(spec.boot, UefiDisk) and spec.boot.secure:
+        # Without it the guest could change the variables that say what is trusted.
+        yield node("smm", state="on")
+
+
+def os_element(boot: Boot) -> etree._Element:
     """What it boots."""
     os_type = node("type", "hvm", arch="x86_64", machine="q35")
     if isinstance(boot, DirectKernel):
@@ -157,18 +195,20 @@ def os_element(boot: DirectKernel | UefiDisk) -> etree._Element:
             node("initrd", str(boot.initrd)),
             node("cmdline", boot.cmdline),
         )
+    if isinstance(boot, BiosDisk):
+        return node("os", os_type, node("boot", dev="hd"))
+    code, variables = SECURE_FIRMWARE if boot.secure else FIRMWARE
+    loader = node("loader", code, readonly="yes", type="pflash")
+    if boot.secure:
+        loader.set("secure", "yes")
     return node(
-        "os",
-        os_type,
-        node("loader", str(boot.loader), readonly="yes", type="pflash"),
-        node("nvram", str(boot.nvram), template=str(boot.template)),
-        node("boot", dev="hd"),
+        "os", os_type, loader, node("nvram", str(boot.nvram), template=variables), node("boot", dev="hd")
     )
 
 
-def cpu_element(domain_type: DomainType, vcpus: int) -> etree._Element:
+def cpu_element(domain_type: DomainType, vcpus: int, *, threads: int = 1) -> etree._Element:
     """Large GPU memory needs the host's real address width; emulation has a model of its own."""
-    topology = node("topology", sockets="1", cores=str(vcpus), threads="1")
+    topology = node("topology", sockets="1", cores=str(vcpus // threads), threads=str(threads))
     if domain_type == "kvm":
         return node(
             "cpu",
@@ -189,18 +229,33 @@ def cpu_element(domain_type: DomainType, vcpus: int) -> etree._Element:
 
 
 def _devices(spec: MachineSpec) -> Iterator[etree._Element]:
-    yield node("controller", type="usb", model="none")
+    yield node("controller", type="usb", model="qemu-xhci" if spec.usb else "none")
+    yield from map(_usb, spec.usb)
     if spec.disk is not None:
         yield _disk(spec.disk, spec.name)
     if spec.seed is not None:
         yield _seed(spec.seed)
     yield serial_element(spec.serial_log)
     yield node("channel", node("target", type="virtio", name="org.qemu.guest_agent.0"), type="unix")
+    if spec.tpm:
+        yield node("tpm", node("backend", type="emulator", version="2.0"), model="tpm-crb")
     yield node("input", type="tablet", bus="virtio")
     yield _graphics(spec.vnc_socket)
     yield node("video", node("model", type="vga", vram=str(CONSOLE_VIDEO_KIB), heads="1", primary="yes"))
     yield node("rng", node("backend", "/dev/urandom", model="random"), model="virtio")
     yield node("memballoon", model="none")
+
+
+def _usb(device: UsbDevice) -> etree._Element:
+    """That very device: another one of its kind may be another machine's."""
+    vendor, product = device.usb_id.split(":")
+    source = node(
+        "source",
+        node("vendor", id=f"0x{vendor}"),
+        node("product", id=f"0x{product}"),
+        node("address", bus=str(device.bus), device=str(device.device)),
+    )
+    return node("hostdev", source, mode="subsystem", type="usb", managed="no")
 
 
 def serial_element(log: Path) -> etree._Element:

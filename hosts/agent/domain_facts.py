@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
 from lxml import etree
 
 from hosts.agent.domain import NAMESPACE
+from hosts.agent.layout import parse_cpus
 from hosts.agent.machines import MachineFacts, MachineState
+from hosts.agent.placing import Occupied
 
 PARSER = etree.XMLParser(resolve_entities=False, no_network=True)
+# libvirt writes KiB and GiB whatever it was given; strangers' definitions are read as it writes them.
+UNITS = {"b": 1, "bytes": 1, "KiB": 2**10, "k": 2**10, "MiB": 2**20, "M": 2**20, "GiB": 2**30, "G": 2**30}
 PASSED_THROUGH = ("devices/hostdev/source/address", "devices/interface[@type='hostdev']/source/address")
 
 
@@ -34,7 +39,30 @@ def read_facts(xml: str, state: MachineState) -> MachineFacts:
         generation=None if lease is None else int(lease.get("generation", "0")),
         pci_addresses=frozenset(_pci_addresses(domain)),
         scrubs="" if scrub is None else scrub.get("address", ""),
+        occupied=_occupied(domain),
+        usb=frozenset(_usb_addresses(domain)),
     )
+
+
+def _occupied(domain: etree._Element) -> Occupied:
+    """CPUs that it shares with the whole host are not taken."""
+    nodes, page = domain.find("numatune/memory"), domain.find("memoryBacking/hugepages/page")
+    memory, pins = domain.find("memory"), domain.findall("cputune/vcpupin")
+    return Occupied(
+        cpus=frozenset(cpu for pin in pins for cpu in parse_cpus(pin.get("cpuset", ""))),
+        nodes=frozenset() if nodes is None else frozenset(parse_cpus(nodes.get("nodeset", ""))),
+        memory_mib=0 if memory is None else _bytes(memory.text, memory.get("unit", "KiB")) // 2**20,
+        page_kib=0 if page is None else _bytes(page.get("size"), page.get("unit", "KiB")) // 2**10,
+    )
+
+
+def _bytes(number: str | None, unit: str) -> int:
+    return int(number or "0") * UNITS.get(unit, 1)
+
+
+def _usb_addresses(domain: etree._Element) -> Iterator[tuple[int, int]]:
+    for address in domain.findall("devices/hostdev[@type='usb']/source/address"):
+        yield int(address.get("bus", "0"), 0), int(address.get("device", "0"), 0)
 
 
 def _pci_addresses(domain: etree._Element) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from lxml import etree
 
@@ -19,6 +20,15 @@ def hostdevs(functions: Sequence[str], *, slot: int) -> list[etree._Element]:
     the boot display, and firmware of the guest runs nothing that a tenant may have written to the card.
     """
     return [_hostdev(function, slot, shared=len(functions) > 1) for function in functions]
+
+
+def show_rom(fragments: Iterable[etree._Element], rom: Path) -> None:
+    """Give the card whose fragments these are a ROM from a file: some drivers do not start without."""
+    for fragment in fragments:
+        shown = fragment.find("rom")
+        if shown is not None and fragment.find("source/address[@function='0x0']") is not None:
+            shown.set("bar", "on")
+            shown.set("file", str(rom))
 
 
 def emulated_display(slot: int) -> etree._Element:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hosts.agent.bus import PciBus
 from hosts.agent.config import Settings
+from hosts.agent.doctor.reader import Reader
 from hosts.agent.hypervisor import Hypervisor
 from hosts.agent.machines import MachineHost
 from hosts.agent.scrub_machine import MachineRoom
@@ -17,11 +18,12 @@ from hosts.agent.sysfs import SysfsBus
 
 @dataclass(frozen=True)
 class Hardware:
-    """The three things that a test may replace."""
+    """The things that a test may replace. `reader` reads what else the kernel says of the host."""
 
     bus: PciBus
     hypervisor: MachineHost
     scrubbers: Mapping[str, Installed]
+    reader: Reader = field(default_factory=Reader)
 
 
 def open_hardware(settings: Settings) -> Hardware:

@@ -47,6 +47,7 @@ STOP_CAUSES = {
 
 UNDEFINE_ALL = (
     libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+    | libvirt.VIR_DOMAIN_UNDEFINE_TPM
     | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
     | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
     | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
@@ -64,6 +65,8 @@ namespaces = []
 cgroup_controllers = []
 user = "root"
 group = "root"
+swtpm_user = "root"
+swtpm_group = "root"
 """
 
 

@@ -144,7 +144,8 @@ def _define(job: Job) -> None:
 
 
 def _is_defined(job: Job) -> bool:
-    return _machine(job) is not None
+    facts = _machine(job)
+    return facts is not None and (facts.is_active or building.is_whole(job.rig, provision_of(job), facts))
 
 
 def _start(job: Job) -> None:

@@ -10,6 +10,7 @@ from typing import Protocol
 from uuid import UUID
 
 from hosts.agent.doctor.facts import Version
+from hosts.agent.placing import NOTHING, Occupied
 
 
 class HypervisorError(Exception):
@@ -49,7 +50,7 @@ class MachineFacts:
     """One machine the hypervisor knows, ours or not. Not ours: no lease, and it scrubs nothing.
 
     `pci_addresses` are the host's devices it is given, as `0000:41:00.0`. `scrubs` is the card that a scrub
-    machine was made for; it serves no lease.
+    machine was made for; it serves no lease. `usb` are bus and device of the host's USB devices it is given.
     """
 
     name: str
@@ -59,6 +60,8 @@ class MachineFacts:
     generation: int | None
     pci_addresses: frozenset[str]
     scrubs: str = ""
+    occupied: Occupied = NOTHING
+    usb: frozenset[tuple[int, int]] = frozenset()
 
     @property
     def is_active(self) -> bool:

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from hosts.agent.bus import PciBus
 from hosts.agent.config import Config
+from hosts.agent.doctor.reader import Reader
 from hosts.agent.hardware import Hardware
 from hosts.agent.journal import Journal
 from hosts.agent.machines import MachineFacts, MachineHost
@@ -39,6 +40,7 @@ class Rig(Books):
     bus: PciBus
     hypervisor: MachineHost
     scrubbers: Mapping[str, Installed]
+    reader: Reader
     close_consoles: Callable[[UUID], None]
 
     def find_machine(self, lease_id: UUID) -> MachineFacts | None:
@@ -68,5 +70,6 @@ def make_rig(books: Books, hardware: Hardware, *, close_consoles: Callable[[UUID
         bus=hardware.bus,
         hypervisor=hardware.hypervisor,
         scrubbers=hardware.scrubbers,
+        reader=hardware.reader,
         close_consoles=close_consoles,
     )

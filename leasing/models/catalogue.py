@@ -12,10 +12,11 @@ from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
 from hosts.models import GpuModel
-from hosts.protocol.messages import Mount
+from hosts.protocol.machine import Mount, UsbId
 
 LOGIN_NAME = RegexValidator(r"^[a-z_][a-z0-9_-]{0,31}\Z")
 MOST_MOUNTS = 8
+MOST_USB_DEVICES = 8
 
 
 def check_mounts(value: Any) -> None:
@@ -28,8 +29,24 @@ def check_mounts(value: Any) -> None:
         raise ValidationError(_("At most %(count)d mounts."), params={"count": MOST_MOUNTS})
 
 
+def check_usb_ids(value: Any) -> None:
+    """At most so many vendor and product ids."""
+    try:
+        ids = msgspec.convert(value, type=list[UsbId])
+    except msgspec.ValidationError as error:
+        raise ValidationError(
+            _("These are not ids of USB devices: %(why)s"), params={"why": error}
+        ) from error
+    if len(ids) > MOST_USB_DEVICES:
+        raise ValidationError(_("At most %(count)d USB devices."), params={"count": MOST_USB_DEVICES})
+
+
 class Flavor(models.Model):
-    """N GPUs of a model on one host, and with them N shares of the host's CPU, memory and disk."""
+    """N GPUs of a model on one host, and with them N shares of the host's CPU, memory and disk.
+
+    `usb_devices` are vendor and product ids, such as 056a:0357, of what is plugged into its hosts for it;
+    a host gives only what its own configuration allows.
+    """
 
     class Numa(models.TextChoices):
         PREFERRED = "preferred", _("one NUMA node if possible")
@@ -42,6 +59,7 @@ class Flavor(models.Model):
     gpu_count = models.PositiveSmallIntegerField(
         default=1, validators=[MinValueValidator(1), MaxValueValidator(16)]
     )
+    usb_devices = models.JSONField(default=list, blank=True, validators=[check_usb_ids])
     numa = models.CharField(max_length=9, choices=Numa, default=Numa.PREFERRED)
     offered = models.BooleanField(default=True)
 

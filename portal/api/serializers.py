@@ -69,7 +69,16 @@ class FlavorSerializer(serializers.ModelSerializer[Flavor]):
 
     class Meta:
         model = Flavor
-        fields = ["slug", "name", "description", "gpu_count", "gpu_model", "memory_mib", "rate"]
+        fields = [
+            "slug",
+            "name",
+            "description",
+            "gpu_count",
+            "gpu_model",
+            "memory_mib",
+            "usb_devices",
+            "rate",
+        ]
 
     @extend_schema_field(RateSerializer(allow_null=True))
     def get_rate(self, flavor: Flavor) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from nacl.signing import SigningKey
 
 from hosts.agent.acceptance import Acceptance
 from hosts.agent.config import Config
+from hosts.agent.doctor.reader import Reader
 from hosts.agent.executor import Executor
 from hosts.agent.hardware import Hardware
 from hosts.agent.host_plans import PLAN_KINDS
@@ -146,6 +147,7 @@ class Box:
             bus=self.make_bus(),
             hypervisor=self.machines,
             scrubbers={**load_scrubbers(), "machine": self.scrub_machine()},
+            reader=Reader(self.directory / "kernel"),
         )
         books = open_books(
             config=self.config,

@@ -10,10 +10,20 @@ from uuid import UUID
 import pytest
 from lxml import etree
 
-from hosts.agent.domain import Backing, DirectKernel, Disk, MachineSpec, Placement, UefiDisk, domain_xml
+from hosts.agent.domain import (
+    Backing,
+    BiosDisk,
+    DirectKernel,
+    Disk,
+    MachineSpec,
+    UefiDisk,
+    domain_xml,
+)
 from hosts.agent.domain_facts import read_console_socket, read_facts
-from hosts.agent.fragments import emulated_display, hostdevs, root_port
+from hosts.agent.fragments import emulated_display, hostdevs, root_port, show_rom
 from hosts.agent.machines import MachineState
+from hosts.agent.placing import Occupied, Placement
+from hosts.agent.usb import UsbDevice
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -41,10 +51,36 @@ PRODUCTION = MachineSpec(
     serial_log=Path("/logs/lease-production.log"),
     seed=Path("/machines/lease-production.seed.iso"),
     vnc_socket=Path("/run/consoles/lease-production.sock"),
-    placement=Placement(numa_node=1, cpus="16-31", hugepages=True),
+    placement=Placement(
+        numa_node=1,
+        page_kib=1 << 20,
+        cpus=tuple(range(16, 32)),
+        emulator_cpus=(14, 15),
+        threads=2,
+    ),
+    usb=(UsbDevice("056a:0357", bus=3, device=7),),
 )
+WINDOWS = replace(
+    PRODUCTION,
+    boot=UefiDisk(nvram=Path("/nvram/lease-windows.fd"), secure=True),
+    seed=None,
+    tpm=True,
+    hides_hypervisor=True,
+    placement=Placement(numa_node=0, strict=False, shared_cpus=(0, 1, 2)),
+    usb=(),
+)
+TWO_GPUS = [
+    element
+    for slot, address in enumerate(("0000:41:00", "0000:81:00"), start=1)
+    for element in (root_port(slot), *hostdevs([f"{address}.0", f"{address}.1"], slot=slot))
+]
+WITH_ROM = [root_port(1), *hostdevs(["0000:41:00.0", "0000:41:00.1"], slot=1)]
+show_rom(WITH_ROM, Path("/etc/leasehold/a6000.rom"))
 CASES = {
     "direct-kernel-emulated-gpu": (DEMO, [root_port(1), emulated_display(1)]),
+    "bios-gpu-with-rom": (replace(PRODUCTION, boot=BiosDisk()), WITH_ROM),
+    "windows-11": (WINDOWS, [root_port(1), *hostdevs(["0000:41:00.0"], slot=1)]),
+    "two-gpus": (PRODUCTION, TWO_GPUS),
     "uefi-two-function-gpu": (
         PRODUCTION,
         [root_port(1), *hostdevs(["0000:41:00.0", "0000:41:00.1"], slot=1)],
@@ -76,18 +112,20 @@ def other(value: Any) -> Any:
     match value:
         case bool():
             return not value
+        case BiosDisk():
+            return UefiDisk(nvram=Path("/nvram"))
         case int():
             return value + 1
+        case (UsbDevice(),):
+            return (replace(value[0], device=value[0].device + 1),)
+        case tuple():
+            return (*value[:-1], value[-1] + 1) if value else (5,)
         case Path():
             return value / "other"
         case UUID():
             return UUID(int=7)
-        case "kvm" | "qemu":
-            return {"kvm": "qemu", "qemu": "kvm"}[value]
-        case "raw" | "qcow2":
-            return {"raw": "qcow2", "qcow2": "raw"}[value]
         case str():
-            return f"{value}9"
+            return {"kvm": "qemu", "qemu": "kvm", "raw": "qcow2", "qcow2": "raw"}.get(value, f"{value}9")
     raise AssertionError(f"no other value for {value!r}")
 
 
@@ -113,7 +151,7 @@ def test_text_is_escaped_not_spliced() -> None:
 
 def test_libvirt_never_rebinds_a_gpu() -> None:
     domain = etree.fromstring(domain_xml(*CASES["uefi-two-function-gpu"]))
-    assert [hostdev.get("managed") for hostdev in domain.findall("devices/hostdev")] == ["no", "no"]
+    assert [hostdev.get("managed") for hostdev in domain.findall("devices/hostdev")] == ["no"] * 3
 
 
 def test_a_golden_image_ends_the_backing_chain_with_its_format_stated() -> None:
@@ -129,6 +167,8 @@ def test_the_facts_of_a_machine_are_read_back() -> None:
     assert (facts.name, facts.uuid, facts.state) == (PRODUCTION.name, PRODUCTION.uuid, MachineState.RUNNING)
     assert (facts.lease_id, facts.generation) == (PRODUCTION.lease_id, 1)
     assert facts.pci_addresses == {"0000:41:00.0", "0000:41:00.1"}
+    assert facts.occupied == Occupied(frozenset(range(16, 32)), frozenset({1}), 131072, 1 << 20)
+    assert facts.usb == {(3, 7)}
 
 
 STRANGER = """

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from hosts.agent.domain import UefiDisk, domain_xml
 from hosts.agent.hypervisor import Hypervisor
 from hosts.agent.machines import HypervisorError
 from tests.agent.machine_specs import idle_machine
+from tests.agent.test_domain import CASES
 
 KEEPER = """
 import sys
@@ -84,6 +86,29 @@ def test_the_consoles_socket_answers_as_a_vnc_server(embedded: Hypervisor, tmp_p
         assert console.recv(12).startswith(b"RFB 003.")
     embedded.destroy("lease-one")
     embedded.undefine("lease-one")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_libvirt_takes_every_variant(embedded: Hypervisor, case: str) -> None:
+    """Valid by its schema, and consistent by its own rules; emulated, as this machine may have no KVM."""
+    spec, fragments = CASES[case]
+    embedded.define(domain_xml(replace(spec, domain_type="qemu", disk=None), fragments))
+    embedded.undefine(spec.name)
+
+
+def test_a_machine_for_windows_11_starts_and_takes_its_secrets_with_it(
+    embedded: Hypervisor, embedded_root: Path, tmp_path: Path
+) -> None:
+    boot = UefiDisk(nvram=tmp_path / "lease-one.nvram", secure=True)
+    embedded.define(domain_xml(idle_machine(tmp_path, boot=boot, tpm=True, hides_hypervisor=True), []))
+    embedded.start("lease-one")
+    secrets = embedded_root / "lib" / "swtpm"
+    assert list(secrets.rglob("tpm2-00.permall"))
+    assert boot.nvram.exists()
+    embedded.destroy("lease-one")
+    embedded.undefine("lease-one")
+    assert list(secrets.iterdir()) == []
+    assert not boot.nvram.exists()
 
 
 def test_firmware_variables_go_with_the_machine(embedded: Hypervisor, tmp_path: Path) -> None:

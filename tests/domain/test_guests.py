@@ -60,6 +60,15 @@ def test_an_image_without_cloud_init_is_told_nothing(world: World) -> None:
     assert goals.provision(book(world, hours=1)).machine.guest is None
 
 
+def test_a_flavor_asks_for_what_is_plugged_in_for_it(world: World) -> None:
+    world.flavor.usb_devices = ["056a:0357"]
+    world.flavor.save()
+    assert goals.provision(book(world, hours=1)).machine.usb == ("056a:0357",)
+    world.flavor.usb_devices = ["056a:*"]
+    with pytest.raises(ValidationError, match="USB"):
+        world.flavor.full_clean()
+
+
 def test_cloud_init_needs_a_user(world: World) -> None:
     with pytest.raises(IntegrityError, match="cloud_init_has_user"), transaction.atomic():
         Image.objects.update(default_user="")

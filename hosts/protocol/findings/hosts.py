@@ -165,9 +165,7 @@ HOST_TOPICS = {
         {
             "none": Outcome(_("None are reserved: machines use ordinary memory.")),
             "reserved": Outcome(
-                _("%(gib)s GiB are reserved as huge pages (%(pages)s); machines do not use them yet."),
-                _("Take them out of the kernel's parameters and of /etc/sysctl.d: machines get the memory."),
-                "hugepages= hugepagesz= default_hugepagesz=",
+                _("%(gib)s GiB are reserved as huge pages (%(pages)s): machines that fit use them."),
             ),
         },
     ),
@@ -177,8 +175,7 @@ HOST_TOPICS = {
         {
             "none": Outcome(_("The scheduler may use every processor.")),
             "some": Outcome(
-                _("Processors %(cpus)s are isolated, and no machine is pinned to them: they stay idle."),
-                _("Take `isolcpus=` and `nohz_full=` out of the kernel's parameters, and reboot."),
+                _("Processors %(cpus)s are isolated: machines are pinned to them before others."),
             ),
         },
     ),
