@@ -160,15 +160,16 @@ def _doubt(rig: Rig, doubtful: Doubtful) -> Check:
 def _scrub_again(rig: Rig, gpu: GpuRecord, reason: str) -> str:
     """Unknown is not clean. Quarantined, with the reason, if it is not known how it is scrubbed.
 
-    If a plan has begun to work on it meanwhile, that decides.
+    If a plan is at work on it, that finds it dirty and decides. Each way is written at once, so that no crash
+    leaves a dirty GPU of which the portal has not heard.
     """
-    _make_dirty(rig, gpu)
-    if _is_planned(rig, gpu):
-        return ""
     try:
-        order(rig, "scrub", gpu.address, by=BY, reason=reason)
+        order(rig, "scrub", gpu.address, by=BY, reason=reason, doubted=gpu)
     except OrderRefused as refusal:
         if _is_planned(rig, gpu):
+            _make_dirty(rig, gpu)
+            return ""
+        if rig.gpus.get(gpu.gpu_id) != gpu:
             return ""
         _quarantine(rig, gpu, str(refusal))
         return str(refusal)

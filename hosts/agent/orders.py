@@ -31,15 +31,24 @@ class OrderRefused(Exception):
         self.hint = hint
 
 
-def order(rig: Rig, action: Action, address: str, *, by: str, reason: str = "") -> int:
+def order(
+    rig: Rig,
+    action: Action,
+    address: str,
+    *,
+    by: str,
+    reason: str = "",
+    doubted: GpuRecord | None = None,
+) -> int:
     """Have the GPU at this address scrubbed or reset; the number of the plan. OrderRefused.
 
-    `reason` says why, for the portal.
+    `reason` says why, for the portal. A GPU that is `doubted` is so whatever its state, if it is still as it
+    was then.
     """
     _check_card(rig, address)
     with rig.journal.transaction():
         gpu = _gpu_at(rig, address)
-        _check_free(rig, gpu)
+        _check_free(rig, gpu, doubted=doubted)
         _check_state(gpu, action)
         policy = _policy_of(rig, gpu) if action == "scrub" else ScrubPolicy()
         goal = Intake(gpu=GpuOrder(gpu_id=gpu.gpu_id, tenure=gpu.tenure, address=gpu.address), scrub=policy)
@@ -85,8 +94,10 @@ def _gpu_at(rig: Rig, address: str) -> GpuRecord:
     )
 
 
-def _check_free(rig: Rig, gpu: GpuRecord) -> None:
-    if gpu.state == "leased":
+def _check_free(rig: Rig, gpu: GpuRecord, *, doubted: GpuRecord | None) -> None:
+    if doubted and gpu != doubted:
+        raise OrderRefused(f"{gpu.address} is {gpu.state} by now.")
+    if gpu.state == "leased" and not doubted:
         raise OrderRefused(
             f"{gpu.address} is leased to {gpu.lease_id}.",
             "Wait until the lease has ended, or end it at the portal; it is scrubbed then.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -190,6 +191,24 @@ def test_a_card_in_which_the_kernel_hangs_is_told_until_the_host_is_rebooted(box
     assert found(box) == [("hang", "hangs", "fail")]
     reboot(box.bus_directory)
     assert found(box) == []
+
+
+def test_a_doubt_is_written_with_what_follows_from_it_or_not_at_all(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash in between would leave a dirty GPU that the portal goes on offering."""
+
+    def crash(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    take_for_host(box.bus_directory, gpu_order(1).address)
+    with monkeypatch.context() as patch:
+        patch.setattr(box.rig.plans, "add", crash)
+        with pytest.raises(sqlite3.OperationalError):
+            mend(box.rig)
+    assert (box.gpu_state(1), box.events(Ordered)) == ("clean", [])
+    assert found(box) == [("host-use", "scrubbed", "warn")]
+    assert box.last(Ordered).gpu_id == gpu_order(1).gpu_id
 
 
 @pytest.mark.parametrize("foreign", [True, False])
