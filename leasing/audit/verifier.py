@@ -126,6 +126,11 @@ def _compare(tree: Frontier, known: list[_Known]) -> Iterator[str]:
             agreed = tree.size
     for size in sorted(heads):
         yield f"A signed head knows {size} entries, the log has {tree.size}: its end is missing."
+    # Asked after the leaves were read: what was sealed meanwhile has its head by now.
+    signed = TreeHead.objects.order_by("-size").values_list("size", flat=True).first() or 0
+    if tree.size > signed:
+        entry_id = AuditLeaf.objects.values_list("entry_id", flat=True).get(index=signed)
+        yield f"Entry {entry_id} (leaf {signed}) follows the last signed head: it was put in."
 
 
 def _rows() -> Iterator[_Row]:

@@ -188,6 +188,12 @@ def insert_entry(entries: list[AuditEntry]) -> None:
     AuditLeaf.objects.create(index=7, entry=extra, leaf_hash=leaf_hash(extra.text.encode()).hex())
 
 
+def append_entry(entries: list[AuditEntry]) -> None:
+    (extra,) = write(1, first=50)
+    UnsealedEntry.objects.filter(entry=extra).delete()
+    AuditLeaf.objects.create(index=12, entry=extra, leaf_hash=leaf_hash(extra.text.encode()).hex())
+
+
 def truncate_everything(entries: list[AuditEntry]) -> None:
     for table in ("leasing_auditleaf", "leasing_auditentry", "leasing_treehead"):
         delete(table, "1 = 1")
@@ -254,6 +260,7 @@ def forge_a_stored_head(entries: list[AuditEntry]) -> None:
         (swap_entries, "Entry {6} (leaf 6): its text is not what was sealed."),
         (swap_leaves, "what differs lies between entry {5} and entry {8}."),
         (insert_entry, "what differs lies between entry {5} and entry {7}."),
+        (append_entry, "(leaf 12) follows the last signed head: it was put in."),
         (truncate_everything, "A signed head knows 12 entries, the log has 0: its end is missing."),
         (cut_the_end, "A signed head knows 12 entries, the log has 9: its end is missing."),
         (rewrite_everything_with_another_key, "head of 12 entries is not signed by this portal's key."),
