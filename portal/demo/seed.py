@@ -154,6 +154,7 @@ def _offer(offer: Offer, *, now: datetime) -> None:
 def _image(manifest: Path) -> None:
     Image.objects.update_or_create(
         slug="tiny",
+        version=1,
         defaults={
             "name": "Tiny Linux (demo)",
             "os_family": "linux",
