@@ -80,7 +80,10 @@ def runnable(open_plans: Iterable[Plan], running: Iterable[int]) -> list[Plan]:
 
 
 class Plans:
-    """The table of plans. `on_added` is told after a plan was written, inside the transaction."""
+    """The table of plans. `on_added` is told after a plan was written, inside the transaction.
+
+    How far a long step has come is kept in memory alone: after a crash it is run again.
+    """
 
     def __init__(
         self, journal: Journal, *, clock: Clock, on_added: Callable[[], None] = lambda: None
@@ -88,6 +91,7 @@ class Plans:
         self._journal = journal
         self._clock = clock
         self.on_added = on_added
+        self._percent: dict[int, int] = {}
 
     def add(
         self, kind: str, goal: PlanGoal, origin: Origin, *, lease_id: UUID | None, locks: Iterable[str]
@@ -168,13 +172,24 @@ class Plans:
         with self._journal.transaction():
             self._journal.execute("UPDATE plan SET attempt = attempt + 1 WHERE id = ?", plan_id)
 
+    def note_progress(self, plan_id: int, done: int, total: int) -> None:
+        """How much of the current step is done, in whatever it counts."""
+        self._percent[plan_id] = 100 * done // max(total, 1)
+
+    def percent(self, plan_id: int) -> int | None:
+        """How far the current step is, if it says so."""
+        return self._percent.get(plan_id)
+
     def end_step(self, plan_id: int, *, following: str) -> None:
         """The current step is done; what follows is named, empty after the last."""
+        self._percent.pop(plan_id, None)
         with self._journal.transaction():
             self._journal.execute("UPDATE plan SET step = ?, attempt = 0 WHERE id = ?", following, plan_id)
 
     def set_state(self, plan_id: int, state: PlanState, *, failure: str = "") -> None:
         ended_at = self._clock().isoformat() if state in OVER else None
+        if ended_at:
+            self._percent.pop(plan_id, None)
         with self._journal.transaction():
             self._journal.execute(
                 "UPDATE plan SET state = ?, failure = ?, ended_at = ? WHERE id = ?",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from secrets import token_hex
 
 import msgspec
@@ -168,13 +169,14 @@ def _fill(job: Job) -> None:
         work = _planted(job)
         _save(job, now=work)
     for installed in _scrubbers(job):
-        place = Workplace(bus=job.rig.bus, card=_card(job), progress=_no_progress, climb=lambda: _climb(job))
+        place = Workplace(
+            bus=job.rig.bus,
+            card=_card(job),
+            progress=partial(job.rig.plans.note_progress, job.plan.plan_id),
+            climb=lambda: _climb(job),
+        )
         work = scrub.fill(work, installed, place)
         _save(job, now=work)
-
-
-def _no_progress(done: int, total: int) -> None:
-    """Steps are as fine as the portal's picture of a scrub gets."""
 
 
 def _verify(job: Job) -> None:

@@ -56,7 +56,7 @@ def status(rig: Books) -> dict[str, Any]:
             "protocol": rig.spool.spoken,
             "journal_id": str(rig.journal.journal_id),
             "reports_waiting": rig.spool.size(),
-            "plans": [_plan(plan) for plan in rig.plans.open()],
+            "plans": [_plan(rig, plan) for plan in rig.plans.open()],
             "differences": msgspec.to_builtins(differences_found(rig)),
             "gpus": [
                 {
@@ -84,10 +84,10 @@ def journal(rig: Books, count: object) -> list[dict[str, Any]]:
     """The latest plans, the newest first."""
     if not isinstance(count, int) or not 0 < count <= PLANS_AT_MOST:
         raise Refused(f"Between 1 and {PLANS_AT_MOST} plans can be shown.")
-    return [_plan(plan) for plan in rig.plans.latest(count)]
+    return [_plan(rig, plan) for plan in rig.plans.latest(count)]
 
 
-def _plan(plan: Plan) -> dict[str, Any]:
+def _plan(rig: Books, plan: Plan) -> dict[str, Any]:
     return {
         "plan": plan.plan_id,
         "kind": plan.kind,
@@ -95,6 +95,7 @@ def _plan(plan: Plan) -> dict[str, Any]:
         "generation": plan.origin.generation,
         "state": plan.state,
         "next_step": plan.step,
+        "percent": rig.plans.percent(plan.plan_id),
         "attempt": plan.attempt,
         "failure": plan.failure,
         "added_at": plan.added_at and plan.added_at.isoformat(),

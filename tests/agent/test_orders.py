@@ -10,9 +10,13 @@ from uuid import UUID
 
 import pytest
 
+from hosts.agent.bar import BarScrubber
+from hosts.agent.cli import tables
 from hosts.agent.machines import MachineFacts, MachineState
 from hosts.agent.orders import OrderRefused, follow, order
+from hosts.agent.scrubber import Outcome, Workplace
 from hosts.agent.simulated import Fault, inject, memory_file
+from hosts.agent.standing import status
 from hosts.protocol.messages import GpuFailed, GpuReset, Intake, Ordered, Scrubbed, ScrubPolicy, ScrubStarted
 from tests.agent.host_in_a_box import Box, a_box, gpu_order
 
@@ -49,6 +53,22 @@ def test_a_scrub_is_reported_from_the_order_to_the_evidence(box: Box) -> None:
     assert box.last(Ordered) == Ordered(gpu_id=gpu_order().gpu_id, tenure=1, action="scrub", by="oskar")
     assert box.last(Scrubbed).lease_id is None
     assert set(memory.read_bytes()) == {0}
+
+
+def test_how_far_a_scrub_has_come_is_shown_while_it_runs(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    run = BarScrubber.run
+
+    def look_meanwhile(scrubber: BarScrubber, place: Workplace) -> Outcome:
+        place.progress(3, 8)
+        shown.append(tables.show_status(status(box.rig)))
+        return run(scrubber, place)
+
+    monkeypatch.setattr(BarScrubber, "run", look_meanwhile)
+    plan_id = order(box.rig, "scrub", ADDRESS, by="oskar")
+    box.settle()
+    assert "fill 37 %" in shown[0]
+    assert box.rig.plans.percent(plan_id) is None
 
 
 def test_a_scrub_that_does_not_pass_says_why(box: Box) -> None:

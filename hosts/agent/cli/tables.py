@@ -64,7 +64,14 @@ def _differences(found: list[dict[str, Any]]) -> list[str]:
 def show_journal(plans: list[dict[str, Any]]) -> str:
     columns = ("plan", "kind", "subject", "state", "next_step", "added_at", "ended_at", "failure")
     heads = ("PLAN", "KIND", "SUBJECT", "STATE", "NEXT STEP", "ADDED", "ENDED", "FAILURE")
-    return table(heads, ([_short(name, plan[name]) for name in columns] for plan in plans))
+    shown = map(_with_percent, plans)
+    return table(heads, ([_short(name, plan[name]) for name in columns] for plan in shown))
+
+
+def _with_percent(plan: dict[str, Any]) -> dict[str, Any]:
+    """How far its step has come, where that is known, stands behind the step's name."""
+    percent = plan.get("percent")
+    return plan if percent is None else {**plan, "next_step": f"{plan['next_step']} {percent} %"}
 
 
 def show_inventory(inventory: dict[str, Any]) -> str:
