@@ -19,3 +19,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--write-golden", action="store_true", help="Write the golden files anew instead of comparing"
     )
+    parser.addoption(
+        "--boot-debian", action="store_true", help="Also start a real Debian disk image, which takes minutes"
+    )
