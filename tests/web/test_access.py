@@ -362,7 +362,7 @@ TABLE = [
     Row("images", READS_FLEET),
     posting("add-image", "operator=302", body=NEW_IMAGE),
     posting("retire-image", "operator=302", body={"reason": "old"}, arguments=image),
-    posting("retire-image", arguments=lambda _scene: {"image_id": 999}),
+    posting("retire-image", body={"reason": "old"}, arguments=lambda _scene: {"image_id": 999}),
     posting("offer-image", "operator=302", arguments=image),
     posting("offer-image", arguments=lambda _scene: {"image_id": 999}),
     Row("api-image-versions", READS_FLEET),

@@ -380,7 +380,7 @@ def test_a_feed_is_read_without_a_session_and_with_any(scene: Scene, sign_in: Si
 def test_a_new_address_fits_a_phone(visits: Visits, site: Site) -> None:
     page = visits.page(site.scene.ada, width=390)
     page.goto("/account/")
-    page.get_by_label("Name").fill("Phone")
+    page.locator("#feed-name").fill("Phone")
     page.get_by_role("button", name="Make a feed").click()
     expect(page.locator("#new-feed")).to_contain_text("/feeds/")
     root = "document.documentElement"
