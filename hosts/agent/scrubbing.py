@@ -12,7 +12,7 @@ from hosts.agent import reset, scrub
 from hosts.agent.boot import running_kernel
 from hosts.agent.bus import Card, CardMissing
 from hosts.agent.machines import MachineFacts
-from hosts.agent.plans import Plan
+from hosts.agent.plans import Plan, gpu_lock
 from hosts.agent.proven import remember_proven
 from hosts.agent.records import GpuState
 from hosts.agent.scrub import Scrub
@@ -197,12 +197,24 @@ def _compare(job: Job) -> None:
     _save(job, now=done, evidence=evidence, incarnation=job.rig.bus.incarnation(card.address))
 
 
+def _check_undisturbed(job: Job, order: GpuOrder) -> None:
+    """What was seen of the memory holds only if nobody has used the card, or ordered it anew, since."""
+    gpu = job.rig.gpus.get(order.gpu_id)
+    if gpu is not None and gpu.state == "scrubbing":
+        return
+    lock = gpu_lock(order.address)
+    if any(lock in plan.locks and plan.plan_id != job.plan.plan_id for plan in job.rig.plans.open()):
+        raise Overtaken(f"{order.address} is scrubbed anew.")
+    raise StepFailed(f"{order.address} was used by somebody else while it was scrubbed.")
+
+
 def _finish(job: Job) -> None:
     """The only way to `clean`. What was proven under another kernel has to be proven again."""
     order, progress = _gpu(job), _progress(job)
     evidence = progress.evidence
     if evidence is None:
         raise StepFailed("The journal has no verdict for this scrub.")
+    _check_undisturbed(job, order)
     passed: GpuState = "clean" if evidence.kernel == running_kernel() else "dirty"
     state = passed if evidence.verdict == "passed" else "quarantined"
     job.rig.gpus.put(order, state, lease_id=None, fingerprint=evidence.fingerprint_after)

@@ -23,12 +23,14 @@ from hosts.protocol.findings import DRIFT_TOPICS
 from hosts.protocol.messages import (
     GpuFailed,
     Inspect,
+    Intake,
     MachineGone,
     MachineRunning,
     Ordered,
     Power,
     ProvisionFailed,
     Scrubbed,
+    ScrubPolicy,
 )
 from tests.agent.host_in_a_box import Box, a_box, gpu_order
 
@@ -244,6 +246,22 @@ def test_a_gpu_that_was_used_after_it_was_identified_is_not_started(tmp_path: Pa
         assert (failed.step, "not this lease's any more" in failed.reason) == ("start", True)
         host.carry_out(host.release(), subject=LEASE)
         assert host.gpu_state() == "clean"
+
+
+def test_a_gpu_that_was_used_after_its_memory_was_read_is_not_called_clean(tmp_path: Path) -> None:
+    def use_meanwhile(boundary: str) -> None:
+        if boundary == "intake:reset-again:before":
+            address = gpu_order().address
+            host.machines.add_foreign("stranger", replace(STRANGER, pci_addresses=frozenset({address})))
+            mend(host.rig)
+            host.machines.lose_power()
+
+    with a_box(tmp_path, on_boundary=use_meanwhile) as host:
+        order = gpu_order()
+        host.carry_out(Intake(gpu=order, scrub=ScrubPolicy()), subject=f"gpu:{order.gpu_id}")
+        assert host.gpu_state() == "quarantined"
+        assert "used by somebody else" in host.last(GpuFailed).reason
+        assert host.events(Scrubbed) == []
 
 
 def test_what_a_plan_is_at_work_on_is_left_to_it(box: Box) -> None:
