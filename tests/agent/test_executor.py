@@ -123,15 +123,15 @@ def test_a_failure_that_can_be_written_at_the_second_attempt_is_told(
 def test_a_journal_that_cannot_be_written_ends_the_worker(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     died = threading.Event()
     box.executor = Executor(box.rig, PLAN_KINDS, on_death=died.set)
-    box.executor.start()
+    box.start()
     order = box.intake()
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
-    box.deliver(box.provision(order), subject=LEASE)
     monkeypatch.setattr(box.rig.plans, "begin_step", full)
     monkeypatch.setattr(box.rig.plans, "set_state", full)
+    box.deliver(box.provision(order), subject=LEASE)
     assert died.wait(5)
     monkeypatch.undo()
     box.restart()
