@@ -20,5 +20,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--write-golden", action="store_true", help="Write the golden files anew instead of comparing"
     )
     parser.addoption(
+        "--scrub-machine",
+        action="store_true",
+        help="Also clean a GPU of the lab from inside, in minutes",
+    )
+    parser.addoption(
         "--boot-debian", action="store_true", help="Also start a real Debian disk image, which takes minutes"
     )
