@@ -58,16 +58,20 @@ class Outcome:
 
 @dataclass
 class Running:
-    """A suite that was started; what it prints goes to `output`, or else to where ours does."""
+    """A suite that was started; what it prints goes to `output`, or else to where ours does.
+
+    `spare` are seconds that suites before it have left of their budgets.
+    """
 
     suite: Suite
     process: subprocess.Popen[bytes]
     began: float
     output: IO[bytes] | None
+    spare: float = 0
 
     def outcome(self) -> Outcome:
-        """Wait for its end, or stop it when its budget is spent."""
-        left = self.suite.budget - (time.monotonic() - self.began)
+        """Wait for its end, or stop it when its budget and what it was left are spent."""
+        left = self.suite.budget + self.spare - (time.monotonic() - self.began)
         try:
             verdict = "failed" if self.process.wait(max(0, left)) else "passed"
         except subprocess.TimeoutExpired:
@@ -95,18 +99,20 @@ def main(names: list[str]) -> int:
 
 
 def run_suites(suites: Sequence[Suite]) -> list[Outcome]:
-    """One after the other, but for those that run beside others."""
+    """One after the other, but for those that run beside others; what one leaves is for those after it."""
     names = {suite.name for suite in suites}
     waiting = [suite for suite in suites if names & {*suite.beside}]
     queue = [suite for suite in suites if suite not in waiting]
     outcomes: list[Outcome] = []
+    spare = 0.0
     with ExitStack() as stack:
         running: list[Running] = []
         for number, suite in enumerate(queue, 1):
             for other in [other for other in waiting if suite.name in other.beside]:
                 waiting.remove(other)
-                running.append(stack.enter_context(started(other, apart=True)))
-            outcomes.append(run_suite(suite))
+                running.append(stack.enter_context(started(other, spare=spare, apart=True)))
+            outcomes.append(run_suite(suite, spare=spare))
+            spare = max(0.0, spare + suite.budget - outcomes[-1].seconds)
             ahead = {later.name for later in queue[number:]}
             over = [one for one in running if not ahead & {*one.suite.beside}]
             outcomes += [one.outcome() for one in over]
@@ -114,9 +120,9 @@ def run_suites(suites: Sequence[Suite]) -> list[Outcome]:
     return outcomes
 
 
-def run_suite(suite: Suite) -> Outcome:
+def run_suite(suite: Suite, *, spare: float = 0) -> Outcome:
     announce(suite)
-    with started(suite) as running:
+    with started(suite, spare=spare) as running:
         return running.outcome()
 
 
@@ -125,7 +131,7 @@ def announce(suite: Suite) -> None:
 
 
 @contextmanager
-def started(suite: Suite, *, apart: bool = False) -> Iterator[Running]:
+def started(suite: Suite, *, spare: float = 0, apart: bool = False) -> Iterator[Running]:
     """The suite as it runs; at the end it is stopped. `apart` keeps what it prints until it is over."""
     with environment(suite.database) as variables, ExitStack() as stack:
         output = stack.enter_context(tempfile.TemporaryFile()) if apart else None
@@ -134,7 +140,7 @@ def started(suite: Suite, *, apart: bool = False) -> Iterator[Running]:
             suite.words, cwd=ROOT, env=variables, stdout=output, stderr=output, start_new_session=True
         )
         try:
-            yield Running(suite, process, began, output)
+            yield Running(suite, process, began, output, spare)
         finally:
             stop(process)
 

@@ -101,3 +101,14 @@ def test_what_runs_beside_others_has_a_budget_too(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(suites, "SUITES", listed)
     assert suites.main([]) == 1
     assert suites.main(["long"]) == 1
+
+
+def test_what_a_suite_leaves_is_for_those_after_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    listed = tmp_path / "suites.toml"
+    quick = '[quick]\ncommand = ["true"]\nbudget = 30\n'
+    slow = '[slow]\ncommand = ["sleep", "1.5"]\nbudget = 1\n'
+    monkeypatch.setattr(suites, "SUITES", listed)
+    listed.write_text(quick + slow)
+    assert suites.main([]) == 0
+    listed.write_text(slow + quick)
+    assert suites.main([]) == 1
