@@ -17,51 +17,51 @@ from leasing.errors import InvalidRequest, WrongState
 from leasing.locking import locked
 from leasing.models import Lease, Person, Series
 from leasing.reasons import NONE, Reason, because, said, together
-from leasing.retrying import retrying
 from leasing.states.lease import LeaseEvent, LeaseState
+from leasing.transactions import atomically
 from leasing.transitions import apply_lease_event
 from leasing.wake import wake_control
 
 
+@atomically
 def approve_lease(
     *, actor: Actor, lease_id: UUID, note: str = "", ends_at: datetime | None = None, now: datetime
 ) -> Lease:
     """Schedule a request, with an earlier end if one is given. One for now begins now and keeps its end."""
-    with transaction.atomic():
-        lease = _fetch(actor, lease_id)
-        _require_open(lease)
-        if lease.ends_at <= now:
-            raise WrongState(_("The time that was asked for is over."), hint=_("Ask for another."))
-        shorter = NONE
-        if ends_at is not None and ends_at != lease.ends_at:
-            _shorten(actor, lease, ends_at, now)
-            shorter = because("approved-shorter")
-        reason = together(filter(None, (shorter, said(note))))
-        lease = _decide(actor, lease, LeaseEvent.APPROVE, note=note, now=now, reason=reason)
-        transaction.on_commit(wake_control)
+    lease = _fetch(actor, lease_id)
+    _require_open(lease)
+    if lease.ends_at <= now:
+        raise WrongState(_("The time that was asked for is over."), hint=_("Ask for another."))
+    shorter = NONE
+    if ends_at is not None and ends_at != lease.ends_at:
+        _shorten(actor, lease, ends_at, now)
+        shorter = because("approved-shorter")
+    reason = together(filter(None, (shorter, said(note))))
+    lease = _decide(actor, lease, LeaseEvent.APPROVE, note=note, now=now, reason=reason)
+    transaction.on_commit(wake_control)
     return lease
 
 
+@atomically
 def reject_lease(*, actor: Actor, lease_id: UUID, note: str, now: datetime) -> Lease:
     """Decline a request; the reason is for the person who asked."""
     _require_reason(note)
-    with transaction.atomic():
-        lease = _fetch(actor, lease_id)
-        _require_open(lease)
-        return _decide(actor, lease, LeaseEvent.REJECT, note=note, now=now, reason=said(note))
+    lease = _fetch(actor, lease_id)
+    _require_open(lease)
+    return _decide(actor, lease, LeaseEvent.REJECT, note=note, now=now, reason=said(note))
 
 
+@atomically
 def revoke_approval(*, actor: Actor, lease_id: UUID, note: str, now: datetime) -> Lease:
     """Take an approval back while nothing has started; the reason is for the person who asked."""
     _require_reason(note)
-    with transaction.atomic():
-        lease = _fetch(actor, lease_id)
-        if not is_revocable(lease):
-            raise WrongState(
-                _("Only what was approved, and has not started, can be taken back."),
-                hint=_("End it instead, if it runs."),
-            )
-        return _decide(actor, lease, LeaseEvent.REVOKE, note=note, now=now, reason=said(note))
+    lease = _fetch(actor, lease_id)
+    if not is_revocable(lease):
+        raise WrongState(
+            _("Only what was approved, and has not started, can be taken back."),
+            hint=_("End it instead, if it runs."),
+        )
+    return _decide(actor, lease, LeaseEvent.REVOKE, note=note, now=now, reason=said(note))
 
 
 def waiting_for_decision(person: Person) -> QuerySet[Lease]:
@@ -78,25 +78,25 @@ def is_revocable(lease: Lease) -> bool:
 
 def approve_series(*, actor: Actor, series_id: UUID, note: str = "", now: datetime) -> int:
     """Schedule every lease of a series on which nobody has decided; how many there were."""
-    return retrying(lambda: _decide_series(actor, series_id, LeaseEvent.APPROVE, note, now))
+    return _decide_series(actor, series_id, LeaseEvent.APPROVE, note, now)
 
 
 def reject_series(*, actor: Actor, series_id: UUID, note: str, now: datetime) -> int:
     """Decline them all; the reason is for the person who asked."""
     _require_reason(note)
-    return retrying(lambda: _decide_series(actor, series_id, LeaseEvent.REJECT, note, now))
+    return _decide_series(actor, series_id, LeaseEvent.REJECT, note, now)
 
 
+@atomically
 def expire_series(*, series_id: UUID, now: datetime) -> int:
     """End the requests of a series on which nobody decided in time."""
-    with transaction.atomic():
-        series = Series.objects.select_related("tenant", "owner", "flavor").get(pk=series_id)
-        due = list(locked(_waiting(series).filter(decide_by__lte=now)).order_by("id"))
-        holds.lock_blocks_of(due)
-        for lease in due:
-            _apply_to(lease, LeaseEvent.EXPIRE, SYSTEM, at=lease.decide_by or now, now=now)
-        if due:
-            tidings.series_went_on(series, LeaseEvent.EXPIRE, len(due), now=now)
+    series = Series.objects.select_related("tenant", "owner", "flavor").get(pk=series_id)
+    due = list(locked(_waiting(series).filter(decide_by__lte=now)).order_by("id"))
+    holds.lock_blocks_of(due)
+    for lease in due:
+        _apply_to(lease, LeaseEvent.EXPIRE, SYSTEM, at=lease.decide_by or now, now=now)
+    if due:
+        tidings.series_went_on(series, LeaseEvent.EXPIRE, len(due), now=now)
     return len(due)
 
 
@@ -140,30 +140,28 @@ def _note_decision(lease: Lease, actor: Actor, *, note: str, now: datetime) -> N
     lease.save(update_fields=["decided_by", "decided_at", "decision_note"])
 
 
+@atomically
 def _decide_series(actor: Actor, series_id: UUID, event: LeaseEvent, note: str, now: datetime) -> int:
-    with transaction.atomic():
-        series = policy.fetch_series(_decider(actor), series_id, "decide")
-        waiting = list(locked(_waiting(series).filter(ends_at__gt=now)).order_by("id"))
-        if not waiting:
-            raise WrongState(
-                _("All of it has already been decided or has lapsed."), hint=_("Reload the page.")
-            )
-        if event is LeaseEvent.REJECT:
-            holds.lock_blocks_of(waiting)
-        for lease in waiting:
-            _note_decision(lease, actor, note=note, now=now)
-            _apply_to(lease, event, actor, at=now, now=now, reason=said(note))
-        record(
-            action=f"series.{event}",
-            actor=actor,
-            subject=f"series:{series.pk}",
-            tenant=series.tenant,
-            now=now,
-            leases=[str(lease.pk) for lease in waiting],
-            reason=note,
-        )
-        tidings.series_went_on(series, event, len(waiting), note=note, now=now)
-        transaction.on_commit(wake_control)
+    series = policy.fetch_series(_decider(actor), series_id, "decide")
+    waiting = list(locked(_waiting(series).filter(ends_at__gt=now)).order_by("id"))
+    if not waiting:
+        raise WrongState(_("All of it has already been decided or has lapsed."), hint=_("Reload the page."))
+    if event is LeaseEvent.REJECT:
+        holds.lock_blocks_of(waiting)
+    for lease in waiting:
+        _note_decision(lease, actor, note=note, now=now)
+        _apply_to(lease, event, actor, at=now, now=now, reason=said(note))
+    record(
+        action=f"series.{event}",
+        actor=actor,
+        subject=f"series:{series.pk}",
+        tenant=series.tenant,
+        now=now,
+        leases=[str(lease.pk) for lease in waiting],
+        reason=note,
+    )
+    tidings.series_went_on(series, event, len(waiting), note=note, now=now)
+    transaction.on_commit(wake_control)
     return len(waiting)
 
 

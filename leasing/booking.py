@@ -22,9 +22,9 @@ from leasing.models import Flavor, Image, Lease, Person, Tenant
 from leasing.prepared import insert
 from leasing.pricing import Quote, quote_lease
 from leasing.reasons import Reason, filled
-from leasing.retrying import retrying
 from leasing.states.lease import LeaseState
 from leasing.timing import DECISION_WINDOW
+from leasing.transactions import atomically
 from leasing.wake import wake_control
 
 __all__ = ["Quote", "approval_reason", "quote_lease", "request_lease"]
@@ -50,24 +50,22 @@ def request_lease(
     asked = starts_at or now
     check_window(asked, ends_at, now=now)
     check_offered(flavor, image)
-    return retrying(
-        lambda: _book(
-            actor=actor,
-            person=person,
+    return _book(
+        actor=actor,
+        person=person,
+        tenant=tenant,
+        lease=Lease(
             tenant=tenant,
-            lease=Lease(
-                tenant=tenant,
-                owner=person,
-                flavor=flavor,
-                image=image,
-                starts_at=max(asked, now),
-                ends_at=ends_at,
-                requested_at=now,
-                state_since=now,
-                purpose=purpose,
-            ),
-            now=now,
-        )
+            owner=person,
+            flavor=flavor,
+            image=image,
+            starts_at=max(asked, now),
+            ends_at=ends_at,
+            requested_at=now,
+            state_since=now,
+            purpose=purpose,
+        ),
+        now=now,
     )
 
 
@@ -95,23 +93,23 @@ def approval_reason(
     return check_limits(lease, now=now).reason
 
 
+@atomically
 def _book(*, actor: Actor, person: Person, tenant: Tenant, lease: Lease, now: datetime) -> Lease:
-    with transaction.atomic():
-        # Tenant before person, always: two bookings of one team are checked one after the other.
-        lease.tenant = lock_tenant_and_person(tenant.pk, person.pk)
-        fill_quote(lease)
-        verdict = check_limits(lease, now=now)
-        reason = verdict.reason
-        lease.needs_approval_because = reason
-        lease.state = LeaseState.REQUESTED if reason else LeaseState.SCHEDULED
-        lease.decide_by = decide_by(lease, now) if reason else None
-        insert(lease)
-        gpus = offering.place_after_line(lease, now=now)
-        record_request(lease, verdict, gpus, actor=actor, now=now)
-        if reason:
-            ask_approvers(lease, now=now)
-        if starts_now(lease, now=now):
-            transaction.on_commit(wake_control)
+    # Tenant before person, always: two bookings of one team are checked one after the other.
+    lease.tenant = lock_tenant_and_person(tenant.pk, person.pk)
+    fill_quote(lease)
+    verdict = check_limits(lease, now=now)
+    reason = verdict.reason
+    lease.needs_approval_because = reason
+    lease.state = LeaseState.REQUESTED if reason else LeaseState.SCHEDULED
+    lease.decide_by = decide_by(lease, now) if reason else None
+    insert(lease)
+    gpus = offering.place_after_line(lease, now=now)
+    record_request(lease, verdict, gpus, actor=actor, now=now)
+    if reason:
+        ask_approvers(lease, now=now)
+    if starts_now(lease, now=now):
+        transaction.on_commit(wake_control)
     return lease
 
 

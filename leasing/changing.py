@@ -25,9 +25,9 @@ from leasing.locking import locked
 from leasing.models import Extension, Lease, Person, Tenant
 from leasing.pricing import quote_lease
 from leasing.reasons import NONE, Reason
-from leasing.retrying import retrying
 from leasing.states.lease import AHEAD, RUNNING, LeaseState
 from leasing.timing import LONGEST_LEASE, SHORTEST_LEASE
+from leasing.transactions import atomically
 from leasing.wake import wake_control
 
 
@@ -43,7 +43,7 @@ def change_end(*, actor: Actor, lease_id: UUID, ends_at: datetime, now: datetime
     Raises InvalidRequest, WrongState, OutsideLimits, or NothingFree with the latest end that is possible.
     """
     _fetch(actor, lease_id)
-    return retrying(lambda: _change_end(actor, lease_id, ends_at, now))
+    return _change_end(actor, lease_id, ends_at, now)
 
 
 def change_window(
@@ -52,7 +52,7 @@ def change_window(
     """Another window for a lease that has not begun, at the price in force then; all or nothing."""
     _fetch(actor, lease_id)
     check_window(starts_at, ends_at, now=now)
-    return retrying(lambda: _change_window(actor, lease_id, max(starts_at, now), ends_at, now))
+    return _change_window(actor, lease_id, max(starts_at, now), ends_at, now)
 
 
 def confirm_extension(lease: Lease, ends_at: datetime, *, now: datetime) -> None:
@@ -75,18 +75,16 @@ def fail_extension(lease: Lease, *, now: datetime) -> None:
     _note(SYSTEM, lease, "lease.not-extended", now=now, ends_at=lease.ends_at, asked=pending.new_ends_at)
 
 
+@atomically
 def _change_end(actor: Actor, lease_id: UUID, ends_at: datetime, now: datetime) -> Lease:
-    with transaction.atomic():
-        lease = _locked(lease_id)
-        if lease.extensions.filter(state=Extension.State.PENDING).exists():
-            raise WrongState(
-                _("A new end waits for the host's word already."), hint=_("Try again in a minute.")
-            )
-        if ends_at > lease.ends_at:
-            _extend(actor, lease, ends_at, now)
-        elif ends_at < lease.ends_at:
-            cut(actor, lease, ends_at, now=now)
-        transaction.on_commit(wake_control)
+    lease = _locked(lease_id)
+    if lease.extensions.filter(state=Extension.State.PENDING).exists():
+        raise WrongState(_("A new end waits for the host's word already."), hint=_("Try again in a minute."))
+    if ends_at > lease.ends_at:
+        _extend(actor, lease, ends_at, now)
+    elif ends_at < lease.ends_at:
+        cut(actor, lease, ends_at, now=now)
+    transaction.on_commit(wake_control)
     return lease
 
 
@@ -153,40 +151,40 @@ def cut(actor: Actor, lease: Lease, ends_at: datetime, *, now: datetime) -> None
         effects.tell_end(lease, now=now)
 
 
+@atomically
 def _change_window(
     actor: Actor, lease_id: UUID, starts_at: datetime, ends_at: datetime, now: datetime
 ) -> Lease:
-    with transaction.atomic():
-        lease = _locked(lease_id)
-        if lease.state not in AHEAD:
-            raise WrongState(_("It has begun: only its end can be changed."))
-        before = {"starts": lease.starts_at, "was": lease.ends_at}
-        lease.starts_at, lease.ends_at = starts_at, ends_at
-        lease.extensions.filter(state=Extension.State.CONFIRMED).update(state=Extension.State.FAILED)
-        fill_quote(lease)
-        verdict = check_limits(lease, now=now)
-        _refuse_outside(lease, verdict.reason)
-        if lease.state == LeaseState.REQUESTED:
-            lease.needs_approval_because = verdict.reason or lease.needs_approval_because
-            lease.decide_by = decide_by(lease, now)
-        lease.waiting_because = NONE
-        lease.save()
-        offering.show_all_freed(lease.flavor.model_id, now=now)
-        holds.drop(lease)
-        holds.place(lease, now=now)
-        _note(
-            actor,
-            lease,
-            "lease.change",
-            now=now,
-            starts_at=starts_at,
-            ends_at=ends_at,
-            rate_per_hour=lease.rate_per_hour,
-            currency=lease.currency,
-            verdict=verdict,
-            **before,
-        )
-        transaction.on_commit(wake_control)
+    lease = _locked(lease_id)
+    if lease.state not in AHEAD:
+        raise WrongState(_("It has begun: only its end can be changed."))
+    before = {"starts": lease.starts_at, "was": lease.ends_at}
+    lease.starts_at, lease.ends_at = starts_at, ends_at
+    lease.extensions.filter(state=Extension.State.CONFIRMED).update(state=Extension.State.FAILED)
+    fill_quote(lease)
+    verdict = check_limits(lease, now=now)
+    _refuse_outside(lease, verdict.reason)
+    if lease.state == LeaseState.REQUESTED:
+        lease.needs_approval_because = verdict.reason or lease.needs_approval_because
+        lease.decide_by = decide_by(lease, now)
+    lease.waiting_because = NONE
+    lease.save()
+    offering.show_all_freed(lease.flavor.model_id, now=now)
+    holds.drop(lease)
+    holds.place(lease, now=now)
+    _note(
+        actor,
+        lease,
+        "lease.change",
+        now=now,
+        starts_at=starts_at,
+        ends_at=ends_at,
+        rate_per_hour=lease.rate_per_hour,
+        currency=lease.currency,
+        verdict=verdict,
+        **before,
+    )
+    transaction.on_commit(wake_control)
     return lease
 
 

@@ -9,7 +9,6 @@ from datetime import datetime
 from uuid import UUID
 
 from django.conf import settings
-from django.db import transaction
 from django.utils.translation import gettext as _
 
 from hosts.protocol.messages import OpenConsole
@@ -24,6 +23,7 @@ from leasing.outbox import queue_command
 from leasing.signs_of_use import note_use
 from leasing.states.lease import LeaseState
 from leasing.timing import TICKET_LIFETIME
+from leasing.transactions import atomically
 
 
 @dataclass(frozen=True)
@@ -34,37 +34,35 @@ class OpenedConsole:
     ticket: str
 
 
+@atomically
 def open_console(*, actor: Actor, lease_id: UUID, session_key: str, now: datetime) -> OpenedConsole:
     """Admit this browser session to the machine's console and tell the host to dial the gateway."""
     if actor.person is None:
         raise TypeError("only a person opens a console")
     policy.fetch_lease(actor.person, lease_id, "use")
-    with transaction.atomic():
-        lease = locked(Lease.objects.select_related("host", "tenant")).get(pk=lease_id)
-        if lease.state != LeaseState.ACTIVE or lease.machine != Lease.Machine.RUNNING or lease.host is None:
-            raise WrongState(
-                _("There is no picture: the machine is not running."), hint=_("Power it on first.")
-            )
-        ticket, token = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
-        session = ConsoleSession.objects.create(
-            lease=lease,
-            person=actor.person,
-            session_key=digest(session_key),
-            ticket_sha256=digest(ticket),
-            token_sha256=digest(token),
-            created_at=now,
-            expires_at=now + TICKET_LIFETIME,
-        )
-        _tell_host(lease, session, token, now=now)
-        note_use(lease, now=now)
-        record(
-            action="console.open",
-            actor=actor,
-            subject=goals.lease_subject(lease),
-            tenant=lease.tenant,
-            now=now,
-            session=str(session.pk),
-        )
+    lease = locked(Lease.objects.select_related("host", "tenant")).get(pk=lease_id)
+    if lease.state != LeaseState.ACTIVE or lease.machine != Lease.Machine.RUNNING or lease.host is None:
+        raise WrongState(_("There is no picture: the machine is not running."), hint=_("Power it on first."))
+    ticket, token = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
+    session = ConsoleSession.objects.create(
+        lease=lease,
+        person=actor.person,
+        session_key=digest(session_key),
+        ticket_sha256=digest(ticket),
+        token_sha256=digest(token),
+        created_at=now,
+        expires_at=now + TICKET_LIFETIME,
+    )
+    _tell_host(lease, session, token, now=now)
+    note_use(lease, now=now)
+    record(
+        action="console.open",
+        actor=actor,
+        subject=goals.lease_subject(lease),
+        tenant=lease.tenant,
+        now=now,
+        session=str(session.pk),
+    )
     return OpenedConsole(session.pk, ticket)
 
 

@@ -22,6 +22,7 @@ from leasing.models import Closure, Lease
 from leasing.openings.upkeep import rebuild
 from leasing.outbox import queue_command
 from leasing.states.gpu import GpuEvent, GpuState
+from leasing.transactions import atomically
 from leasing.transitions import apply_gpu_event
 from leasing.wake import wake_control
 
@@ -46,6 +47,7 @@ def _closed(now: datetime) -> QuerySet[Closure]:
     return Closure.objects.filter(in_force, gpu=None, starts_at__lte=now)
 
 
+@atomically
 def admit_gpu(*, actor: Actor, card_id: int, model_id: int, now: datetime) -> Gpu:
     """Take a found card into service as a GPU of a model; it is dirty until an intake has proven it clean.
 
@@ -53,26 +55,26 @@ def admit_gpu(*, actor: Actor, card_id: int, model_id: int, now: datetime) -> Gp
     reserve for the hypervisor, so that leases can never oversell the host.
     """
     authorise(actor)
-    with transaction.atomic():
-        card = _get_card(card_id)
-        model = GpuModel.objects.filter(pk=model_id).first()
-        if model is None:
-            raise InvalidRequest(_("There is no such GPU model."), field="model")
-        if card.refusal:
-            raise WrongState(
-                _("This card cannot be leased: %(reason)s") % {"reason": card.refusal},
-                hint=_("Change the host, then let it report again."),
-            )
-        if Gpu.objects.filter(host=card.host, address=card.address).exists():
-            raise WrongState(_("This card is in service already."))
-        gpu = _create_gpu(card, model, now=now)
-        rebuild(gpu.host_id)
-        facts: dict[str, Any] = {"from": None, "to": gpu.state, "host": gpu.host.name, "address": gpu.address}
-        record(action="gpu.admit", actor=actor, subject=f"gpu:{gpu.pk}", now=now, **facts)
-        transaction.on_commit(wake_control)
+    card = _get_card(card_id)
+    model = GpuModel.objects.filter(pk=model_id).first()
+    if model is None:
+        raise InvalidRequest(_("There is no such GPU model."), field="model")
+    if card.refusal:
+        raise WrongState(
+            _("This card cannot be leased: %(reason)s") % {"reason": card.refusal},
+            hint=_("Change the host, then let it report again."),
+        )
+    if Gpu.objects.filter(host=card.host, address=card.address).exists():
+        raise WrongState(_("This card is in service already."))
+    gpu = _create_gpu(card, model, now=now)
+    rebuild(gpu.host_id)
+    facts: dict[str, Any] = {"from": None, "to": gpu.state, "host": gpu.host.name, "address": gpu.address}
+    record(action="gpu.admit", actor=actor, subject=f"gpu:{gpu.pk}", now=now, **facts)
+    transaction.on_commit(wake_control)
     return gpu
 
 
+@atomically
 def readmit_gpu(*, actor: Actor, gpu_id: UUID, now: datetime, accepted: str = "") -> Gpu:
     """Let a GPU that was out of service try again: it becomes dirty, and an intake follows.
 
@@ -80,15 +82,14 @@ def readmit_gpu(*, actor: Actor, gpu_id: UUID, now: datetime, accepted: str = ""
     they saw (leasing.cards.seal_of). One that was put into another slot of its host is taken where it is.
     """
     authorise(actor)
-    with transaction.atomic():
-        gpu = locked(Gpu.objects.select_related("host").filter(pk=gpu_id)).first()
-        if gpu is None:
-            raise NotVisible(_("There is no such GPU."))
-        if gpu.host.retired_at is not None:
-            raise WrongState(_("The host of this GPU is retired."), hint=_("Enrol the host it is in now."))
-        card = card_at(gpu)
-        facts = {} if card is None else _take_for(gpu, card, accepted)
-        return _apply(actor, gpu_id, GpuEvent.READMIT, reason="", now=now, **facts)
+    gpu = locked(Gpu.objects.select_related("host").filter(pk=gpu_id)).first()
+    if gpu is None:
+        raise NotVisible(_("There is no such GPU."))
+    if gpu.host.retired_at is not None:
+        raise WrongState(_("The host of this GPU is retired."), hint=_("Enrol the host it is in now."))
+    card = card_at(gpu)
+    facts = {} if card is None else _take_for(gpu, card, accepted)
+    return _apply(actor, gpu_id, GpuEvent.READMIT, reason="", now=now, **facts)
 
 
 def _take_for(gpu: Gpu, card: FoundCard, accepted: str) -> dict[str, Any]:

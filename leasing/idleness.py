@@ -8,7 +8,6 @@ from enum import Enum
 from uuid import UUID
 
 from django.conf import settings
-from django.db import transaction
 from django.utils.translation import gettext as _
 
 from leasing import policy, tidings
@@ -21,6 +20,7 @@ from leasing.reasons import because
 from leasing.signs_of_use import Signs, note_use, signs_of, was_used, watched_until
 from leasing.states.lease import LeaseEvent, LeaseState
 from leasing.timing import HOST_SILENT_AFTER, UNUSED_WARNING
+from leasing.transactions import atomically
 from leasing.transitions import apply_lease_event
 
 
@@ -77,17 +77,17 @@ def attend(lease: Lease, *, after: timedelta, now: datetime) -> None:
         _release(lease, after=after, now=now)
 
 
+@atomically
 def say_in_use(*, actor: Actor, lease_id: UUID, now: datetime) -> Lease:
     """Its person says that they are using it, which counts as use."""
     if actor.person is None:
         raise TypeError("only a person uses a lease")
     policy.fetch_lease(actor.person, lease_id, "use")
-    with transaction.atomic():
-        lease = locked(Lease.objects.select_related("tenant")).get(pk=lease_id)
-        if lease.state != LeaseState.ACTIVE:
-            raise WrongState(_("The workstation is not running."), hint=_("Book another one."))
-        note_use(lease, now=now)
-        record(action="lease.in-use", actor=actor, subject=f"lease:{lease.pk}", tenant=lease.tenant, now=now)
+    lease = locked(Lease.objects.select_related("tenant")).get(pk=lease_id)
+    if lease.state != LeaseState.ACTIVE:
+        raise WrongState(_("The workstation is not running."), hint=_("Book another one."))
+    note_use(lease, now=now)
+    record(action="lease.in-use", actor=actor, subject=f"lease:{lease.pk}", tenant=lease.tenant, now=now)
     return lease
 
 

@@ -26,9 +26,9 @@ from leasing.locking import lock_tenant_and_person
 from leasing.models import Flavor, Image, Lease, Series, Tenant
 from leasing.reasons import Reason, filled
 from leasing.recurrence import Occurrence, Pattern
-from leasing.retrying import retrying
 from leasing.series_plan import impossible, judged, window_of, windows
 from leasing.states.lease import LeaseState
+from leasing.transactions import atomically
 from leasing.wake import wake_control
 
 
@@ -86,31 +86,31 @@ def book_series(
         left_out=sorted(map(date.isoformat, left_out)),
         requested_at=now,
     )
-    return retrying(lambda: _book(actor, series, wanted, now))
+    return _book(actor, series, wanted, now)
 
 
+@atomically
 def _book(actor: Actor, series: Series, wanted: list[Occurrence], now: datetime) -> Series:
-    with transaction.atomic():
-        series.tenant = lock_tenant_and_person(series.tenant_id, series.owner_id)
-        series.save(force_insert=True)
-        possible = [one for one in wanted if not impossible(one, now=now)]
-        leases = [_lease(series, one, now=now) for one in possible]
-        verdicts = judged(leases, now=now)
-        reason = quotas.together_beyond(verdicts)
-        _settle(leases, reason, now=now)
-        Lease.objects.bulk_create(leases)
-        lost = {one.day for one in wanted} - {one.day for one in possible}
-        held = _place(series.flavor, leases, now=now)
-        lost |= {lease.occurs_on for lease in leases if lease.occurs_on and lease.pk not in held}
-        if lost:
-            raise DatesLost(sorted(lost))
-        for lease, verdict in zip(leases, verdicts, strict=True):
-            record_request(lease, verdict, held[lease.pk], actor=actor, now=now)
-        _record(series, leases, reason, actor=actor, now=now)
-        if reason:
-            _ask_approvers(series, leases, now=now)
-        if starts_now(leases[0], now=now):
-            transaction.on_commit(wake_control)
+    series.tenant = lock_tenant_and_person(series.tenant_id, series.owner_id)
+    series.save(force_insert=True)
+    possible = [one for one in wanted if not impossible(one, now=now)]
+    leases = [_lease(series, one, now=now) for one in possible]
+    verdicts = judged(leases, now=now)
+    reason = quotas.together_beyond(verdicts)
+    _settle(leases, reason, now=now)
+    Lease.objects.bulk_create(leases)
+    lost = {one.day for one in wanted} - {one.day for one in possible}
+    held = _place(series.flavor, leases, now=now)
+    lost |= {lease.occurs_on for lease in leases if lease.occurs_on and lease.pk not in held}
+    if lost:
+        raise DatesLost(sorted(lost))
+    for lease, verdict in zip(leases, verdicts, strict=True):
+        record_request(lease, verdict, held[lease.pk], actor=actor, now=now)
+    _record(series, leases, reason, actor=actor, now=now)
+    if reason:
+        _ask_approvers(series, leases, now=now)
+    if starts_now(leases[0], now=now):
+        transaction.on_commit(wake_control)
     return series
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import TypeVar
 
-from django.db import transaction
 from django.db.models import Exists, Model, OuterRef, Q, QuerySet
 
 from hosts.models import Gpu, Host
@@ -27,6 +26,7 @@ from leasing.reasons import NONE, Reason, because
 from leasing.states.gpu import GpuEvent, GpuState
 from leasing.states.lease import ON_HOST, LeaseEvent, LeaseState
 from leasing.timing import INTAKE_DEADLINE, RELEASE_DEADLINE
+from leasing.transactions import atomically
 from leasing.transitions import apply_gpu_event, apply_lease_event
 
 log = logging.getLogger(__name__)
@@ -336,8 +336,7 @@ def _each(rows: Iterable[T], act: Callable[[T], object]) -> None:
     """Act on each in a transaction of its own; what fails is tried again by the next tick."""
     for row in list(rows):
         try:
-            with transaction.atomic():
-                act(row)
+            atomically(act)(row)
         except DomainError as error:
             log.info("Not done for %s: %s", row, error)
         except Exception:

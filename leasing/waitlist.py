@@ -35,10 +35,10 @@ from leasing.models import Block, Flavor, Image, Lease, Person, Tenant, Waitlist
 from leasing.openings.upkeep import give_up_kept
 from leasing.pricing import quote_lease
 from leasing.reasons import Reason, because
-from leasing.retrying import retrying
 from leasing.slots import find_start
 from leasing.states.lease import LeaseEvent, LeaseState
 from leasing.tidings import local_time
+from leasing.transactions import atomically
 from leasing.transitions import apply_lease_event
 from leasing.wake import wake_control
 
@@ -103,19 +103,19 @@ def join_waitlist(
     quote_lease(flavor=flavor, starts_at=entry.earliest_at, ends_at=deadline)
     _check_deadline(entry, now=now)
     _check_size(flavor)
-    return retrying(lambda: _join(actor, entry, now=now))
+    return _join(actor, entry, now=now)
 
 
 def leave_waitlist(*, actor: Actor, entry_id: UUID, now: datetime) -> WaitlistEntry:
     """Wait no more; an offer passes to the next in line."""
     fetch_entry(actor, entry_id)
-    return retrying(lambda: _leave(actor, entry_id, now))
+    return _leave(actor, entry_id, now)
 
 
 def change_deadline(*, actor: Actor, entry_id: UUID, deadline: datetime, now: datetime) -> WaitlistEntry:
     """Another latest end; the place in line stays."""
     fetch_entry(actor, entry_id)
-    return retrying(lambda: _change_deadline(actor, entry_id, deadline, now))
+    return _change_deadline(actor, entry_id, deadline, now)
 
 
 def claim_offer(*, actor: Actor, entry_id: UUID, now: datetime) -> Lease:
@@ -125,13 +125,13 @@ def claim_offer(*, actor: Actor, entry_id: UUID, now: datetime) -> Lease:
     an approver, with its GPUs. What has begun already keeps its end. Raises WrongState or InvalidRequest.
     """
     fetch_entry(actor, entry_id)
-    return retrying(lambda: _claim(actor, entry_id, now))
+    return _claim(actor, entry_id, now)
 
 
 def decline_offer(*, actor: Actor, entry_id: UUID, now: datetime) -> WaitlistEntry:
     """Let what is offered pass to the next in line, and wait on."""
     fetch_entry(actor, entry_id)
-    return retrying(lambda: _decline(actor, entry_id, now))
+    return _decline(actor, entry_id, now)
 
 
 def entries_of(person: Person) -> QuerySet[WaitlistEntry]:
@@ -155,104 +155,104 @@ def outlook(entry: WaitlistEntry, *, now: datetime) -> Outlook:
     )
 
 
+@atomically
 def _join(actor: Actor, entry: WaitlistEntry, *, now: datetime) -> WaitlistEntry:
-    with transaction.atomic():
-        tenant = locked(Tenant.objects.all()).get(pk=entry.tenant_id)
-        person = locked(Person.objects.all()).get(pk=entry.owner_id)
-        if WaitlistEntry.objects.filter(owner=person, closed_at=None).count() >= MOST_ENTRIES:
-            raise WrongState(
-                _("You are in line %(count)d times already.") % {"count": MOST_ENTRIES},
-                hint=_("Leave one of them first."),
-            )
-        _check_nothing_fits(entry, now=now)
-        shares = shares_of(entry.flavor.model_id, now=now)
-        own = shares.pop(tenant.pk, Share(0, tenant.weight))
-        entry.rank_at = now + setback(times_fair(own, [own, *shares.values()]))
-        entry.save(force_insert=True)
-        offering.note(
-            entry,
-            "waitlist.join",
-            actor=actor,
-            now=now,
-            flavor=entry.flavor.slug,
-            image=entry.image.slug,
-            duration_seconds=int(entry.duration.total_seconds()),
-            earliest=entry.earliest_at,
-            deadline=entry.deadline_at,
-            rank=entry.rank_at,
+    tenant = locked(Tenant.objects.all()).get(pk=entry.tenant_id)
+    person = locked(Person.objects.all()).get(pk=entry.owner_id)
+    if WaitlistEntry.objects.filter(owner=person, closed_at=None).count() >= MOST_ENTRIES:
+        raise WrongState(
+            _("You are in line %(count)d times already.") % {"count": MOST_ENTRIES},
+            hint=_("Leave one of them first."),
         )
-        transaction.on_commit(wake_control)
+    _check_nothing_fits(entry, now=now)
+    shares = shares_of(entry.flavor.model_id, now=now)
+    own = shares.pop(tenant.pk, Share(0, tenant.weight))
+    entry.rank_at = now + setback(times_fair(own, [own, *shares.values()]))
+    entry.save(force_insert=True)
+    offering.note(
+        entry,
+        "waitlist.join",
+        actor=actor,
+        now=now,
+        flavor=entry.flavor.slug,
+        image=entry.image.slug,
+        duration_seconds=int(entry.duration.total_seconds()),
+        earliest=entry.earliest_at,
+        deadline=entry.deadline_at,
+        rank=entry.rank_at,
+    )
+    transaction.on_commit(wake_control)
     return entry
 
 
+@atomically
 def _leave(actor: Actor, entry_id: UUID, now: datetime) -> WaitlistEntry:
-    with transaction.atomic():
-        _let_pass(actor, entry_id, because("offer-left"), now=now)
-        entry = _locked(entry_id)
-        # One that was made between the two lines above.
-        _let_pass(actor, entry_id, because("offer-left"), now=now)
-        entry.refresh_from_db()
-        offering.close(entry, WaitlistEntry.Outcome.LEFT, actor=actor, now=now)
-        transaction.on_commit(wake_control)
+    _let_pass(actor, entry_id, because("offer-left"), now=now)
+    entry = _locked(entry_id)
+    # One that was made between the two lines above.
+    _let_pass(actor, entry_id, because("offer-left"), now=now)
+    entry.refresh_from_db()
+    offering.close(entry, WaitlistEntry.Outcome.LEFT, actor=actor, now=now)
+    transaction.on_commit(wake_control)
     return entry
 
 
+@atomically
 def _change_deadline(actor: Actor, entry_id: UUID, deadline: datetime, now: datetime) -> WaitlistEntry:
-    with transaction.atomic():
-        for block in locked(Block.objects.filter(kept_for=entry_id)).order_by("id"):
-            give_up_kept(block)
-        entry = _locked(entry_id)
-        if _offers(entry).exists():
-            raise WrongState(_("You have an offer."), hint=_("Claim or decline it first."))
-        was, entry.last_start_at, entry.fresh = entry.deadline_at, deadline - entry.duration, True
-        _check_deadline(entry, now=now)
-        _check_nothing_fits(entry, now=now)
-        entry.save(update_fields=["last_start_at", "fresh"])
-        offering.note(entry, "waitlist.change", actor=actor, now=now, deadline=deadline, was=was)
-        transaction.on_commit(wake_control)
+    for block in locked(Block.objects.filter(kept_for=entry_id)).order_by("id"):
+        give_up_kept(block)
+    entry = _locked(entry_id)
+    if _offers(entry).exists():
+        raise WrongState(_("You have an offer."), hint=_("Claim or decline it first."))
+    was, entry.last_start_at, entry.fresh = entry.deadline_at, deadline - entry.duration, True
+    _check_deadline(entry, now=now)
+    _check_nothing_fits(entry, now=now)
+    entry.save(update_fields=["last_start_at", "fresh"])
+    offering.note(entry, "waitlist.change", actor=actor, now=now, deadline=deadline, was=was)
+    transaction.on_commit(wake_control)
     return entry
 
 
+@atomically
 def _claim(actor: Actor, entry_id: UUID, now: datetime) -> Lease:
-    with transaction.atomic():
-        found = WaitlistEntry.objects.get(pk=entry_id)
-        tenant = lock_tenant_and_person(found.tenant_id, found.owner_id)
-        offer = _locked_offer(entry_id, now=now)
-        offer.tenant = tenant
-        member_of(actor, tenant)
-        check_offered(offer.flavor, offer.image)
-        offer.starts_at = max(offer.starts_at, now)
-        offer.quoted_total = line_amount(
-            seconds=whole_seconds(offer.starts_at, offer.ends_at),
-            rate_per_hour=offer.rate_per_hour,
-            currency=offer.currency,
-        )
-        verdict = check_limits(offer, now=now)
-        offer.needs_approval_because = verdict.reason
-        offer.save(update_fields=["starts_at", "quoted_total", "needs_approval_because"])
-        offer = apply_lease_event(
-            lease_id=offer.pk,
-            event=LeaseEvent.ASK if verdict.reason else LeaseEvent.CLAIM,
-            actor=actor,
-            effective_at=now,
-            now=now,
-            **facts_of(offer, verdict, offer.holds.values_list("gpu_id", flat=True)),
-        )
-        offer.decide_by = decide_by(offer, now) if verdict.reason else None
-        offer.save(update_fields=["decide_by"])
-        offering.close(_locked(entry_id), WaitlistEntry.Outcome.SERVED, actor=actor, now=now)
-        if verdict.reason:
-            ask_approvers(offer, now=now)
-        if starts_now(offer, now=now):
-            transaction.on_commit(wake_control)
+    found = WaitlistEntry.objects.get(pk=entry_id)
+    tenant = lock_tenant_and_person(found.tenant_id, found.owner_id)
+    offer = _locked_offer(entry_id, now=now)
+    offer.tenant = tenant
+    member_of(actor, tenant)
+    check_offered(offer.flavor, offer.image)
+    offer.starts_at = max(offer.starts_at, now)
+    offer.quoted_total = line_amount(
+        seconds=whole_seconds(offer.starts_at, offer.ends_at),
+        rate_per_hour=offer.rate_per_hour,
+        currency=offer.currency,
+    )
+    verdict = check_limits(offer, now=now)
+    offer.needs_approval_because = verdict.reason
+    offer.save(update_fields=["starts_at", "quoted_total", "needs_approval_because"])
+    offer = apply_lease_event(
+        lease_id=offer.pk,
+        event=LeaseEvent.ASK if verdict.reason else LeaseEvent.CLAIM,
+        actor=actor,
+        effective_at=now,
+        now=now,
+        **facts_of(offer, verdict, offer.holds.values_list("gpu_id", flat=True)),
+    )
+    offer.decide_by = decide_by(offer, now) if verdict.reason else None
+    offer.save(update_fields=["decide_by"])
+    offering.close(_locked(entry_id), WaitlistEntry.Outcome.SERVED, actor=actor, now=now)
+    if verdict.reason:
+        ask_approvers(offer, now=now)
+    if starts_now(offer, now=now):
+        transaction.on_commit(wake_control)
     return offer
 
 
+@atomically
 def _decline(actor: Actor, entry_id: UUID, now: datetime) -> WaitlistEntry:
-    with transaction.atomic():
-        offer = _locked_offer(entry_id, now=now)
-        offering.pass_on(offer, because("offer-declined"), actor=actor, now=now)
-        transaction.on_commit(wake_control)
+    offer = _locked_offer(entry_id, now=now)
+    offering.pass_on(offer, because("offer-declined"), actor=actor, now=now)
+    transaction.on_commit(wake_control)
     return WaitlistEntry.objects.get(pk=entry_id)
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 from django.db import transaction
@@ -29,9 +28,9 @@ from leasing.maintenance.plan import Affected, Fate, Plan, Unmovable, hull, make
 from leasing.models import Block, Closure, Hold, Lease
 from leasing.openings.upkeep import give_up_kept, lock_blocks, refresh_blocks, span_of
 from leasing.reasons import NONE, because
-from leasing.retrying import retrying
 from leasing.states.lease import LeaseEvent
 from leasing.timing import FARTHEST_START, PAST_TOLERANCE
+from leasing.transactions import atomically
 from leasing.transitions import apply_lease_event
 from leasing.wake import wake_control
 
@@ -122,7 +121,7 @@ def lift_closure(*, actor: Actor, closure_id: int, now: datetime) -> None:
     """End a closure now; one that has not begun is gone. What has moved stays where it is."""
     authorise(actor)
     _fetch(closure_id)
-    retrying(partial(_lift, actor, closure_id, now))
+    _lift(actor, closure_id, now)
 
 
 def closures() -> QuerySet[Closure]:
@@ -149,29 +148,29 @@ def _confirm(make: Callable[[], Plan], *, actor: Actor, seen: str, now: datetime
                 hint=_("Look at the list again, then confirm it."),
             )
         try:
-            return retrying(partial(_carry_out, actor, plan, now))
+            return _carry_out(actor, plan, now)
         except (_Overtaken, NothingFree):
             continue
     raise WrongState(_("The bookings of these GPUs change all the time."), hint=_("Try again."))
 
 
+@atomically
 def _carry_out(actor: Actor, plan: Plan, now: datetime) -> Plan:
-    with transaction.atomic():
-        blocks = _lock(plan)
-        if not plan.holds() or not plan.fits(blocks):
-            raise _Overtaken
-        done = replace(plan, closure=copy(plan.closure))
-        done.closure.save()
-        for block in blocks:
-            if block.pk in plan.gives_up:
-                give_up_kept(block)
-        _move(done, actor, now=now)
-        _refresh(done, blocks)
-        for one in done.affected:
-            _settle(one, done, actor, now=now)
-        act = "drain" if plan.replaces is None else "change-drain"
-        _note(actor, done.closure, act, now=now, leases=_listed(done))
-        transaction.on_commit(wake_control)
+    blocks = _lock(plan)
+    if not plan.holds() or not plan.fits(blocks):
+        raise _Overtaken
+    done = replace(plan, closure=copy(plan.closure))
+    done.closure.save()
+    for block in blocks:
+        if block.pk in plan.gives_up:
+            give_up_kept(block)
+    _move(done, actor, now=now)
+    _refresh(done, blocks)
+    for one in done.affected:
+        _settle(one, done, actor, now=now)
+    act = "drain" if plan.replaces is None else "change-drain"
+    _note(actor, done.closure, act, now=now, leases=_listed(done))
+    transaction.on_commit(wake_control)
     return done
 
 
@@ -248,20 +247,20 @@ def _settle(one: Affected, plan: Plan, actor: Actor, *, now: datetime) -> None:
             tidings.stays_in_maintenance(lease, closure, begun=one.fate is Fate.RUNS_ON, now=now)
 
 
+@atomically
 def _lift(actor: Actor, closure_id: int, now: datetime) -> None:
-    with transaction.atomic():
-        closure = locked(closures()).filter(pk=closure_id).first()
-        if closure is None or is_over(closure, now=now):
-            raise WrongState(_("This closure is over already."))
-        was = copy(closure)
-        if closure.starts_at < now:
-            closure.ends_at = now
-            closure.save(update_fields=["ends_at"])
-        else:
-            closure.delete()
-        refresh_blocks(own_blocks(was), span_of(*_times(was)))
-        _note(actor, was, "accept", now=now)
-        transaction.on_commit(wake_control)
+    closure = locked(closures()).filter(pk=closure_id).first()
+    if closure is None or is_over(closure, now=now):
+        raise WrongState(_("This closure is over already."))
+    was = copy(closure)
+    if closure.starts_at < now:
+        closure.ends_at = now
+        closure.save(update_fields=["ends_at"])
+    else:
+        closure.delete()
+    refresh_blocks(own_blocks(was), span_of(*_times(was)))
+    _note(actor, was, "accept", now=now)
+    transaction.on_commit(wake_control)
 
 
 def _plan_change(

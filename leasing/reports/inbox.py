@@ -20,6 +20,7 @@ from leasing.locking import locked
 from leasing.outbox import resend_unfinished
 from leasing.reports.apply import apply_report
 from leasing.states.gpu import GpuEvent, GpuState
+from leasing.transactions import atomically
 from leasing.transitions import apply_gpu_event
 
 log = logging.getLogger(__name__)
@@ -34,22 +35,32 @@ def receive_report(envelope: str, *, now: datetime) -> ReceivedReport | None:
     except (ForgedMessage, MessageError) as error:
         refuse_report(str(error), now=now)
         return None
-    with transaction.atomic():
-        host = locked(Host.objects.all()).get(pk=host.pk)
-        if not _still_trusted(host, envelope):
-            return None
-        host.last_seen_at, host.receipt_due = now, True
-        host.save(update_fields=["last_seen_at", "receipt_due"])
-        if not _adopt_journal(host, report, now=now):
-            return None
-        stored, new = ReceivedReport.objects.get_or_create(
-            host=host,
-            journal_id=report.journal_id,
-            sequence=report.sequence,
-            defaults={"envelope": envelope, "received_at": now},
-        )
+    kept = _store(host, report, envelope, now=now)
+    if kept is None:
+        return None
     apply_pending(host, now=now)
-    return stored if new else None
+    stored, is_new = kept
+    return stored if is_new else None
+
+
+@atomically
+def _store(
+    host: Host, report: ReportHeader, envelope: str, *, now: datetime
+) -> tuple[ReceivedReport, bool] | None:
+    """The report as kept, and whether it is new; None if the host or its journal is trusted no more."""
+    host = locked(Host.objects.all()).get(pk=host.pk)
+    if not _still_trusted(host, envelope):
+        return None
+    host.last_seen_at, host.receipt_due = now, True
+    host.save(update_fields=["last_seen_at", "receipt_due"])
+    if not _adopt_journal(host, report, now=now):
+        return None
+    return ReceivedReport.objects.get_or_create(
+        host=host,
+        journal_id=report.journal_id,
+        sequence=report.sequence,
+        defaults={"envelope": envelope, "received_at": now},
+    )
 
 
 def refuse_report(reason: str, *, now: datetime) -> None:
@@ -67,21 +78,21 @@ def apply_pending(host: Host, *, now: datetime) -> None:
         pass
 
 
+@atomically
 def _apply_next(host_id: UUID, *, now: datetime) -> bool:
-    with transaction.atomic():
-        host = locked(Host.objects.all()).get(pk=host_id)
-        if host.journal_id is None:
-            return False
-        stored = ReceivedReport.objects.filter(
-            host=host, journal_id=host.journal_id, sequence=host.applied_sequence + 1
-        ).first()
-        if stored is None:
-            return False
-        stored.verdict = _apply(host, stored, now=now)[:300]
-        stored.applied_at = now
-        stored.save(update_fields=["verdict", "applied_at"])
-        host.applied_sequence = stored.sequence
-        host.save(update_fields=["applied_sequence", "protocol"])
+    host = locked(Host.objects.all()).get(pk=host_id)
+    if host.journal_id is None:
+        return False
+    stored = ReceivedReport.objects.filter(
+        host=host, journal_id=host.journal_id, sequence=host.applied_sequence + 1
+    ).first()
+    if stored is None:
+        return False
+    stored.verdict = _apply(host, stored, now=now)[:300]
+    stored.applied_at = now
+    stored.save(update_fields=["verdict", "applied_at"])
+    host.applied_sequence = stored.sequence
+    host.save(update_fields=["applied_sequence", "protocol"])
     return True
 
 

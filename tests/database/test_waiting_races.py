@@ -18,7 +18,7 @@ from django.conf import settings
 from django.db import OperationalError, connection
 
 from hosts.models import Host
-from leasing import retrying, tick
+from leasing import tick, transactions
 from leasing.changing import change_end
 from leasing.errors import DomainError, NothingFree, WrongState
 from leasing.fsck import run_checks
@@ -107,13 +107,13 @@ def test_on_two_hosts_drains_wait_for_claims_and_for_each_other(
 ) -> None:
     """No transaction is given up: all lock leases and blocks in one order."""
     given_up: list[OperationalError] = []
-    is_passing = retrying._is_passing
+    is_passing = transactions._is_passing
 
     def note(error: OperationalError) -> bool:
         given_up.append(error)
         return is_passing(error)
 
-    monkeypatch.setattr(retrying, "_is_passing", note)
+    monkeypatch.setattr(transactions, "_is_passing", note)
     Race("hv2").run(claim_and_drain, crossing_drains)
     assert (given_up, failures_in(caplog)) == ([], [])
 
