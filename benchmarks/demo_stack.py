@@ -72,7 +72,7 @@ def started_demo() -> Iterator[DemoStack]:
     """Start it, yield it at once, stop it as Ctrl-C does."""
     # Unix sockets lie below it, and their paths must be short.
     var, port = Path(tempfile.mkdtemp(prefix="bench-", dir="/tmp")), free_port()
-    _share_images(var)
+    (var / "images").symlink_to(tenant_images().parent)
     process = subprocess.Popen(
         [sys.executable, "manage.py", "demo", "--port", str(port)],
         cwd=ROOT,
@@ -96,13 +96,13 @@ def wait_until(holds: Callable[[], bool], what: str, *, seconds: float = 120) ->
         time.sleep(0.1)
 
 
-def _share_images(var: Path) -> None:
-    """The tenant's system is that of `make demo`, made if need be: building it is not what is measured."""
-    images = ROOT / "var" / "images"
-    if not (images / "tiny" / "manifest.json").exists():
-        build = [sys.executable, "-m", "lab.tenant.build", str(images / "tiny")]
+def tenant_images() -> Path:
+    """The folder of `make demo`'s small system, made if need be: building it is not what is measured."""
+    tiny = ROOT / "var" / "images" / "tiny"
+    if not (tiny / "manifest.json").exists():
+        build = [sys.executable, "-m", "lab.tenant.build", str(tiny)]
         subprocess.run(build, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    (var / "images").symlink_to(images)
+    return tiny
 
 
 def _environment(var: Path) -> dict[str, str]:

@@ -1,17 +1,19 @@
-"""Golden images on this host. Nothing starts from one whose digest was not just computed and found right."""
+"""Golden images on this host. Nothing starts from one whose digest was not found right."""
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import json
 import subprocess
 from pathlib import Path
 
 import msgspec
 
+from hosts.agent.digests import Digests
 from hosts.agent.domain import Backing, DirectKernel, DiskFormat
 
 MANIFEST = "manifest.json"
+_DIGESTS = Digests()
 
 
 class ImageError(Exception):
@@ -36,8 +38,7 @@ class _Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def sha256_of(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return _DIGESTS.of(path)
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error.strerror}.") from error
 
@@ -81,6 +82,13 @@ def _manifest(directory: Path, digest: str) -> _Manifest:
 def open_disk_image(path: Path, format: DiskFormat, digest: str) -> Backing:
     """The disk image, if it has that digest and stands alone. `format` is believed, never guessed."""
     require_digest(path, digest)
+    _require_alone(path, format, digest)
+    return Backing(path=path, format=format)
+
+
+@functools.lru_cache(maxsize=1000)
+def _require_alone(path: Path, format: DiskFormat, digest: str) -> None:
+    """Asked once: what has the same digest says the same. ImageError is not kept."""
     command = ["qemu-img", "info", "--output=json", "-f", format, str(path)]
     result = subprocess.run(command, check=False, capture_output=True, text=True)
     if result.returncode:
@@ -88,4 +96,3 @@ def open_disk_image(path: Path, format: DiskFormat, digest: str) -> Backing:
     facts = json.loads(result.stdout)
     if "backing-filename" in facts or "data-file" in facts.get("format-specific", {}).get("data", {}):
         raise ImageError(f"{path} takes its data from another file; a golden image must stand alone.")
-    return Backing(path=path, format=format)
