@@ -6,15 +6,18 @@ import hashlib
 import secrets
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
+from django.db import transaction
+from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 
 from hosts.protocol.messages import OpenConsole
 from hosts.protocol.signing import seal
 from leasing import goals, policy
-from leasing.actors import Actor
+from leasing.actors import SYSTEM, Actor
 from leasing.audit.log import record
 from leasing.errors import NotAllowed, NotVisible, WrongState
 from leasing.locking import locked
@@ -74,9 +77,12 @@ def admit_browser(*, ticket: str, session_key: str, now: datetime) -> ConsoleSes
         expires_at__gt=now,
         closed_at__isnull=True,
     )
-    if not sessions.filter(ticket_used_at__isnull=True).update(ticket_used_at=now):
-        return None
-    return sessions.first()
+    with transaction.atomic():
+        if not sessions.filter(ticket_used_at__isnull=True).update(ticket_used_at=now):
+            return None
+        session = sessions.select_related("person", "lease__tenant").get()
+        _record("console.connect", Actor.of_person(session.person), session, now=now)
+    return session
 
 
 def admit_host(*, session_id: UUID, token: str, now: datetime) -> ConsoleSession | None:
@@ -106,7 +112,37 @@ def still_admitted(session_id: UUID) -> bool:
 
 
 def close_console(*, session_id: UUID, now: datetime) -> None:
-    ConsoleSession.objects.filter(pk=session_id, closed_at__isnull=True).update(closed_at=now)
+    """Whichever side has gone, or if it may not stay open."""
+    _close(ConsoleSession.objects.filter(pk=session_id), now=now)
+
+
+def close_consoles(lease: Lease, *, now: datetime) -> None:
+    """All of a lease that has stopped."""
+    _close(lease.console_sessions.all(), now=now)
+
+
+@atomically
+def _close(sessions: QuerySet[ConsoleSession], *, now: datetime) -> None:
+    still_open = sessions.filter(closed_at__isnull=True).select_related("person", "lease__tenant")
+    for session in locked(still_open):
+        session.closed_at = now
+        session.save(update_fields=["closed_at"])
+        used = session.ticket_used_at
+        seen = (now - used).total_seconds() if used else 0
+        _record("console.close", SYSTEM, session, now=now, seconds=round(seen))
+
+
+def _record(action: str, actor: Actor, session: ConsoleSession, *, now: datetime, **facts: Any) -> None:
+    record(
+        action=action,
+        actor=actor,
+        subject=f"lease:{session.lease_id}",
+        tenant=session.lease.tenant,
+        behalf=session.person,
+        now=now,
+        session=str(session.pk),
+        **facts,
+    )
 
 
 def digest(secret: str) -> str:

@@ -11,7 +11,8 @@ from django.utils.translation import gettext_lazy as _
 from leasing import goals, holds, notices
 from leasing.actors import Actor
 from leasing.addresses import of_lease
-from leasing.models import ConsoleSession, Extension, Lease
+from leasing.console import close_consoles
+from leasing.models import Extension, Lease
 from leasing.outbox import close_commands, queue_command, supersede_updates
 from leasing.reasons import Reason, filled
 from leasing.states.gpu import GpuEvent
@@ -27,7 +28,7 @@ def after_lease_event(lease: Lease, *, event: LeaseEvent, at: datetime, actor: A
     elif lease.state == LeaseState.RELEASING:
         holds.shrink(lease, now=now)
         _drop_pending_extension(lease, now=now)
-        _close_consoles(lease, now=now)
+        close_consoles(lease, now=now)
         order_release(lease, now=now)
     elif event is LeaseEvent.GONE:
         _take_back(lease, at=at, actor=actor, now=now)
@@ -106,10 +107,6 @@ def _tell_host(lease: Lease, *, goal: goals.LeaseGoal, now: datetime, deadline: 
         now=now,
         deadline=deadline,
     )
-
-
-def _close_consoles(lease: Lease, *, now: datetime) -> None:
-    ConsoleSession.objects.filter(lease=lease, closed_at__isnull=True).update(closed_at=now)
 
 
 _SUBJECTS: dict[LeaseEvent, str | Promise] = {

@@ -14,7 +14,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 
 from hosts.models import ReceivedReport
-from leasing.models import AuditEntry, AuditLeaf, Hold, ScrubRecord, TreeHead
+from leasing.models import AuditEntry, AuditLeaf, AuditNode, Hold, ScrubRecord, TreeHead
 
 NO_OVERLAP = "leasing_hold_no_overlap"
 
@@ -22,6 +22,7 @@ NO_OVERLAP = "leasing_hold_no_overlap"
 APPEND_ONLY: dict[type[models.Model], tuple[str, ...]] = {
     AuditEntry: (),
     AuditLeaf: (),
+    AuditNode: (),
     TreeHead: ("anchored_at",),
     ReceivedReport: ("applied_at", "verdict"),
     ScrubRecord: (),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from hashlib import sha256
 from uuid import uuid4
 
 import msgspec
@@ -16,6 +17,8 @@ from hosts.models import Host
 from hosts.protocol import messages
 from hosts.protocol.codec import PROTOCOL, encode, encode_goal
 from hosts.protocol.signing import COMMAND, Signer
+from leasing.actors import SYSTEM
+from leasing.audit.log import record
 from leasing.keys import portal_signing_key
 from leasing.models import Lease, OutboxMessage
 from leasing.wake import wake_control
@@ -54,6 +57,18 @@ def queue_command(
         created_at=now,
         next_send_at=now,
         deadline_at=now + deadline if deadline else None,
+    )
+    record(
+        action="command.queue",
+        actor=SYSTEM,
+        subject=f"command:{message.command_id}",
+        tenant=lease.tenant if lease else None,
+        now=now,
+        about=subject,
+        kind=message.kind,
+        generation=generation,
+        host=host.name,
+        goal_sha256=sha256(message.goal.encode()).hexdigest(),
     )
     transaction.on_commit(wake_control)
     return message

@@ -214,6 +214,16 @@ def visible_audit(person: Person) -> QuerySet[AuditEntry]:
     return AuditEntry.objects.filter(tenant__in=tenants_with_role(person, "approver"))
 
 
+def audited_tenants(person: Person) -> QuerySet[Tenant]:
+    """The tenants whose entries the person may read."""
+    return Tenant.objects.all() if is_auditor(person) else tenants_with_role(person, "approver")
+
+
+def reads_audit(person: Person) -> bool:
+    """Whether there is an audit log for this person at all."""
+    return is_auditor(person) or tenants_with_role(person, "approver").exists()
+
+
 def visible_usage(person: Person) -> QuerySet[UsageSegment]:
     segments = UsageSegment.objects.select_related("lease__tenant", "lease__owner", "lease__flavor__model")
     if is_auditor(person) or is_money_manager(person):

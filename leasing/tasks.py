@@ -10,12 +10,14 @@ from django.utils import timezone
 from hosts.models import Host
 from hosts.protocol.fence import DELIVER_COMMAND, DELIVER_REPORT, FencedTask, host_queue, push
 from leasing import notices, reports
+from leasing.audit.sinks import tell_sinks
 from leasing.reports.inbox import refuse_report
 from leasing.tick import tick
 from leasing.wake import WAKE_TASK
 
 TICK_TASK = "leasing.tick"
 NOTIFY_TASK = "leasing.notify"
+HEADS_TASK = "leasing.tell-heads"
 
 _last_tick_began = 0.0
 
@@ -52,6 +54,11 @@ def wake(asked_at: str) -> None:
 @shared_task(name=NOTIFY_TASK)
 def send_notices() -> None:
     notices.send_due_notices(now=timezone.now())
+
+
+@shared_task(name=HEADS_TASK)
+def tell_heads() -> None:
+    tell_sinks(timezone.now())
 
 
 def send_command(host: Host, envelope: str) -> None:

@@ -66,6 +66,7 @@ def apply_lease_event(
         actor=actor,
         subject=f"lease:{lease.pk}",
         tenant=lease.tenant,
+        behalf=lease.owner,
         effective_at=at,
         now=now,
         **{"from": before, "to": after, "event": event, "reason": reason.in_english(), **detail},

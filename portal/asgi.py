@@ -1,6 +1,6 @@
 """ASGI entry point: pages, API, live updates, and the consoles' WebSockets.
 
-uvicorn portal.asgi:application --ws websockets-sansio --ws-per-message-deflate false
+uvicorn portal.asgi:application --ws websockets-sansio --ws-per-message-deflate false --no-proxy-headers
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from whitenoise.responders import StaticFile
 from leasing.actors import Actor
 from leasing.errors import DomainError
 from leasing.models import Person
+from portal.addresses import true_address
 from portal.pages.errors import domain_error_page
 
 Respond = Callable[[HttpRequest], HttpResponseBase]
@@ -43,6 +44,19 @@ class StaticFilesMiddleware(WhiteNoiseMiddleware):  # type: ignore[misc]
             with found.file as file:
                 content = file.read()
         return HttpResponse(content, status=int(found.status), headers=dict(found.headers))
+
+
+class ClientAddressMiddleware:
+    """Puts the client's own address in the place of its proxy's, for everything that counts or records it."""
+
+    def __init__(self, get_response: Respond) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        request.META["REMOTE_ADDR"] = true_address(
+            client_address(request), request.headers.get("X-Forwarded-For", ""), settings.TRUSTED_PROXIES
+        )
+        return self.get_response(request)
 
 
 class ReaderMiddleware:
@@ -78,8 +92,16 @@ def client_address(request: HttpRequest) -> str:
     return request.META.get("REMOTE_ADDR") or ""
 
 
-def actor_of(request: HttpRequest, person: Person) -> Actor:
+def request_number(request: HttpRequest) -> str:
+    return getattr(request, "request_id", "")
+
+
+def actor_of(request: HttpRequest, person: Person, *, token: str = "") -> Actor:
     """The person as the author of what this request does."""
-    return Actor.of_person(
-        person, address=client_address(request), request_id=getattr(request, "request_id", "")
-    )
+    address, number = client_address(request), request_number(request)
+    return Actor.of_person(person, address=address, request_id=number, token=token)
+
+
+def stranger_of(request: HttpRequest) -> Actor:
+    """Whoever sends a request without having shown who they are."""
+    return Actor.of_nobody(address=client_address(request), request_id=request_number(request))

@@ -13,6 +13,8 @@ from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_lazy as _
 
+from portal.addresses import networks
+
 django_stubs_ext.monkeypatch()
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -86,6 +88,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "portal.middleware.ClientAddressMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "portal.middleware.StaticFilesMiddleware",
     "csp.middleware.CSPMiddleware",
@@ -151,7 +154,12 @@ AXES_LOCKOUT_TEMPLATE = "locked_out.html"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
 SESSION_COOKIE_SAMESITE = "Lax"
 SECURE_HSTS_SECONDS = 31536000 if HTTPS else 0
-SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _flag("LEASEHOLD_BEHIND_PROXY") else None
+BEHIND_PROXY = _flag("LEASEHOLD_BEHIND_PROXY")
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if BEHIND_PROXY else None
+# Whose X-Forwarded-For is believed: nobody chooses the address that they are known by.
+TRUSTED_PROXIES = networks(
+    os.environ.get("LEASEHOLD_TRUSTED_PROXIES", "127.0.0.1,::1,unix" if BEHIND_PROXY else "")
+)
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 CSRF_FAILURE_VIEW = "portal.pages.errors.csrf_failure"
@@ -195,8 +203,8 @@ REST_FRAMEWORK = {
     "EXCEPTION_HANDLER": "portal.api.exceptions.problem_response",
     "DEFAULT_THROTTLE_CLASSES": ["rest_framework.throttling.UserRateThrottle"],
     "DEFAULT_THROTTLE_RATES": {"user": "1200/min", "enrolment": "10/min"},
-    # Nobody chooses by a header whose requests theirs are counted with.
-    "NUM_PROXIES": 1 if SECURE_PROXY_SSL_HEADER else 0,
+    # ClientAddressMiddleware has dealt with proxies.
+    "NUM_PROXIES": 0,
 }
 REST_KNOX = {"TOKEN_TTL": None, "AUTH_HEADER_PREFIX": "Token"}
 SPECTACULAR_SETTINGS = {
@@ -228,6 +236,9 @@ BROKER_ADMIN_URL = _secret("LEASEHOLD_BROKER_ADMIN")
 # Ed25519 key that signs commands and the audit log's heads: a file, 0600, never in the database.
 SIGNING_KEY_FILE = Path(os.environ.get("LEASEHOLD_SIGNING_KEY", VAR_DIR / "portal.key"))
 AUDIT_ANCHOR_FILE = Path(os.environ.get("LEASEHOLD_AUDIT_ANCHOR", VAR_DIR / "audit-anchors.jsonl"))
+# Told the signed heads besides: /dev/log or udp://host:port, and an https:// address.
+AUDIT_SYSLOG = os.environ.get("LEASEHOLD_AUDIT_SYSLOG", "")
+AUDIT_WEBHOOK = _secret("LEASEHOLD_AUDIT_WEBHOOK")
 # Where hosts dial the console gateway; the browser uses SITE_URL.
 GATEWAY_URL = os.environ.get("LEASEHOLD_GATEWAY_URL", SITE_URL.replace("http", "ws", 1) + "/ws/host-console/")
 # After how long a workstation that nobody has used is given back; 0 is never. Needs a source that watches.

@@ -68,12 +68,17 @@ def append_anchors(heads: Iterable[Head]) -> None:
 def read_anchors() -> Iterator[Head]:
     """The heads written down, oldest first; BadAnchor for a line that is none."""
     path: Path = settings.AUDIT_ANCHOR_FILE
-    lines = path.read_bytes().splitlines() if path.exists() else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            yield msgspec.json.decode(line, type=Head)
-        except msgspec.MsgspecError as error:
-            raise BadAnchor(f"Line {number} of {path} is not a head: {error}") from error
+    return read_heads(path) if path.exists() else iter(())
+
+
+def read_heads(path: Path) -> Iterator[Head]:
+    """The heads in a file, a line of JSON each; what a logger has put before it does not matter."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                yield msgspec.json.decode(line[line.find(b"{") :], type=Head)
+            except msgspec.MsgspecError as error:
+                raise BadAnchor(f"Line {number} of {path} is not a head: {error}") from error
 
 
 def _signed_text(size: int, root_hash: str, signed_at: datetime) -> bytes:

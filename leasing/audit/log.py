@@ -9,7 +9,7 @@ from typing import Any
 from django.db import transaction
 
 from leasing.actors import Actor
-from leasing.models import AuditEntry, Tenant, UnsealedEntry
+from leasing.models import AuditEntry, Person, Tenant, UnsealedEntry
 from leasing.prepared import insert
 
 SPARINGLY_PER_MINUTE = 30
@@ -28,16 +28,22 @@ def record(
     now: datetime,
     tenant: Tenant | None = None,
     effective_at: datetime | None = None,
+    behalf: Person | None = None,
     **detail: Any,
 ) -> AuditEntry:
-    """Append one entry. `subject` is `kind:id`, such as `lease:<uuid>`; `detail` must hold no secrets."""
+    """Append one entry. `subject` is `kind:id`, such as `lease:<uuid>`; `detail` must hold no secrets.
+
+    `behalf` is whose it is that somebody else has acted on.
+    """
+    others = behalf is not None and (actor.person is None or behalf.pk != actor.person.pk)
     text = canonical(
         {
             "action": action,
-            "actor": {"kind": actor.kind, "name": actor.name},
+            "actor": {"kind": actor.kind, "name": actor.name, "token": actor.token},
             "address": actor.address,
             "detail": detail,
             "effective_at": effective_at or now,
+            "on_behalf_of": behalf.username if behalf is not None and others else None,
             "recorded_at": now,
             "request_id": actor.request_id,
             "subject": subject,

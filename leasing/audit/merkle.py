@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import sha256
+from typing import NamedTuple
 
+# Of the inner nodes every eighth level is kept: see leasing.audit.tiles.
+TILE_HEIGHT = 8
 EMPTY_ROOT = sha256(b"").digest()
 
 
@@ -16,19 +19,35 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return sha256(b"\x01" + left + right).digest()
 
 
-class Frontier:
-    """A growing tree, kept as the roots of its complete subtrees, largest first: one per bit of `size`."""
+class Node(NamedTuple):
+    """The root of leaves: of the `number`-th `2 ** (TILE_HEIGHT * level)` of them."""
 
-    def __init__(self) -> None:
+    level: int
+    number: int
+    root: bytes
+
+
+class Frontier:
+    """A growing tree, kept as the roots of its complete subtrees, largest first: one per bit of `size`.
+
+    `completed` are the inner nodes of every eighth level that were completed since it was last emptied.
+    """
+
+    def __init__(self, tile_height: int = TILE_HEIGHT) -> None:
         self.size = 0
+        self.completed: list[Node] = []
+        self._tile_height = tile_height
         self._peaks: list[bytes] = []
 
     def append(self, leaf: bytes) -> None:
         """Add the hash of the next leaf."""
-        size = self.size
+        size, height = self.size, 0
         while size & 1:
             leaf = node_hash(self._peaks.pop(), leaf)
             size >>= 1
+            height += 1
+            if height % self._tile_height == 0:
+                self.completed.append(Node(height // self._tile_height, size, leaf))
         self._peaks.append(leaf)
         self.size += 1
 

@@ -6,8 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from leasing.audit.anchor import Head
-from leasing.audit.merkle import inclusion_path
-from leasing.models import AuditLeaf, TreeHead
+from leasing.audit.merkle import TILE_HEIGHT
+from leasing.audit.tiles import Tiles
+from leasing.models import AuditLeaf, AuditNode, TreeHead
 
 
 class NotProvable(LookupError):
@@ -40,12 +41,19 @@ def prove_entries(entry_ids: Collection[int]) -> list[Proof]:
     head = TreeHead.objects.filter(size__gt=last).order_by("size").first()
     if head is None:
         raise NotProvable(f"No signed head has leaf {last} yet.")
-    hashes = AuditLeaf.objects.filter(index__lt=head.size).order_by("index")
-    leaves = [bytes.fromhex(hashed) for hashed in hashes.values_list("leaf_hash", flat=True)]
-    signed = Head.of_row(head)
+    signed, tiles = Head.of_row(head), Tiles(_read_tile)
     return [
-        Proof(
-            leaf.entry.text, leaf.index, [node.hex() for node in inclusion_path(leaf.index, leaves)], signed
-        )
+        Proof(leaf.entry.text, leaf.index, [node.hex() for node in tiles.path(leaf.index, head.size)], signed)
         for leaf in (found[entry_id] for entry_id in entry_ids)
     ]
+
+
+def _read_tile(level: int, number: int) -> list[bytes]:
+    first = number << TILE_HEIGHT
+    within = {"index__gte": first, "index__lt": first + (1 << TILE_HEIGHT)}
+    hashes = (
+        AuditLeaf.objects.filter(**within).order_by("index").values_list("leaf_hash")
+        if level == 0
+        else AuditNode.objects.filter(level=level, **within).order_by("index").values_list("root_hash")
+    )
+    return [bytes.fromhex(hashed) for (hashed,) in hashes]

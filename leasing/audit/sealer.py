@@ -11,8 +11,8 @@ from datetime import datetime
 from django.db import connection, transaction
 
 from leasing.audit.anchor import Head, append_anchors, sign_head
-from leasing.audit.merkle import Frontier, leaf_hash
-from leasing.models import AuditLeaf, TreeHead, UnsealedEntry
+from leasing.audit.merkle import Frontier, Node, leaf_hash
+from leasing.models import AuditLeaf, AuditNode, TreeHead, UnsealedEntry
 
 # Entries sealed under one head; what is left waits for the next call.
 BATCH = 5000
@@ -38,9 +38,11 @@ def _seal_batch(now: datetime) -> int:
         tree = _current_tree()
         waiting = UnsealedEntry.objects.order_by("entry_id").values_list("entry_id", "entry__text")
         entries = list(waiting[:BATCH])
+        tree.completed.clear()
         leaves = [_add_leaf(tree, entry_id, text) for entry_id, text in entries]
         if leaves:
             AuditLeaf.objects.bulk_create(leaves)
+            _save_nodes(tree.completed)
             UnsealedEntry.objects.filter(entry__in=[leaf.entry_id for leaf in leaves]).delete()
             _save_head(sign_head(size=tree.size, root_hash=tree.root().hex(), now=now))
     return len(leaves)
@@ -51,6 +53,12 @@ def _add_leaf(tree: Frontier, entry_id: int, text: str) -> AuditLeaf:
     leaf = AuditLeaf(index=tree.size, entry_id=entry_id, leaf_hash=hashed.hex())
     tree.append(hashed)
     return leaf
+
+
+def _save_nodes(nodes: list[Node]) -> None:
+    AuditNode.objects.bulk_create(
+        AuditNode(level=level, index=index, root_hash=root.hex()) for level, index, root in nodes
+    )
 
 
 def _save_head(head: Head) -> None:

@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
+from django.conf import settings
 
-from leasing.audit.anchor import BadAnchor, Head, read_anchors
-from leasing.audit.merkle import Frontier, leaf_hash
+from leasing.audit.anchor import BadAnchor, Head, read_heads
+from leasing.audit.merkle import Frontier, Node, leaf_hash
 from leasing.keys import portal_signing_key
-from leasing.models import AuditEntry, AuditLeaf, TreeHead, UnsealedEntry
+from leasing.models import AuditEntry, AuditLeaf, AuditNode, TreeHead, UnsealedEntry
 
 # More would say nothing new: one altered leaf makes every later head disagree.
 SHOWN = 20
@@ -24,12 +26,13 @@ SHOWN = 20
 
 @dataclass(frozen=True)
 class Verdict:
-    """What verification found. `proven` entries lead to an anchored head; later ones await theirs."""
+    """What verification found. `proven` entries lead to `anchor`, the last head outside; others await one."""
 
     proven: int
     sealed: int
     unsealed: int
     problems: list[str]
+    anchor: Head | None
 
 
 class _Known(NamedTuple):
@@ -63,27 +66,40 @@ class _Told(msgspec.Struct):
     tenant: str | None
 
 
-def verify_log() -> Verdict:
-    """Check the whole log against the anchored heads and the heads in the database."""
+def verify_log(witness: Path | None = None) -> Verdict:
+    """Check the whole log against the anchored heads and the heads in the database.
+
+    `witness` is a file with heads that somebody else has kept, lines of syslog for example.
+    """
     # In this order, so that what is sealed meanwhile is never taken for lost.
     rows = list(TreeHead.objects.order_by("size"))
     anchors, broken = _read_anchors()
+    if witness is not None:
+        told, unreadable = _read_heads(witness)
+        anchors, broken = [*anchors, *told], [*broken, *unreadable]
     known = [_Known(head, "anchored") for head in anchors]
     known += [_Known(Head.of_row(row), "stored") for row in rows]
     problems = [*broken, *_forged(known), *_unanchored(rows, anchors), *_compare(Frontier(), known)]
     problems += _forgotten()
+    anchor = max(anchors, key=lambda head: head.size, default=None)
     return Verdict(
-        proven=0 if problems else max((head.size for head in anchors), default=0),
+        proven=anchor.size if anchor and not problems else 0,
         sealed=AuditLeaf.objects.count(),
         unsealed=UnsealedEntry.objects.count(),
         problems=problems[:SHOWN],
+        anchor=anchor,
     )
 
 
 def _read_anchors() -> tuple[list[Head], list[str]]:
+    path: Path = settings.AUDIT_ANCHOR_FILE
+    return _read_heads(path) if path.exists() else ([], [])
+
+
+def _read_heads(path: Path) -> tuple[list[Head], list[str]]:
     try:
-        return list(read_anchors()), []
-    except BadAnchor as error:
+        return list(read_heads(path)), []
+    except (BadAnchor, OSError) as error:
         return [], [str(error)]
 
 
@@ -124,6 +140,7 @@ def _compare(tree: Frontier, known: list[_Known]) -> Iterator[str]:
                 yield _describe_difference(agreed, head, kind)
                 return
             agreed = tree.size
+    yield from _differing_nodes(tree.completed)
     for size in sorted(heads):
         yield f"A signed head knows {size} entries, the log has {tree.size}: its end is missing."
     # Asked after the leaves were read: what was sealed meanwhile has its head by now.
@@ -131,6 +148,15 @@ def _compare(tree: Frontier, known: list[_Known]) -> Iterator[str]:
     if tree.size > signed:
         entry_id = AuditLeaf.objects.values_list("entry_id", flat=True).get(index=signed)
         yield f"Entry {entry_id} (leaf {signed}) follows the last signed head: it was put in."
+
+
+def _differing_nodes(told: list[Node]) -> Iterator[str]:
+    """The kept inner nodes prove nothing, but proofs need them."""
+    rows = AuditNode.objects.values_list("level", "index", "root_hash")
+    kept = {(level, index): root_hash for level, index, root_hash in rows.iterator()}
+    for level, index, root in told:
+        if kept.get((level, index)) != root.hex():
+            yield f"Inner node {index} of level {level} is not what its leaves say."
 
 
 def _rows() -> Iterator[_Row]:

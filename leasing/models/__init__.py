@@ -1,6 +1,14 @@
 """Tables of the domain, by subject."""
 
-from leasing.models.audit import AuditEntry, AuditLeaf, TreeHead, UnsealedEntry
+from leasing.models.audit import (
+    AuditEntry,
+    AuditLeaf,
+    AuditNode,
+    HeadDelivery,
+    TreeHead,
+    UnsealedEntry,
+    Verification,
+)
 from leasing.models.catalogue import Flavor, Image, Rate
 from leasing.models.enrolment import EnrolmentToken
 from leasing.models.feeds import CalendarFeed
@@ -19,6 +27,7 @@ from leasing.models.waitlist import WaitlistEntry
 __all__ = [
     "AuditEntry",
     "AuditLeaf",
+    "AuditNode",
     "Block",
     "CalendarFeed",
     "Closure",
@@ -26,6 +35,7 @@ __all__ = [
     "EnrolmentToken",
     "Extension",
     "Flavor",
+    "HeadDelivery",
     "Hold",
     "Image",
     "Lease",
@@ -47,5 +57,6 @@ __all__ = [
     "TreeHead",
     "UnsealedEntry",
     "UsageSegment",
+    "Verification",
     "WaitlistEntry",
 ]

@@ -1,4 +1,4 @@
-"""The audit log: append-only entries, and the Merkle log that seals them (RFC 6962)."""
+"""The audit log: append-only entries, the Merkle log that seals them (RFC 6962), and what was made of it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ class AuditEntry(models.Model):
     class Meta:
         ordering = ["-id"]
         indexes = [
+            models.Index(fields=["actor", "-id"], name="leasing_auditentry_of_actor"),
+            models.Index(fields=["action", "-id"], name="leasing_auditentry_of_action"),
+            models.Index(fields=["recorded_at"], name="leasing_auditentry_by_time"),
             models.Index(fields=["subject", "-id"], name="leasing_auditentry_of_subject"),
             models.Index(fields=["tenant", "-id"], name="leasing_auditentry_of_tenant"),
         ]
@@ -57,6 +60,26 @@ class AuditLeaf(models.Model):
         return f"leaf {self.index}"
 
 
+class AuditNode(models.Model):
+    """The root of the `index`-th `256 ** level` leaves of the Merkle log, from which proofs are made.
+
+    That a proof holds is shown by the signed head, never by these rows.
+    """
+
+    level = models.PositiveSmallIntegerField()
+    index = models.PositiveBigIntegerField()
+    root_hash = models.CharField(max_length=64)
+
+    class Meta:
+        ordering = ["level", "index"]
+        constraints = [
+            models.UniqueConstraint(fields=["level", "index"], name="leasing_auditnode_one_per_place")
+        ]
+
+    def __str__(self) -> str:
+        return f"node {self.level}/{self.index}"
+
+
 class TreeHead(models.Model):
     """A signed head of the Merkle log: `size` leaves with this root."""
 
@@ -77,3 +100,38 @@ class TreeHead(models.Model):
 
     def __str__(self) -> str:
         return f"head of {self.size}"
+
+
+class HeadDelivery(models.Model):
+    """How far a sink outside has been told of signed heads, and when it is tried again."""
+
+    sink = models.CharField(max_length=20, primary_key=True)
+    size = models.PositiveBigIntegerField(default=0)
+    delivered_at = models.DateTimeField(null=True)
+    failures = models.PositiveIntegerField(default=0)
+    next_try_at = models.DateTimeField()
+    error = models.CharField(max_length=300, blank=True)
+
+    def __str__(self) -> str:
+        return f"{self.sink}: {self.size}"
+
+
+class Verification(models.Model):
+    """One verification of the whole log: what was proven, against which anchored head, or what was wrong.
+
+    It says what a program found then. Whoever doubts the database verifies anew.
+    """
+
+    verified_at = models.DateTimeField()
+    seconds = models.FloatField()
+    proven = models.PositiveBigIntegerField()
+    sealed = models.PositiveBigIntegerField()
+    anchored_at = models.DateTimeField(null=True)
+    root_hash = models.CharField(max_length=64, blank=True)
+    problems = models.JSONField(default=list)
+
+    class Meta:
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return f"{self.verified_at:%F %T}: {self.proven} proven"

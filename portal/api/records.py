@@ -10,10 +10,12 @@ from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework import renderers, serializers
+from rest_framework.pagination import CursorPagination
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from leasing import policy
+from leasing.audit.search import Search, find
 from leasing.errors import NotVisible
 from leasing.models import AuditEntry, Person, ScrubRecord, UsageSegment
 from leasing.usage import usage_csv
@@ -21,12 +23,26 @@ from portal.api.fields import EARLIEST, LATEST, MomentField
 from portal.api.serializers import AuditEntrySerializer, ScrubRecordSerializer, UsageSerializer
 from portal.api.views import ActionView, ListView, checked, person_of
 from portal.pages.usage import within
+from portal.pages.words import acts_of
 
 
 class AuditFilterSerializer(serializers.Serializer[dict[str, Any]]):
-    action = serializers.CharField(required=False, max_length=60)
+    action = serializers.CharField(
+        required=False, max_length=60, help_text="such as lease.end, or lease for all that happens to leases"
+    )
     actor = serializers.CharField(required=False, max_length=200)
-    subject = serializers.CharField(required=False, max_length=80, help_text="such as lease:<id>")
+    subject = serializers.CharField(
+        required=False, max_length=80, help_text="such as lease:<id>, or a workstation's name"
+    )
+    tenant = serializers.SlugField(required=False)
+    since = MomentField(required=False)
+    before = MomentField(required=False)
+
+    def search(self) -> Search:
+        """Of valid input."""
+        told = self.validated_data
+        actions = acts_of(told.get("action", ""))
+        return Search(actions=actions, **{name: told[name] for name in told if name != "action"})
 
 
 class ScrubFilterSerializer(serializers.Serializer[dict[str, Any]]):
@@ -53,17 +69,27 @@ class CsvRenderer(renderers.BaseRenderer):
         return data if isinstance(data, str) else renderers.JSONRenderer().render(data)
 
 
+class AuditPages(CursorPagination):
+    """By the entry's number: the last page costs what the first does."""
+
+    ordering = "-id"
+    page_size = 50
+    max_page_size = 200
+    page_size_query_param = "limit"
+
+
 class AuditList(ListView[AuditEntry]):
     serializer_class = AuditEntrySerializer
     queryset = AuditEntry.objects.none()
+    pagination_class = AuditPages
 
     def get_queryset(self) -> QuerySet[AuditEntry]:
         person = person_of(self.request)
-        if not policy.is_auditor(person) and not policy.tenants_with_role(person, "approver").exists():
+        if not policy.reads_audit(person):
             raise NotVisible(_("There is nothing here."))
-        chosen = checked(AuditFilterSerializer, self.request.query_params.dict())
-        entries = policy.visible_audit(person).select_related("tenant", "leaf")
-        return entries.filter(**chosen).order_by("-id")
+        chosen = AuditFilterSerializer(data=self.request.query_params.dict())
+        chosen.is_valid(raise_exception=True)
+        return find(policy.visible_audit(person).select_related("tenant", "leaf"), chosen.search())
 
     @extend_schema(parameters=[AuditFilterSerializer])
     def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:

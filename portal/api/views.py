@@ -24,7 +24,7 @@ def person_of(request: Request) -> Person:
 
 
 def api_actor(request: Request) -> Actor:
-    return actor_of(request._request, person_of(request))
+    return actor_of(request._request, person_of(request), token=getattr(request.auth, "token_key", ""))
 
 
 def checked(serializer: type[Serializer[Any]], data: Any, **context: Any) -> dict[str, Any]:

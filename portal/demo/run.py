@@ -116,7 +116,7 @@ class Demo:
         return [
             "portal.asgi:application",
             *("--host", "127.0.0.1", "--port", str(self.port)),
-            *("--ws", "websockets-sansio", "--ws-per-message-deflate", "false"),
+            *("--ws", "websockets-sansio", "--ws-per-message-deflate", "false", "--no-proxy-headers"),
             *("--timeout-graceful-shutdown", "3"),
             *("--log-level", "warning", "--no-server-header"),
         ]

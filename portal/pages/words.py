@@ -86,6 +86,9 @@ ACTS: dict[str, str | Promise] = {
     "power.restart": _("Restart was asked for"),
     "machine.stop": _("The machine switched off"),
     "console.open": _("Console opened"),
+    "console.connect": _("Console shown in a browser"),
+    "console.close": _("Console closed"),
+    "command.queue": _("Command for a host written down"),
     "command.refuse": _("The host refused a command"),
     "report.refuse": _("A report was refused"),
     "host.enrol": _("Host enrolled"),
@@ -143,11 +146,25 @@ ACTS: dict[str, str | Promise] = {
     "waitlist.lapsed": _("Waited in vain until the deadline"),
     "waitlist.passed": _("Off the waiting list: offers were not claimed"),
     "waitlist.withdrawn": _("Off the waiting list: no longer possible"),
+    "person.sign-in": _("Signed in"),
+    "person.sign-in-fail": _("Sign-in failed"),
+    "person.sign-out": _("Signed out"),
+    "audit.verify": _("Audit log verified"),
+    "audit.export": _("Audit log exported"),
+    "usage.export": _("Usage exported"),
+    "token.refuse": _("Something that is no API token was refused"),
     "token.create": _("API token made"),
     "token.revoke": _("API token revoked"),
     "feed.create": _("Calendar feed made"),
     "feed.revoke": _("Calendar feed revoked"),
 }
+
+
+def acts_of(text: str) -> tuple[str, ...]:
+    """An action, or all of a kind: `lease` or `lease.` stands for whatever happens to leases."""
+    kind = text.removesuffix(".") + "."
+    family = tuple(name for name in ACTS if name.startswith(kind))
+    return family or ((text,) if text else ())
 
 
 def plan_words(name: str) -> str | Promise:

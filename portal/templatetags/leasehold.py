@@ -259,10 +259,12 @@ def amount_of_bytes(count: int) -> str:
 
 @register.simple_tag(takes_context=True)
 def query(context: dict[str, Any], **changes: Any) -> str:
-    """The page's address with these parameters changed: the address always holds the filter."""
+    """The page's address with these parameters changed, or left out: the address always holds the filter."""
     parameters = context["request"].GET.copy()
     for name, value in changes.items():
-        parameters[name] = value
+        parameters.pop(name, None)
+        if value is not None:
+            parameters[name] = value
     return f"?{parameters.urlencode()}"
 
 

@@ -13,19 +13,21 @@ import pytest
 from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from nacl.signing import SigningKey
 from pytest_django import Settings
 
 from leasing.actors import SYSTEM
 from leasing.audit import sealer
-from leasing.audit.anchor import Head, read_anchors
+from leasing.audit.anchor import Head, read_anchors, sign_head
 from leasing.audit.log import record
-from leasing.audit.merkle import includes, leaf_hash
+from leasing.audit.merkle import Frontier, includes, leaf_hash
+from leasing.audit.proofs import prove_entry
 from leasing.audit.sealer import AlteredLog, seal
 from leasing.audit.verifier import verify_log
 from leasing.guards import guards_of
 from leasing.keys import portal_signing_key
-from leasing.models import AuditEntry, AuditLeaf, TreeHead, UnsealedEntry
+from leasing.models import AuditEntry, AuditLeaf, AuditNode, TreeHead, UnsealedEntry, Verification
 from tests.domain.ground import NOW
 
 pytestmark = pytest.mark.django_db
@@ -321,6 +323,87 @@ def test_an_entry_is_proven_by_its_path_to_the_head(sealed: list[AuditEntry]) ->
             path=[bytes.fromhex(node) for node in proof["path"]],
             root=bytes.fromhex(head.root_hash),
         )
+
+
+@pytest.fixture
+def long_log() -> list[AuditEntry]:
+    """So long that inner nodes are kept of it."""
+    entries = write(300)
+    seal(NOW)
+    entries += write(300, first=300)
+    seal(NOW)
+    return entries
+
+
+def test_a_proof_reads_a_few_tiles_and_not_the_log(long_log: list[AuditEntry]) -> None:
+    assert list(AuditNode.objects.values_list("level", "index")) == [(1, 0), (1, 1)]
+    entry = long_log[437]
+    with CaptureQueriesContext(connection) as asked:
+        proof = prove_entry(entry.pk)
+    assert includes(
+        leaf=leaf_hash(entry.text.encode()),
+        index=437,
+        size=600,
+        path=[bytes.fromhex(node) for node in proof.path],
+        root=bytes.fromhex(proof.head.root_hash),
+    )
+    tiles = [one["sql"] for one in asked if "_hash" in one["sql"] and "BETWEEN" not in one["sql"]]
+    assert len(tiles) <= 6  # its leaf, its head, its own tile, the last one, and the one above
+    assert problems() == ""
+
+
+@pytest.mark.usefixtures("long_log")
+def test_an_inner_node_that_was_changed_or_removed_is_found() -> None:
+    with connection.cursor() as cursor:
+        for event in ("update", "delete"):
+            on_table = " ON leasing_auditnode" if connection.vendor == "postgresql" else ""
+            cursor.execute(f"DROP TRIGGER leasing_auditnode_append_only_{event}{on_table}")
+    AuditNode.objects.filter(index=1).update(root_hash="00" * 32)
+    assert problems() == "Inner node 1 of level 1 is not what its leaves say."
+    AuditNode.objects.filter(index=1).delete()
+    assert problems() == "Inner node 1 of level 1 is not what its leaves say."
+
+
+def test_heads_that_somebody_else_kept_are_believed_too(sealed: list[AuditEntry], tmp_path: Path) -> None:
+    """Whoever holds the database, the key and the anchor file can still not please syslog."""
+    witness = tmp_path / "syslog"
+    lines = settings.AUDIT_ANCHOR_FILE.read_text().splitlines()
+    witness.write_text("".join(f"<109>1 now here leasehold - audit-head - {line}\n" for line in lines))
+    assert verify_log(witness).problems == []
+    assert "12 entries lead to the anchored head" in run("verify", "--witness", witness)
+    other = sign_head(size=12, root_hash="00" * 32, now=NOW)
+    with witness.open("ab") as file:
+        file.write(msgspec.json.encode(other))
+    assert "are not those of the anchored head of 12 entries" in verify_log(witness).problems[0]
+    assert verify_log().problems == []
+    with pytest.raises(SystemExit, match="1"):
+        run("verify", "--witness", witness)
+    assert "No such file" in verify_log(tmp_path / "none").problems[0]
+
+
+def test_each_verification_is_kept_and_recorded(sealed: list[AuditEntry]) -> None:
+    run("verify")
+    kept = Verification.objects.get()
+    assert (kept.proven, kept.sealed, kept.problems) == (12, 12, [])
+    assert kept.root_hash == TreeHead.objects.latest("size").root_hash
+    told = json.loads(AuditEntry.objects.get(action="audit.verify").text)
+    assert told["detail"]["root"] == kept.root_hash
+
+
+def test_entries_are_exported_as_they_were_sealed(sealed: list[AuditEntry]) -> None:
+    lines = [json.loads(line) for line in run("export").splitlines()]
+    told = lines.pop()
+    assert (told["leaf"], json.loads(told["text"])["action"]) == (None, "audit.export")
+    tree = Frontier()
+    for number, line in enumerate(lines):
+        assert line["leaf"] == number
+        tree.append(leaf_hash(line["text"].encode()))
+    assert tree.root().hex() == TreeHead.objects.latest("size").root_hash
+    (only,) = run("export", "--subject", "test:3").splitlines()
+    assert json.loads(only)["entry"] == sealed[3].pk
+    assert run("export", "--before", "2026-03-02T09:00Z") == ""
+    with pytest.raises(CommandError, match="say the zone"):
+        run("export", "--since", "2026-03-02")
 
 
 def test_an_unsealed_entry_cannot_be_proven() -> None:

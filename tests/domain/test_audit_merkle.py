@@ -18,6 +18,7 @@ from leasing.audit.merkle import (
     node_hash,
     root_of,
 )
+from leasing.audit.tiles import Tiles
 
 # The eight leaves and the roots that Certificate Transparency's reference implementations are tested with.
 KNOWN_LEAVES = [
@@ -109,3 +110,28 @@ def test_a_tree_of_any_size_proves_its_leaves_and_its_past(size: int, data: st.D
         new_root=root,
         path=consistency_path(old, known),
     )
+
+
+def tiled(known: list[bytes], *, height: int) -> Tiles:
+    """The tree as it is kept: its leaves, and of its inner nodes those of every so manieth level."""
+    kept, frontier = {0: dict(enumerate(known))}, Frontier(height)
+    for leaf in known:
+        frontier.append(leaf)
+    for level, number, root in frontier.completed:
+        kept.setdefault(level, {})[number] = root
+
+    def read(level: int, tile: int) -> list[bytes]:
+        first = tile << height
+        rows = kept.get(level, {})
+        return [rows[number] for number in range(first, first + (1 << height)) if number in rows]
+
+    return Tiles(read, height=height)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 300), st.integers(1, 4), st.data())
+def test_a_path_from_tiles_is_that_from_all_leaves(size: int, height: int, data: st.DataObject) -> None:
+    known = leaves(size)
+    tiles, smaller = tiled(known, height=height), data.draw(st.integers(1, size))
+    index = data.draw(st.integers(0, smaller - 1))
+    assert tiles.path(index, smaller) == inclusion_path(index, known[:smaller])

@@ -18,7 +18,7 @@ from knox.models import AuthToken
 from leasing.actors import SYSTEM
 from leasing.enrolment.tokens import make_token
 from leasing.feeds.keeping import NewFeed, create_feed
-from leasing.models import Lease
+from leasing.models import AuditEntry, Lease
 from leasing.ssh_keys import add_ssh_key
 from tests.web.conftest import SignIn, new_client
 from tests.web.scenes import Scene
@@ -127,6 +127,16 @@ def _new_feed(scene: Scene) -> NewFeed:
 
 def enrolment_token(scene: Scene) -> dict[str, Any]:
     return {"token_id": make_token(actor=SYSTEM, name="hv7", now=datetime.now(UTC))[0].pk}
+
+
+def audited(subject: str) -> Arguments:
+    """The newest entry about that lease."""
+
+    def arguments(scene: Scene) -> dict[str, Any]:
+        named = {name: getattr(scene, name).pk for name in ("active", "theirs")}
+        return {"number": AuditEntry.objects.filter(subject=subject.format(**named)).latest("pk").pk}
+
+    return arguments
 
 
 def posting(name: str, codes: str = "", *, others: int = 404, **more: Any) -> Row:
@@ -248,6 +258,13 @@ TABLE = [
     posting("readmit-gpu", "", arguments=unknown("gpu_id")),
     posting("withdraw-gpu", "operator=302", body={"reason": "fan"}, arguments=gpu("clean")),
     Row("audit", "approver=200 auditor=200"),
+    Row("audit", "approver=400 auditor=400", query="?since=never"),
+    Row("audit-download", "approver=200 auditor=200"),
+    Row("audit-download", "approver=400 auditor=400", query="?tenant=nowhere"),
+    Row("audit-entry", "approver=200 auditor=200", arguments=audited("lease:{active}")),
+    Row("audit-entry", "auditor=200", arguments=audited("lease:{theirs}")),
+    Row("audit-entry", arguments=lambda _scene: {"number": 2**70}),
+    posting("audit-verify", "auditor=302"),
     Row("usage", "finance=200 auditor=200 money=200"),
     Row("usage-csv", "finance=200 auditor=200 money=200"),
     Row("account", others=EVERYBODY),

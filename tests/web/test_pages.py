@@ -147,17 +147,6 @@ def test_a_gpu_in_use_is_not_withdrawn(scene: Scene, sign_in: SignIn) -> None:
     assert "is not possible now" in page
 
 
-def test_the_audit_log_filters_and_verifies(scene: Scene, sign_in: SignIn) -> None:
-    auditor = sign_in(scene.auditor)
-    assert "The log verifies" in text_of(auditor, "audit", query="?verify=1")
-    page = text_of(auditor, "audit", query="?action=lease.reject")
-    assert "lease.reject" in page
-    assert "lease.request" not in page
-    theirs = text_of(sign_in(scene.approver), "audit")
-    assert "Research" not in theirs
-    assert "Verify the whole log" not in theirs
-
-
 def test_usage_is_the_same_on_the_page_and_in_the_csv(scene: Scene, sign_in: SignIn) -> None:
     client = sign_in(scene.finance)
     days = {
