@@ -18,7 +18,7 @@ from leasing.actors import SYSTEM
 from leasing.audit.anchor import Head, read_heads
 from leasing.audit.log import record
 from leasing.audit.sealer import seal
-from leasing.audit.sinks import LONGEST_PAUSE, Syslog, Webhook, configured_sinks, tell_sinks
+from leasing.audit.sinks import LONGEST_PAUSE, Sink, Syslog, Webhook, configured_sinks, tell_sinks
 from leasing.keys import portal_signing_key
 from leasing.models import HeadDelivery, TreeHead
 from tests.domain.ground import NOW
@@ -135,7 +135,7 @@ def test_what_is_refused_is_told_again_ever_more_rarely_and_then_only_the_newest
 
 
 def test_nobody_listening_keeps_nothing_from_being_sealed(tmp_path: Path) -> None:
-    sinks = [Webhook(f"http://127.0.0.1:{free_port()}/"), Syslog(str(tmp_path / "none"))]
+    sinks: list[Sink] = [Webhook(f"http://127.0.0.1:{free_port()}/"), Syslog(str(tmp_path / "none"))]
     for _try in range(20):
         tell_sinks(NOW + _try * LONGEST_PAUSE, sinks)
     for sink in ("webhook", "syslog"):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import timedelta
 from typing import Any
 
 from django.test import Client
 from django.urls import reverse
 from knox.models import AuthToken
 
+from leasing.console import admit_browser, close_console, open_console
+from leasing.ending import end_lease
 from leasing.models import AuditEntry
 from tests.web.conftest import SignIn, new_client
 from tests.web.scenes import PASSWORD, Scene
@@ -75,12 +78,11 @@ def test_who_ends_somebody_elses_workstation_does_so_on_their_behalf(scene: Scen
 
 
 def test_only_a_trusted_proxy_says_whose_address_it_is(scene: Scene, settings: Any) -> None:
-    asked = {"path": "/sign-in/", "data": {"username": "ada", "password": "wrong"}}
-    headers = {"X-Forwarded-For": "203.0.113.7"}
-    new_client().post(**asked, headers=headers)
+    wrong, headers = {"username": "ada", "password": "wrong"}, {"X-Forwarded-For": "203.0.113.7"}
+    new_client().post("/sign-in/", wrong, headers=headers)
     assert told("person.sign-in-fail")["address"] == "127.0.0.1"
     settings.TRUSTED_PROXIES = ("unix",)
-    new_client().post(**asked, headers=headers, REMOTE_ADDR="")
+    new_client().post("/sign-in/", wrong, headers=headers, REMOTE_ADDR="")
     assert told("person.sign-in-fail")["address"] == "203.0.113.7"
 
 
@@ -134,7 +136,7 @@ def test_an_auditor_has_the_log_verified_and_everybody_reads_what_came_of_it(
 
 def test_what_is_found_can_be_kept(scene: Scene, sign_in: SignIn) -> None:
     answer = sign_in(scene.approver).get(reverse("audit-download") + "?action=lease.reject")
-    (line,) = b"".join(answer.streaming_content).splitlines()  # type: ignore[arg-type]
+    (line,) = answer.getvalue().splitlines()
     entry = AuditEntry.objects.get(action="lease.reject")
     assert json.loads(line) == {"entry": entry.pk, "leaf": entry.leaf.index, "text": entry.text}
     assert told("audit.export")["detail"]["search"] == {"actions": ["lease.reject"]}
@@ -152,3 +154,22 @@ def test_the_api_goes_page_by_page_too(scene: Scene, sign_in: SignIn) -> None:
     named = client.get(reverse("api-audit"), {"subject": scene.rejected.machine_name}).json()["results"]
     assert {row["action"] for row in named} == {"lease.request", "lease.reject"}
     assert client.get(reverse("api-audit"), {"since": "2026-01-01"}).status_code == 400
+
+
+def test_a_console_is_recorded_from_the_ticket_to_its_end(scene: Scene) -> None:
+    opened = open_console(
+        actor=scene.actor(scene.ada), lease_id=scene.active.pk, session_key="browser", now=scene.now
+    )
+    assert admit_browser(ticket=opened.ticket, session_key="browser", now=scene.now) is not None
+    assert admit_browser(ticket=opened.ticket, session_key="browser", now=scene.now) is None
+    close_console(session_id=opened.session_id, now=scene.now + timedelta(seconds=90))
+    close_console(session_id=opened.session_id, now=scene.now + timedelta(seconds=95))
+    entries = AuditEntry.objects.filter(action__startswith="console.").order_by("pk")
+    assert [entry.action for entry in entries] == ["console.open", "console.connect", "console.close"]
+    assert told("console.close")["detail"] == {"session": str(opened.session_id), "seconds": 90}
+    assert told("console.close")["on_behalf_of"] == "ada"
+    again = open_console(
+        actor=scene.actor(scene.ada), lease_id=scene.active.pk, session_key="browser", now=scene.now
+    )
+    end_lease(actor=scene.actor(scene.ada), lease_id=scene.active.pk, now=scene.now)
+    assert told("console.close")["detail"] == {"session": str(again.session_id), "seconds": 0}
