@@ -20,6 +20,7 @@ from hosts.protocol.messages import (
     Intake,
     MachineOrder,
     Mount,
+    NetworkOrder,
     Power,
     Provision,
     Release,
@@ -67,6 +68,7 @@ def provision(lease: Lease) -> Provision:
             ),
             guest=_guest(lease) if image.cloud_init else None,
             usb=tuple(lease.flavor.usb_devices),
+            network=NetworkOrder(ports=tuple(image.ports)),
         ),
     )
 

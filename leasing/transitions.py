@@ -134,6 +134,8 @@ def _write_lease(lease: Lease, *, event: LeaseEvent, after: LeaseState, at: date
         lease.active_at, lease.machine = at, Lease.Machine.RUNNING
     if after in (LeaseState.RELEASING, LeaseState.ENDED) and lease.stopped_at is None:
         lease.stopped_at = at
+    if after in (LeaseState.RELEASING, LeaseState.ENDED):
+        lease.access = None
     if event is LeaseEvent.GONE:
         lease.machine = Lease.Machine.GONE
     if event is not LeaseEvent.APPROVE:

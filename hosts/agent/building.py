@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from threading import Lock
 from uuid import UUID
@@ -15,31 +16,40 @@ from hosts.agent import disks
 from hosts.agent.bus import Card
 from hosts.agent.domain import Backing, BiosDisk, Boot, Disk, MachineSpec, UefiDisk, domain_xml
 from hosts.agent.fragments import show_rom
+from hosts.agent.host_key import keep_host_key, read_host_key
 from hosts.agent.images import open_disk_image, open_kernel_image, require_digest
 from hosts.agent.layout import read_layout
 from hosts.agent.machines import MachineFacts
+from hosts.agent.network.connecting import access_of, interfaces
 from hosts.agent.placing import ANYWHERE, Placement, place
 from hosts.agent.rig import Rig
 from hosts.agent.seed import write_seed
 from hosts.agent.usb import UsbDevice, choose, read_usb
-from hosts.protocol.messages import Provision
+from hosts.protocol.messages import Access, Provision
 
 DISK_SUFFIX = ".qcow2"
 SEED_SUFFIX = ".seed.iso"
+HOST_KEY_SUFFIX = ".hostkey"
 # What one machine is given must be in its definition before the next one chooses.
 _CHOOSING = Lock()
 
 
 def make_disks(rig: Rig, goal: Provision) -> None:
     """The lease's scratch disk, over its golden image if that is a disk, too; and its seed."""
-    disks.create_scratch(
-        disk_path(rig, goal.lease_id),
-        size_gib=goal.machine.disk_gib,
-        backing=_backing(rig, goal),
-        encrypted=rig.hypervisor.keeps_keys,
-    )
+    if goal.machine.disk_gib:
+        disks.create_scratch(
+            disk_path(rig, goal.lease_id),
+            size_gib=goal.machine.disk_gib,
+            backing=_backing(rig, goal),
+            encrypted=rig.hypervisor.keeps_keys,
+        )
     if goal.machine.guest is not None:
-        write_seed(_seed_path(rig, goal.lease_id), goal.machine.guest, instance=goal.lease_id)
+        write_seed(
+            _seed_path(rig, goal.lease_id),
+            goal.machine.guest,
+            instance=goal.lease_id,
+            host_key=keep_host_key(_host_key_path(rig, goal.lease_id)),
+        )
 
 
 def has_disks(rig: Rig, goal: Provision) -> bool:
@@ -49,17 +59,18 @@ def has_disks(rig: Rig, goal: Provision) -> bool:
 
 
 def destroy_disks(rig: Rig, lease_id: UUID) -> None:
-    """Destroy the key, then the disk; then seed, firmware variables, and what it said on its serial port."""
+    """Destroy the key, then the disk; then seed, host key, firmware variables, and its serial port's log."""
     disks.destroy_scratch(disk_path(rig, lease_id))
     for path in rig.config.machines_directory.glob(f"{lease_id}.*"):
         path.unlink()
 
 
 def leases_with_disks(rig: Rig) -> set[UUID]:
-    """The leases of which a disk, a key or a seed lies here."""
+    """The leases of which a disk, a key, a seed or a host key lies here."""
     found = set()
     disks_here = rig.config.disks_directory.glob(f"*{DISK_SUFFIX}*")
-    for path in (*disks_here, *rig.config.machines_directory.glob(f"*{SEED_SUFFIX}*")):
+    seeds = (rig.config.machines_directory.glob(f"*{each}*") for each in (SEED_SUFFIX, HOST_KEY_SUFFIX))
+    for path in (*disks_here, *chain.from_iterable(seeds)):
         with suppress(ValueError):
             found.add(UUID(path.name.partition(".")[0]))
     return found
@@ -87,7 +98,8 @@ def _define(
     spec = replace(spec, usb=_usb(rig, goal, others))
     is_encrypted = spec.disk is not None and spec.disk.encrypted
     key = disks.read_key(disk_path(rig, goal.lease_id)) if is_encrypted else None
-    rig.hypervisor.define(domain_xml(spec, fragments), disk_key=key)
+    devices, beside = interfaces(rig, goal.lease_id)
+    rig.hypervisor.define(domain_xml(spec, [*devices, *fragments], beside=beside), disk_key=key)
 
 
 def _fragments(rig: Rig, card: Card, slot: int) -> list[etree._Element]:
@@ -186,6 +198,16 @@ def is_whole(rig: Rig, goal: Provision, facts: MachineFacts) -> bool:
 
 def _seed_path(rig: Rig, lease_id: UUID) -> Path:
     return rig.config.machines_directory / f"{lease_id}{SEED_SUFFIX}"
+
+
+def access(rig: Rig, lease_id: UUID) -> Access | None:
+    """How the machine is reached, and by which key it is known."""
+    path = _host_key_path(rig, lease_id)
+    return access_of(rig, lease_id, host_key=read_host_key(path).fingerprint if path.exists() else "")
+
+
+def _host_key_path(rig: Rig, lease_id: UUID) -> Path:
+    return rig.config.machines_directory / f"{lease_id}{HOST_KEY_SUFFIX}"
 
 
 def _serial_log(rig: Rig, lease_id: UUID) -> Path:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from hosts.agent.network.settings import NetworkSettings
 from hosts.protocol.fields import Name, PciAddress, Sha256
 from hosts.protocol.machine import UsbId
 
@@ -47,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     accepted_risks: tuple[Risk, ...] = ()
     roms: tuple[Rom, ...] = ()
     usb_devices: tuple[UsbId, ...] = ()
+    network: NetworkSettings = NetworkSettings()
     resend_seconds: Seconds = 10.0
     inventory_seconds: Seconds = 60.0
     check_up_seconds: Seconds = 3600.0

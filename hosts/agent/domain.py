@@ -114,8 +114,10 @@ def node(tag: str, *children: etree._Element | str, **attributes: str) -> etree.
     return element
 
 
-def domain_xml(spec: MachineSpec, gpu_fragments: Sequence[etree._Element]) -> str:
-    """The whole domain. The fragments go under `<devices>` as they are."""
+def domain_xml(
+    spec: MachineSpec, fragments: Sequence[etree._Element], *, beside: Sequence[etree._Element] = ()
+) -> str:
+    """The whole domain. The fragments go under `<devices>` as they are; `beside` are those beside it."""
     domain = node(
         "domain",
         node("name", spec.name),
@@ -133,7 +135,8 @@ def domain_xml(spec: MachineSpec, gpu_fragments: Sequence[etree._Element]) -> st
         node("on_poweroff", "destroy"),
         node("on_reboot", "restart"),
         node("on_crash", "destroy"),
-        node("devices", *_devices(spec), *gpu_fragments),
+        node("devices", *_devices(spec), *fragments),
+        *beside,
         type=spec.domain_type,
     )
     return etree.tostring(domain, pretty_print=True, encoding="unicode")

@@ -15,13 +15,14 @@ from hosts.agent.records import GpuRecord, MachineRecord
 
 @dataclass(frozen=True)
 class Seen:
-    """What was there: machines, the leases whose disks lie here, the drivers of the host that have cards.
+    """What was there: machines, the leases whose disks and networks are here, the host's drivers of cards.
 
     `incarnations` has each card's; `boot` and `kernel` are those of the host now.
     """
 
     machines: Sequence[MachineFacts]
     disks: Collection[UUID]
+    networks: Collection[UUID]
     host_drivers: Mapping[str, Sequence[str]]
     hanging: Collection[str]
     incarnations: Mapping[str, str] = field(default_factory=dict)
@@ -59,6 +60,13 @@ class StrayScrubMachine:
 @dataclass(frozen=True)
 class StrayDisk:
     """A disk, or its key, of a lease that is not here."""
+
+    lease_id: UUID
+
+
+@dataclass(frozen=True)
+class StrayNetwork:
+    """A network of a lease that is not here."""
 
     lease_id: UUID
 
@@ -107,7 +115,15 @@ class Hang:
 
 
 Difference = (
-    StrayMachine | StrayScrubMachine | StrayDisk | LostMachine | ForeignUse | HostUse | Doubtful | Hang
+    StrayMachine
+    | StrayScrubMachine
+    | StrayDisk
+    | StrayNetwork
+    | LostMachine
+    | ForeignUse
+    | HostUse
+    | Doubtful
+    | Hang
 )
 
 
@@ -128,6 +144,7 @@ def _of_machines(seen: Seen, written: Written) -> Iterator[Difference]:
             yield StrayMachine(facts)
         if facts.scrubs and not written.is_planned(gpu_lock(facts.scrubs)):
             yield StrayScrubMachine(facts)
+    yield from (StrayNetwork(lease_id) for lease_id in sorted(seen.networks) if lease_id not in kept)
     yield from (StrayDisk(lease_id) for lease_id in sorted(seen.disks) if lease_id not in kept)
     for record in written.machines:
         settled = record.state != "releasing" and not written.is_planned(lease_lock(record.lease_id))

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hosts.agent.bus import PciBus
-from hosts.agent.config import Settings
+from hosts.agent.config import Config, Settings
 from hosts.agent.doctor.reader import Reader
 from hosts.agent.hypervisor import Hypervisor
 from hosts.agent.machines import MachineHost
+from hosts.agent.network.ways import Network, NoNetwork, open_network
 from hosts.agent.scrub_machine import MachineRoom
 from hosts.agent.scrubbers import Installed, load_scrubbers
 from hosts.agent.simulated import SimulatedBus
@@ -24,9 +25,10 @@ class Hardware:
     hypervisor: MachineHost
     scrubbers: Mapping[str, Installed]
     reader: Reader = field(default_factory=Reader)
+    network: Network = field(default_factory=NoNetwork)
 
 
-def open_hardware(settings: Settings) -> Hardware:
+def open_hardware(settings: Config) -> Hardware:
     """Connect to what the configuration names."""
     hypervisor = Hypervisor.open(settings.libvirt_uri)
     room = MachineRoom(hypervisor, settings.domain_type, settings.machines_directory)
@@ -34,6 +36,7 @@ def open_hardware(settings: Settings) -> Hardware:
         bus=open_bus(settings),
         hypervisor=hypervisor,
         scrubbers=load_scrubbers(settings.scrubbers, room),
+        network=open_network(settings.network, hypervisor, broker_url=settings.broker_url),
     )
 
 

@@ -6,13 +6,15 @@ import functools
 import os
 import pwd
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Self
 from urllib.parse import parse_qs, urlsplit
+from uuid import UUID
 
 import libvirt
+import libvirt_qemu
 from lxml import etree
 
 from hosts.agent import domain_facts
@@ -27,6 +29,7 @@ from hosts.agent.machines import (
     StopCause,
     StopListener,
 )
+from hosts.agent.network.definition import bridge_number, lease_of_network, network_name
 
 STATES = {
     libvirt.VIR_DOMAIN_NOSTATE: MachineState.RUNNING,
@@ -162,6 +165,47 @@ class Hypervisor:
         if socket is None:
             raise HypervisorError(f"Cannot find the console of {name}: it is not running, or has none.")
         return socket
+
+    def make_network(self, xml: str) -> None:
+        name = domain_facts.parse(xml).findtext("name", "")
+        with explained(f"make the network {name}"):
+            try:
+                network = self._machines.networkLookupByName(name)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_NO_NETWORK:
+                    raise
+                network = self._machines.networkDefineXML(xml)
+            if not network.isActive():
+                network.create()
+
+    def remove_network(self, lease_id: UUID) -> None:
+        name = network_name(lease_id)
+        with explained(f"remove the network {name}"), passing_over(libvirt.VIR_ERR_NO_NETWORK):
+            network = self._machines.networkLookupByName(name)
+            if network.isActive():
+                network.destroy()
+            if network.isPersistent():
+                network.undefine()
+
+    def networks(self) -> dict[UUID, int]:
+        found = {}
+        with explained("list the networks"):
+            for network in self._machines.listAllNetworks():
+                with passing_over(libvirt.VIR_ERR_NO_NETWORK):
+                    lease_id = lease_of_network(network.name())
+                    number = None if lease_id is None else bridge_number(network.bridgeName())
+                    if lease_id is not None and number is not None:
+                        found[lease_id] = number
+        return found
+
+    def cut_off(self, name: str, netdev: str, forwards: Sequence[str]) -> None:
+        orders = [f"set_link {netdev} off", *(f"hostfwd_remove {netdev} {each}" for each in forwards)]
+        with explained(f"cut off {name}"), unless_stopped():
+            domain = self._machines.lookupByName(name)
+            for order in orders:
+                libvirt_qemu.qemuMonitorCommand(
+                    domain, order, libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
+                )
 
     def versions(self) -> tuple[Version, Version]:
         with explained("ask for versions"):

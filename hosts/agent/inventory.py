@@ -28,6 +28,7 @@ def take_inventory(rig: Rig, *, restarted: bool = False) -> Inventory:
         machines=_machines(rig),
         simulated=rig.bus.simulated,
         restarted=restarted,
+        networks=tuple(sorted(rig.network.present())),
         **host_facts(disk_bytes=shutil.disk_usage(rig.config.state_directory).total),
     )
 

@@ -64,10 +64,16 @@ CREATE TABLE plan (
 ) STRICT;
 CREATE INDEX plan_open ON plan (id) WHERE state IN ('waiting', 'running', 'cancelling');
 CREATE TABLE console (session_id TEXT PRIMARY KEY, lease_id TEXT NOT NULL, open INTEGER NOT NULL) STRICT;
+CREATE TABLE lane (
+    lease_id TEXT PRIMARY KEY,
+    number INTEGER NOT NULL UNIQUE,
+    ports TEXT NOT NULL,
+    is_open INTEGER NOT NULL
+) STRICT;
 CREATE TABLE report (sequence INTEGER PRIMARY KEY AUTOINCREMENT, envelope TEXT NOT NULL) STRICT;
-PRAGMA user_version = 2;
+PRAGMA user_version = 3;
 """
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 LOCK_SECONDS = 2.0
 
 

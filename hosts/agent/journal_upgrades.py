@@ -34,7 +34,12 @@ def _named_steps() -> Iterable[str]:
     yield "ALTER TABLE plan ADD COLUMN failure TEXT NOT NULL DEFAULT ''"
     yield "ALTER TABLE plan ADD COLUMN added_at TEXT"
     yield "ALTER TABLE plan ADD COLUMN ended_at TEXT"
-    yield "PRAGMA user_version = 2"
 
 
-UPGRADES: Mapping[int, Sequence[str]] = {1: tuple(_named_steps())}
+# Schema 2 knew no networks.
+_LANE = "lease_id TEXT PRIMARY KEY, number INTEGER NOT NULL UNIQUE, ports TEXT NOT NULL"
+_LANES = (
+    f"CREATE TABLE lane ({_LANE}, is_open INTEGER NOT NULL) STRICT",
+    "PRAGMA user_version = 3",
+)
+UPGRADES: Mapping[int, Sequence[str]] = {1: (*_named_steps(), *_LANES), 2: _LANES}

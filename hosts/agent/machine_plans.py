@@ -5,12 +5,15 @@ from __future__ import annotations
 from functools import partial
 from typing import Literal
 
+from hosts.agent import building
 from hosts.agent.machine_steps import (
     BIND,
     CLOSE,
     CONFIRM,
+    CONNECT,
     DEFINE,
     DESTROY_DISK,
+    DISCONNECT,
     IDENTIFY,
     RESERVE,
     START,
@@ -40,7 +43,7 @@ def _finish_running(job: Job) -> None:
     """A release that was accepted meanwhile has the last word about the machine."""
     if not _is_being_released(job):
         job.rig.machines.set_state(job.lease_id, "on")
-        job.report(MachineRunning(lease_id=job.lease_id))
+        job.report(MachineRunning(lease_id=job.lease_id, access=building.access(job.rig, job.lease_id)))
 
 
 def _finish_stopped(job: Job, *, cause: StopCause) -> None:
@@ -108,16 +111,16 @@ def _gpu_failed(order: GpuOrder, step: Step, reason: str, *, missing: bool = Fal
     )
 
 
-_BRING_UP = (IDENTIFY, BIND, DEFINE, START, CONFIRM)
+_BRING_UP = (IDENTIFY, BIND, CONNECT, DEFINE, START, CONFIRM)
 
 PROVISION = PlanKind(
     "provision",
-    (IDENTIFY, BIND, RESERVE, DEFINE, START, CONFIRM),
+    (IDENTIFY, BIND, RESERVE, CONNECT, DEFINE, START, CONFIRM),
     finish=_finish_running,
     fail=_fail_provision,
 )
 RELEASE = PlanKind(
-    "release", (CLOSE, STOP, UNDEFINE, DESTROY_DISK), finish=_finish_release, fail=_fail_release
+    "release", (CLOSE, STOP, UNDEFINE, DISCONNECT, DESTROY_DISK), finish=_finish_release, fail=_fail_release
 )
 POWER_ON = PlanKind("power-on", _BRING_UP, finish=_finish_running, fail=_fail_running)
 RESTART = PlanKind("power-restart", (STOP, *_BRING_UP), finish=_finish_running, fail=_fail_running)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from hosts.agent import building
 from hosts.agent.bus import BusError, Card
 from hosts.agent.machines import ACTIVE, HypervisorError, MachineFacts
+from hosts.agent.network import connecting
 from hosts.agent.proven import was_away
 from hosts.agent.steps import GpuStepFailed, Job, Step, StepFailed
 from hosts.protocol.messages import Fingerprint, GpuOrder, Power, Provision, Release
@@ -139,6 +140,10 @@ def _is_reserved(job: Job) -> bool:
     return building.has_disks(job.rig, provision_of(job))
 
 
+def _connect(job: Job) -> None:
+    connecting.connect(job.rig, provision_of(job))
+
+
 def _define(job: Job) -> None:
     building.define_machine(job.rig, provision_of(job), generation=job.plan.origin.generation)
 
@@ -165,7 +170,9 @@ def _confirm(job: Job) -> None:
 
 
 def _close(job: Job) -> None:
+    """Before the machine is asked to stop: whoever had access has it no more."""
     job.rig.close_consoles(job.lease_id)
+    connecting.shut(job.rig, job.lease_id)
 
 
 def _stop(job: Job) -> None:
@@ -216,6 +223,14 @@ def _is_undefined(job: Job) -> bool:
     return _machine(job) is None
 
 
+def _disconnect(job: Job) -> None:
+    connecting.disconnect(job.rig, job.lease_id)
+
+
+def _is_disconnected(job: Job) -> bool:
+    return connecting.is_disconnected(job.rig, job.lease_id)
+
+
 def _destroy_disk(job: Job) -> None:
     building.destroy_disks(job.rig, job.lease_id)
 
@@ -224,10 +239,12 @@ IDENTIFY = Step("identify", _identify)
 # A group that was not viable may be so after its members were read again: one retry.
 BIND = Step("bind", _bind, check=_is_bound, attempts=2)
 RESERVE = Step("reserve", _reserve, check=_is_reserved)
+CONNECT = Step("connect", _connect)
 DEFINE = Step("define", _define, check=_is_defined)
 START = Step("start", _start, check=_is_active)
 CONFIRM = Step("confirm", _confirm)
-CLOSE = Step("close", _close)
+CLOSE = Step("close", _close, attempts=3)
 STOP = Step("stop", _stop, check=_is_stopped, attempts=3)
 UNDEFINE = Step("undefine", _undefine, check=_is_undefined)
+DISCONNECT = Step("disconnect", _disconnect, check=_is_disconnected)
 DESTROY_DISK = Step("destroy-disk", _destroy_disk)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -110,6 +110,18 @@ class MachineHost(Protocol):
 
     def channel_socket(self, name: str, channel: str) -> Path:
         """The socket behind one of the running machine's virtio-serial channels."""
+
+    def make_network(self, xml: str) -> None:
+        """Make the network known if it is not, and let it run."""
+
+    def remove_network(self, lease_id: UUID) -> None:
+        """Stop and forget the network of a lease."""
+
+    def networks(self) -> dict[UUID, int]:
+        """The leases that have a network of ours, each with the number of its lane."""
+
+    def cut_off(self, name: str, netdev: str, forwards: Sequence[str]) -> None:
+        """Nothing passes through QEMU's own network of a machine any more, nor is anything let in."""
 
     def versions(self) -> tuple[Version, Version]:
         """Of libvirt, and of QEMU."""

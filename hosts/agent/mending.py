@@ -7,6 +7,7 @@ left alone, and so is what a plan is at work on.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from uuid import UUID
 
 from hosts.agent import building
@@ -22,12 +23,15 @@ from hosts.agent.drift import (
     Seen,
     StrayDisk,
     StrayMachine,
+    StrayNetwork,
     StrayScrubMachine,
     Written,
     differences,
 )
 from hosts.agent.drift_notes import note_differences
 from hosts.agent.machines import HypervisorError, MachineFacts
+from hosts.agent.network import connecting
+from hosts.agent.network.ways import NetworkError
 from hosts.agent.orders import OrderRefused, order
 from hosts.agent.plans import gpu_lock
 from hosts.agent.proven import recall_proven, this_boot
@@ -51,7 +55,8 @@ _REASONS = {
 def mend(rig: Rig) -> None:
     """Look once, and mend what is not in order. BusError or HypervisorError if that cannot be seen."""
     seen = _look(rig)
-    note_differences(rig, tuple(_mend(rig, each) for each in differences(seen, _read(rig))))
+    found = [_mend(rig, each) for each in differences(seen, _read(rig))]
+    note_differences(rig, (*found, *_guard(rig)))
 
 
 def _look(rig: Rig) -> Seen:
@@ -59,6 +64,7 @@ def _look(rig: Rig) -> Seen:
     return Seen(
         machines=rig.hypervisor.machines(),
         disks=building.leases_with_disks(rig),
+        networks={*rig.network.present(), *(lane.lease_id for lane in rig.lanes.all())},
         host_drivers={gpu.address: rig.bus.host_drivers(gpu.address) for gpu in gpus},
         hanging=rig.bus.hanging(),
         incarnations={gpu.address: rig.bus.incarnation(gpu.address) for gpu in gpus},
@@ -83,6 +89,8 @@ def _mend(rig: Rig, difference: Difference) -> Check:
             check = _remove_scrub_machine(rig, facts)
         case StrayDisk(lease_id):
             check = _destroy_disk(rig, lease_id)
+        case StrayNetwork(lease_id):
+            check = _remove_network(rig, lease_id)
         case LostMachine(record):
             check = _found("lost-machine", "lost", "fail", lease=record.lease_id, state=record.state)
         case ForeignUse(gpu, facts):
@@ -126,6 +134,23 @@ def _destroy_disk(rig: Rig, lease_id: UUID) -> Check:
     except (DiskError, OSError) as error:
         return _found("stray-disk", "left", "fail", lease=lease_id, reason=error)
     return _found("stray-disk", "destroyed", "warn", lease=lease_id)
+
+
+def _remove_network(rig: Rig, lease_id: UUID) -> Check:
+    try:
+        connecting.disconnect(rig, lease_id)
+    except (NetworkError, HypervisorError) as error:
+        return _found("stray-network", "left", "fail", lease=lease_id, reason=error)
+    return _found("stray-network", "removed", "warn", lease=lease_id)
+
+
+def _guard(rig: Rig) -> Iterator[Check]:
+    """What machines reach, and who reaches them, is as the journal says, whoever has changed it."""
+    try:
+        if connecting.admit(rig):
+            yield _found("packet-filter", "restored", "warn")
+    except (NetworkError, HypervisorError) as error:
+        yield _found("packet-filter", "left", "fail", reason=error)
 
 
 def _give_up(rig: Rig, gpu: GpuRecord, facts: MachineFacts) -> Check:

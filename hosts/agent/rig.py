@@ -12,6 +12,8 @@ from hosts.agent.doctor.reader import Reader
 from hosts.agent.hardware import Hardware
 from hosts.agent.journal import Journal
 from hosts.agent.machines import MachineFacts, MachineHost
+from hosts.agent.network.lanes import Lanes
+from hosts.agent.network.ways import Network
 from hosts.agent.plans import Plans
 from hosts.agent.records import Consoles, Gpus, Machines
 from hosts.agent.scrubbers import Installed
@@ -31,6 +33,7 @@ class Books:
     gpus: Gpus
     machines: Machines
     consoles: Consoles
+    lanes: Lanes
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Rig(Books):
     hypervisor: MachineHost
     scrubbers: Mapping[str, Installed]
     reader: Reader
+    network: Network
     close_consoles: Callable[[UUID], None]
 
     def find_machine(self, lease_id: UUID) -> MachineFacts | None:
@@ -60,6 +64,7 @@ def open_books(*, config: Config, clock: Clock, journal: Journal, signer: Signer
         gpus=Gpus(journal),
         machines=Machines(journal),
         consoles=Consoles(journal),
+        lanes=Lanes(journal, config.network),
     )
 
 
@@ -71,5 +76,6 @@ def make_rig(books: Books, hardware: Hardware, *, close_consoles: Callable[[UUID
         hypervisor=hardware.hypervisor,
         scrubbers=hardware.scrubbers,
         reader=hardware.reader,
+        network=hardware.network,
         close_consoles=close_consoles,
     )

@@ -1,7 +1,7 @@
 """The NoCloud seed: a small disk from which cloud-init learns, at the first start, whose machine this is.
 
-It holds names and public keys, nothing secret; cloud-init looks for it at every start, so it stays as long as
-the machine, and goes with it.
+It holds names, public keys, and the machine's own SSH host key; cloud-init looks for it at every start, so it
+stays as long as the machine, and goes with it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from uuid import UUID
 import msgspec
 from pycdlib.pycdlib import PyCdlib
 
+from hosts.agent.host_key import HostKey
 from hosts.protocol.messages import GuestOrder, Mount
 
 # The label by which cloud-init finds it.
 LABEL = "cidata"
 
 
-def user_data(guest: GuestOrder) -> bytes:
+def user_data(guest: GuestOrder, host_key: HostKey) -> bytes:
     """The `user-data` file. JSON is YAML, and needs no quoting of its own."""
     user = {
         "name": guest.user,
@@ -36,6 +37,8 @@ def user_data(guest: GuestOrder) -> bytes:
         "users": [user],
         "disable_root": True,
         "ssh_pwauth": False,
+        # The only one: a client that offered to trust another kind would not know it.
+        "ssh_keys": {"ed25519_private": host_key.private, "ed25519_public": host_key.public},
         "mounts": [_fstab_fields(mount) for mount in guest.mounts],
     }
     return b"#cloud-config\n" + msgspec.json.format(msgspec.json.encode(config)) + b"\n"
@@ -46,12 +49,12 @@ def meta_data(guest: GuestOrder, instance: UUID) -> bytes:
     return msgspec.json.encode({"instance-id": str(instance), "local-hostname": guest.hostname}) + b"\n"
 
 
-def write_seed(path: Path, guest: GuestOrder, *, instance: UUID) -> None:
+def write_seed(path: Path, guest: GuestOrder, *, instance: UUID, host_key: HostKey) -> None:
     """Write the seed of a machine. It appears under its name only when it is complete."""
     path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     partial.unlink(missing_ok=True)
-    files = {"user-data": user_data(guest), "meta-data": meta_data(guest, instance)}
+    files = {"user-data": user_data(guest, host_key), "meta-data": meta_data(guest, instance)}
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(_iso(files))
         file.flush()

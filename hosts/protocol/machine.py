@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from hosts.protocol.fields import Message, Name, Sha256
+from hosts.protocol.fields import Message, Name, Sha256, TcpPort
 
 Firmware = Literal["bios", "uefi", "uefi-secure"]
 HostName = Annotated[str, Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
@@ -59,6 +59,14 @@ class GuestOrder(Message, frozen=True, kw_only=True):
     mounts: Annotated[tuple[Mount, ...], Meta(max_length=8)] = ()
 
 
+class NetworkOrder(Message, frozen=True, kw_only=True):
+    """The machine is connected, if its host connects any. Its `ports` are reached through the host's."""
+
+    SINCE = 2
+
+    ports: Annotated[tuple[TcpPort, ...], Meta(max_length=4)] = ()
+
+
 class MachineOrder(Message, frozen=True, kw_only=True):
     """The virtual machine to build: the GPUs' shares of the host, summed.
 
@@ -66,8 +74,8 @@ class MachineOrder(Message, frozen=True, kw_only=True):
     somebody at the host has plugged in for it.
     """
 
-    ADDED = {"guest": 2, "usb": 2}
-    ESSENTIAL = frozenset(ADDED)
+    ADDED = {"guest": 2, "usb": 2, "network": 2}
+    ESSENTIAL = frozenset({"guest", "usb"})
 
     name: Name
     vcpus: Annotated[int, Meta(ge=1, le=1024)]
@@ -76,3 +84,4 @@ class MachineOrder(Message, frozen=True, kw_only=True):
     image: ImageOrder
     guest: GuestOrder | None = None
     usb: Annotated[tuple[UsbId, ...], Meta(max_length=8)] = ()
+    network: NetworkOrder | None = None

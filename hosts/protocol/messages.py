@@ -27,12 +27,14 @@ from hosts.protocol.fields import (
     PciAddress,
     Short,
     Subject,
+    TcpPort,
     Text,
 )
 from hosts.protocol.machine import GuestOrder as GuestOrder
 from hosts.protocol.machine import ImageOrder as ImageOrder
 from hosts.protocol.machine import MachineOrder as MachineOrder
 from hosts.protocol.machine import Mount as Mount
+from hosts.protocol.machine import NetworkOrder as NetworkOrder
 
 
 class GpuOrder(Message, frozen=True, kw_only=True):
@@ -193,10 +195,32 @@ class StepReport(Message, frozen=True, kw_only=True, tag="step"):
     detail: Text = ""
 
 
+class Forward(Message, frozen=True, kw_only=True):
+    """Whoever connects to `port` of the host's address is let through to port `inside` of the machine."""
+
+    SINCE = 2
+
+    port: TcpPort
+    inside: TcpPort
+
+
+class Access(Message, frozen=True, kw_only=True):
+    """How the machine is reached. `host_key` is the SHA-256 by which its SSH server is known, if it is."""
+
+    SINCE = 2
+
+    address: Annotated[str, Meta(max_length=253)]
+    forwards: Annotated[tuple[Forward, ...], Meta(max_length=4)] = ()
+    host_key: Annotated[str, Meta(max_length=60)] = ""
+
+
 class MachineRunning(Message, frozen=True, kw_only=True, tag="machine-running"):
-    """The machine of this lease runs."""
+    """The machine of this lease runs. It is reached by its console alone where there is no `access`."""
+
+    ADDED = {"access": 2}
 
     lease_id: UUID
+    access: Access | None = None
 
 
 class MachineStopped(Message, frozen=True, kw_only=True, tag="machine-stopped"):
@@ -279,7 +303,12 @@ class ConsoleClosed(Message, frozen=True, kw_only=True, tag="console-closed"):
 
 
 class Inventory(Message, frozen=True, kw_only=True, tag="inventory"):
-    """What the host has: cards, machines, and the part that is shared among GPUs."""
+    """What the host has: cards, machines, and the part that is shared among GPUs.
+
+    `networks` are those of leases.
+    """
+
+    ADDED = {"networks": 2}
 
     cards: tuple[CardFacts, ...]
     machines: tuple[MachineFacts, ...]
@@ -290,6 +319,7 @@ class Inventory(Message, frozen=True, kw_only=True, tag="inventory"):
     worker_version: Short
     simulated: bool
     restarted: bool = False
+    networks: Annotated[tuple[UUID, ...], Meta(max_length=1000)] = ()
 
 
 MachineEvent = MachineRunning | MachineStopped | MachineGone | ProvisionFailed

@@ -14,9 +14,9 @@ from appliance.debian import uncompressed
 from lab.hypervisor.machine import Image, VirtualHypervisor
 
 PACKAGES = (
-    "apparmor", "dbus", "iproute2", "kmod", "libvirt-clients", "libvirt-daemon-system", "linux-image-amd64",
-    "nftables", "pciutils", "python3", "python3-libvirt", "qemu-guest-agent", "qemu-system-x86", "qemu-utils",
-    "systemd-sysv", "udev",
+    "apparmor", "dbus", "dnsmasq-base", "iproute2", "kmod", "libvirt-clients", "libvirt-daemon-system",
+    "linux-image-amd64", "nftables", "pciutils", "python3", "python3-libvirt", "qemu-guest-agent",
+    "qemu-system-x86", "qemu-utils", "systemd-sysv", "udev",
 )  # fmt: skip
 DISK_SIZE = "6G"
 FIRST_BOOT_SECONDS = 400

@@ -14,7 +14,11 @@ from appliance import debian, initramfs, kernel_image
 from appliance.debian import DEFAULT_CACHE
 
 INIT = Path(__file__).with_name("init")
-MODULES = {"base": ("button", "evdev", "virtio_pci", "virtio_blk"), "display": ("bochs",)}
+MODULES = {
+    "base": ("button", "evdev", "virtio_pci", "virtio_blk"),
+    "display": ("bochs",),
+    "network": ("virtio_net",),
+}
 # iomem=relaxed lets the tenant touch display memory that its own console uses; what follows saves time.
 CMDLINE = "console=tty0 console=ttyS0 quiet iomem=relaxed mitigations=off cryptomgr.notests"
 

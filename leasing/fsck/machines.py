@@ -54,12 +54,14 @@ def machines_run_for_leases(now: datetime) -> Iterator[Finding]:
 
 
 def nothing_is_left(now: datetime) -> Iterator[Finding]:
-    """An ended lease has no machine, no open console and no command under way"""
+    """An ended lease has no machine, no access, no open console and no command under way"""
     ended = Lease.objects.filter(state=LeaseState.ENDED)
     gone = {UUID(lease_id) for lease_id, changes in histories("lease") if changes[-1].event == "gone"}
     for lease in ended.filter(host__isnull=False):
         if lease.pk not in gone or lease.machine != Lease.Machine.GONE:
             yield Finding(f"lease:{lease.pk}", "has ended without a report that its machine is gone")
+    for lease in Lease.objects.filter(access__isnull=False).exclude(state=LeaseState.ACTIVE):
+        yield Finding(f"lease:{lease.pk}", f"is {lease.state} and says how its machine is reached")
     for session in ConsoleSession.objects.filter(lease__in=ended, closed_at=None):
         yield Finding(f"lease:{session.lease_id}", f"console session {session.pk} is still open")
     for message in OutboxMessage.objects.filter(lease__in=ended, answered_at=None):
@@ -109,8 +111,11 @@ def _compare_inventory(host: Host) -> Iterator[Finding]:
         return
     event, occurred_at = inventory
     running = {machine.lease_id for machine in event.machines if machine.lease_id}
-    for lease in Lease.objects.filter(pk__in=running, state=LeaseState.ENDED, state_since__lt=occurred_at):
+    over = Lease.objects.filter(state=LeaseState.ENDED, state_since__lt=occurred_at)
+    for lease in over.filter(pk__in=running):
         yield Finding(f"lease:{lease.pk}", f"has ended, and {host.name} still has its machine")
+    for lease in over.filter(pk__in=event.networks):
+        yield Finding(f"lease:{lease.pk}", f"has ended, and {host.name} still has its network")
     for lease in lost_machines(host, event, at=occurred_at):
         yield Finding(f"lease:{lease.pk}", f"is active, and {host.name} does not have its machine")
 

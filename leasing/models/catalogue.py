@@ -12,7 +12,7 @@ from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
 from hosts.models import GpuModel
-from hosts.protocol.machine import Mount, UsbId
+from hosts.protocol.machine import Mount, NetworkOrder, UsbId
 
 LOGIN_NAME = RegexValidator(r"^[a-z_][a-z0-9_-]{0,31}\Z")
 MOST_MOUNTS = 8
@@ -27,6 +27,20 @@ def check_mounts(value: Any) -> None:
         raise ValidationError(_("These are not mounts: %(why)s"), params={"why": error}) from error
     if len(mounts) > MOST_MOUNTS:
         raise ValidationError(_("At most %(count)d mounts."), params={"count": MOST_MOUNTS})
+
+
+def ssh_alone() -> list[int]:
+    return [22]
+
+
+def check_ports(value: Any) -> None:
+    """At most so many TCP ports."""
+    try:
+        order = msgspec.convert({"ports": value}, type=NetworkOrder)
+    except msgspec.ValidationError as error:
+        raise ValidationError(_("These are not ports: %(why)s"), params={"why": error}) from error
+    if len({*order.ports}) < len(order.ports):
+        raise ValidationError(_("A port is named twice."))
 
 
 def check_usb_ids(value: Any) -> None:
@@ -76,7 +90,8 @@ class Image(models.Model):
     The digest is a SHA-256. Of the versions of a slug at most one is offered; a lease keeps the one that it
     was booked with. `retired_at` is since when, and `retired_because` why, this one is not offered any more.
     One with cloud-init makes `default_user` at its first start, with the SSH keys of the lease's owner, and
-    mounts `mounts`, each with source, target, type and options as in fstab.
+    mounts `mounts`, each with source, target, type and options as in fstab. `ports` are those that are
+    forwarded to it from its host, where hosts connect machines: SSH, or 3389 for Remote Desktop.
     """
 
     class Firmware(models.TextChoices):
@@ -101,6 +116,7 @@ class Image(models.Model):
     default_user = models.CharField(max_length=32, blank=True, validators=[LOGIN_NAME])
     cloud_init = models.BooleanField(default=False)
     mounts = models.JSONField(default=list, blank=True, validators=[check_mounts])
+    ports = models.JSONField(default=ssh_alone, blank=True, validators=[check_ports])
     firmware = models.CharField(max_length=11, choices=Firmware, default=Firmware.UEFI)
     tpm = models.BooleanField(default=False, help_text=_("A TPM 2.0, as Windows 11 needs"))
     hides_hypervisor = models.BooleanField(default=False)

@@ -61,6 +61,8 @@ class Lease(models.Model):
     quoted_total = models.DecimalField(max_digits=14, decimal_places=2)
     generation = models.PositiveBigIntegerField(default=0)
     machine = models.CharField(max_length=7, choices=Machine, default=Machine.NONE)
+    # How its machine is reached while it runs, as its host said it: a hosts.protocol.messages.Access.
+    access = models.JSONField(null=True)
     active_at = models.DateTimeField(null=True)
     stopped_at = models.DateTimeField(null=True)
     waiting_because = ReasonField()

@@ -127,15 +127,16 @@ def _running(
 ) -> str:
     lease = lease_of(host, event.lease_id)
     _answer(report, ("provision", "power"), "running", now)
-    if lease.state == LeaseState.ACTIVE:
-        return _set_machine(lease, Lease.Machine.RUNNING)
-    apply_lease_event(
-        lease_id=lease.pk,
-        event=LeaseEvent.RUNNING,
-        actor=Actor.of_host(host),
-        effective_at=report.occurred_at,
-        now=now,
-    )
+    access = None if event.access is None else msgspec.to_builtins(event.access)
+    if lease.state != LeaseState.ACTIVE:
+        apply_lease_event(
+            lease_id=lease.pk,
+            event=LeaseEvent.RUNNING,
+            actor=Actor.of_host(host),
+            effective_at=report.occurred_at,
+            now=now,
+        )
+    Lease.objects.filter(pk=lease.pk).update(machine=Lease.Machine.RUNNING, access=access)
     return APPLIED
 
 

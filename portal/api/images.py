@@ -21,6 +21,7 @@ from portal.api.views import ActionView, ListView, api_actor, checked, person_of
 
 class ImageVersionSerializer(serializers.ModelSerializer[Image]):
     mounts = serializers.ListField(child=serializers.DictField(), read_only=True)
+    ports = serializers.ListField(child=serializers.IntegerField(), read_only=True)
     running = serializers.IntegerField(read_only=True, help_text="Leases that run from it")
     booked = serializers.IntegerField(read_only=True, help_text="Leases that are booked with it")
 
@@ -50,6 +51,12 @@ class NewVersionSerializer(StrictSerializer[dict[str, Any]]):
         child=serializers.DictField(child=serializers.CharField(max_length=500)),
         required=False,
         max_length=32,
+    )
+    ports = serializers.ListField(
+        child=serializers.IntegerField(min_value=1, max_value=65535),
+        required=False,
+        max_length=4,
+        help_text="TCP ports that are forwarded to it from its host",
     )
     firmware = serializers.ChoiceField(Image.Firmware.choices, required=False)
     tpm = serializers.BooleanField(required=False)

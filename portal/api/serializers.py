@@ -100,6 +100,17 @@ class StepSerializer(serializers.ModelSerializer[LeaseStep]):
         fields = ["plan", "name", "index", "total", "state", "attempt", "detail", "started_at", "finished_at"]
 
 
+class ForwardSerializer(serializers.Serializer[Any]):
+    port = serializers.IntegerField(help_text="Of the host")
+    inside = serializers.IntegerField(help_text="Of the machine")
+
+
+class AccessSerializer(serializers.Serializer[Any]):
+    address = serializers.CharField(help_text="Of the host, for people")
+    forwards = ForwardSerializer(many=True)
+    host_key = serializers.CharField(help_text="SHA-256 of the machine's SSH host key; may be empty")
+
+
 class LeaseSerializer(serializers.ModelSerializer[Lease]):
     tenant = serializers.CharField(source="tenant.slug", read_only=True)
     owner = serializers.CharField(source="owner.username", read_only=True)
@@ -116,6 +127,9 @@ class LeaseSerializer(serializers.ModelSerializer[Lease]):
     first_used_at, last_used_at = (
         moment(allow_null=True, help_text="As far as the portal has seen it") for _ in range(2)
     )
+    access = AccessSerializer(
+        read_only=True, allow_null=True, help_text="How its machine is reached, beside its console"
+    )
     given_back_at = moment(allow_null=True, help_text="When it is given back unless somebody uses it")
 
     class Meta:
@@ -125,7 +139,7 @@ class LeaseSerializer(serializers.ModelSerializer[Lease]):
             "outcome_reason", "machine", "starts_at", "ends_at", "pending_ends_at", "requested_at",
             "decide_by", "purpose", "series", "occurs_on", "needs_approval_because", "decided_by",
             "decided_at", "decision_note", "rate_per_hour", "currency", "quoted_total", "cost", "active_at",
-            "stopped_at", "waiting_because", "first_used_at", "last_used_at", "given_back_at",
+            "stopped_at", "waiting_because", "first_used_at", "last_used_at", "given_back_at", "access",
         ]  # fmt: skip
         read_only_fields = fields
 

@@ -175,6 +175,7 @@ class Demo:
             "bus_directory": str(self._folder("pci")),
             "resend_seconds": 5.0,
             "stop_machines_on_exit": True,
+            "network": {"mode": "user"},
         }
         path = self.var / "host.toml"
         path.touch(mode=0o600)

@@ -163,6 +163,8 @@ def _image(manifest: Path) -> None:
             "file_name": manifest.parent.name,
             "login": "A shell is open on the console.",
             "default_user": "root",
+            # It serves a page that says whose it is.
+            "ports": [80],
         },
     )
 

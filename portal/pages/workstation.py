@@ -16,6 +16,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
 from leasing import policy
+from leasing.access import ways_in
 from leasing.changing import change_end
 from leasing.considerations import considerations
 from leasing.console import open_console
@@ -153,6 +154,7 @@ def _shown(person: Person, lease: Lease, now: datetime) -> dict[str, Any]:
         "passed_permille": passed_permille(lease, now),
         "running": lease.state == LeaseState.ACTIVE,
         "may_use": usable and lease.state == LeaseState.ACTIVE,
+        "ways": ways_in(lease) if usable else None,
         "may_end": lease.state in ENDABLE and policy.may(person, lease, "end"),
         "known": considerations(lease, now=now) if _may_decide(person, lease) else None,
         "more": more_time(lease, now=now) if usable and lease.state in ENDABLE else None,

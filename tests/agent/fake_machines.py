@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from uuid import UUID
 
 from hosts.agent.doctor.facts import Version
-from hosts.agent.domain_facts import read_facts
+from hosts.agent.domain_facts import parse, read_facts
 from hosts.agent.machines import (
     ACTIVE,
     HypervisorError,
@@ -18,13 +20,15 @@ from hosts.agent.machines import (
     StopCause,
     StopListener,
 )
+from hosts.agent.network.definition import bridge_number, lease_of_network
 from tests.agent.fake_appliance import FakeAppliance
 
 
 class FakeMachines:
     """A MachineHost. `creations` counts the starts of each machine; `obeys` is whether guests shut down.
 
-    Calls named in `refuses` fail. `keys` are the disk keys it holds. `appliance` answers in scrub machines.
+    Calls named in `refuses` fail. `keys` are the disk keys it holds, `cut` the machines that were cut off.
+    `appliance` answers in scrub machines.
     """
 
     keeps_keys = True
@@ -39,6 +43,8 @@ class FakeMachines:
         self.appliance: FakeAppliance | None = None
         self._xml: dict[str, str] = {}
         self._machines: dict[str, MachineFacts] = {}
+        self.cut: list[str] = []
+        self._networks: dict[UUID, int] = {}
         self._listeners: list[StopListener] = []
         self._lock = threading.RLock()
 
@@ -101,6 +107,27 @@ class FakeMachines:
     def console_socket(self, name: str) -> Path:
         self._require_active(name, "find the console of")
         return self.directory / name / "vnc.sock"
+
+    def make_network(self, xml: str) -> None:
+        self._refuse("make_network")
+        network = parse(xml)
+        lease_id = lease_of_network(network.findtext("name", ""))
+        bridge = network.find("bridge")
+        assert lease_id is not None
+        assert bridge is not None
+        with self._lock:
+            self._networks.setdefault(lease_id, bridge_number(bridge.get("name", "")) or 0)
+
+    def remove_network(self, lease_id: UUID) -> None:
+        self._refuse("remove_network")
+        self._networks.pop(lease_id, None)
+
+    def networks(self) -> dict[UUID, int]:
+        self._refuse("networks")
+        return dict(self._networks)
+
+    def cut_off(self, name: str, netdev: str, forwards: Sequence[str]) -> None:
+        self.cut.append(name)
 
     def versions(self) -> tuple[Version, Version]:
         self._refuse("versions")

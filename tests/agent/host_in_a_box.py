@@ -23,6 +23,8 @@ from hosts.agent.executor import Executor
 from hosts.agent.hardware import Hardware
 from hosts.agent.host_plans import PLAN_KINDS
 from hosts.agent.journal import Journal
+from hosts.agent.network.settings import NetworkSettings
+from hosts.agent.network.ways import BridgedNetwork
 from hosts.agent.reconcile import reconcile
 from hosts.agent.rig import Rig, make_rig, open_books
 from hosts.agent.runner import Boundary
@@ -47,6 +49,7 @@ from hosts.protocol.messages import (
 )
 from hosts.protocol.signing import COMMAND, REPORT, Signer, Verifier, key_id, public_hex
 from tests.agent.fake_appliance import write_appliance
+from tests.agent.fake_filter import FakeFilter
 from tests.agent.fake_machines import FakeMachines
 
 E = TypeVar("E")
@@ -125,6 +128,7 @@ class Box:
         self.image = write_image(directory / "images")
         self.bus_directory = directory / "bus"
         self.machines = self.make_machines()
+        self.filter = self.make_filter()
         self.closed_leases: list[UUID] = []
         self.consoles: list[tuple[OpenConsole, Origin]] = []
         self.config = Config(
@@ -137,7 +141,7 @@ class Box:
             domain_type="qemu",
             bus="simulated",
             bus_directory=self.bus_directory,
-            **settings,
+            **({"network": NetworkSettings(mode="bridge", address="box.example")} | settings),
         )
         self.open(on_boundary)
 
@@ -148,6 +152,7 @@ class Box:
             hypervisor=self.machines,
             scrubbers={**load_scrubbers(), "machine": self.scrub_machine()},
             reader=Reader(self.directory / "kernel"),
+            network=BridgedNetwork(self.config.network, self.machines, nft=self.filter),
         )
         books = open_books(
             config=self.config,
@@ -166,6 +171,9 @@ class Box:
 
     def make_machines(self) -> FakeMachines:
         return FakeMachines(self.directory)
+
+    def make_filter(self) -> FakeFilter:
+        return FakeFilter()
 
     def make_bus(self) -> SimulatedBus:
         return SimulatedBus(self.bus_directory, demo_topology(MIB))

@@ -271,7 +271,7 @@ def test_what_a_plan_is_at_work_on_is_left_to_it(box: Box) -> None:
     box.executor.stop(seconds=5)
     box.deliver(box.release(gpu_order(0), gpu_order(1)), subject=LEASE)
     gpu = replace(box.rig.gpus.all()[0], state="leased", lease_id=uuid4())
-    seen = drift.Seen([facts, left], {LEASE_ID}, {gpu.address: ("nouveau",)}, frozenset())
+    seen = drift.Seen([facts, left], {LEASE_ID}, {LEASE_ID}, {gpu.address: ("nouveau",)}, frozenset())
     written = drift.Written(box.rig.machines.kept(), [gpu], box.rig.plans.open())
     assert list(drift.differences(seen, written)) == []
 
@@ -309,6 +309,8 @@ def test_every_difference_has_words() -> None:
     made = {
         ("stray-machine", "removed"), ("stray-machine", "left"), ("stray-scrub-machine", "removed"),
         ("stray-scrub-machine", "left"), ("stray-disk", "destroyed"), ("stray-disk", "left"),
+        ("stray-network", "removed"), ("stray-network", "left"),
+        ("packet-filter", "restored"), ("packet-filter", "left"),
         ("lost-machine", "lost"), ("foreign-use", "quarantined"), ("foreign-use", "planned"),
         ("host-use", "leased"),
         ("host-use", "scrubbed"), ("host-use", "quarantined"), ("unexplained", "scrubbed"),

@@ -56,8 +56,9 @@ def test_provision_runs_the_machine_on_its_gpus(box: Box) -> None:
     assert box.machines.creations == {"lease-1": 1}
     assert (box.gpu_state(0), box.gpu_state(1)) == ("leased", "leased")
     steps = [each for each in box.events(StepReport) if each.plan == "provision" and each.state == "done"]
-    assert [each.step for each in steps] == ["identify", "bind", "reserve", "define", "start", "confirm"]
-    assert {(each.index, each.total) for each in steps} == {(n, 6) for n in range(1, 7)}
+    named = ["identify", "bind", "reserve", "connect", "define", "start", "confirm"]
+    assert [each.step for each in steps] == named
+    assert {(each.index, each.total) for each in steps} == {(n, 7) for n in range(1, 8)}
 
 
 def test_release_ends_with_a_clean_gpu_and_nothing_left(box: Box) -> None:

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from pycdlib.pycdlib import PyCdlib
 
+from hosts.agent.host_key import keep_host_key
 from hosts.agent.seed import write_seed
 from hosts.protocol.messages import GuestOrder, MachineOrder, Mount
 from tests.agent.host_in_a_box import Box, a_box
@@ -41,7 +42,7 @@ def read_seed(path: Path) -> dict[str, str]:
 
 def test_the_seed_says_whose_machine_it_is(tmp_path: Path) -> None:
     path = tmp_path / "seed.iso"
-    write_seed(path, GUEST, instance=LEASE)
+    write_seed(path, GUEST, instance=LEASE, host_key=keep_host_key(tmp_path / "key"))
     found = read_seed(path)
     assert found.keys() == {"", "user-data", "meta-data"}
     assert found[""] == "cidata"
@@ -59,9 +60,9 @@ def test_the_seed_says_whose_machine_it_is(tmp_path: Path) -> None:
 def test_nobody_else_reads_it_and_a_half_written_one_is_made_again(tmp_path: Path) -> None:
     path = tmp_path / "seed.iso"
     path.with_name("seed.iso.partial").write_text("cut short")
-    write_seed(path, GUEST, instance=LEASE)
+    write_seed(path, GUEST, instance=LEASE, host_key=keep_host_key(tmp_path / "key"))
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert [each.name for each in tmp_path.iterdir()] == ["seed.iso"]
+    assert {each.name for each in tmp_path.iterdir()} == {"seed.iso", "key"}
 
 
 def with_guest(box: Box) -> MachineOrder:
@@ -81,6 +82,8 @@ def test_it_is_made_with_the_machine_and_destroyed_with_it(tmp_path: Path) -> No
 def test_one_that_was_left_behind_is_found_and_destroyed(tmp_path: Path) -> None:
     with a_box(tmp_path) as box:
         seed = box.config.machines_directory / f"{UUID(int=9)}.seed.iso"
-        write_seed(seed, GUEST, instance=UUID(int=9))
+        key = seed.with_name(f"{UUID(int=8)}.hostkey")
+        write_seed(seed, GUEST, instance=UUID(int=9), host_key=keep_host_key(key))
         box.restart()
         assert not seed.exists()
+        assert not key.exists()

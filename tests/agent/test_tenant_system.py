@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import gzip
 import queue
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
 
@@ -18,11 +21,17 @@ from hosts.agent.fragments import emulated_display, root_port
 from hosts.agent.hypervisor import Hypervisor
 from hosts.agent.images import open_kernel_image, sha256_of
 from hosts.agent.machines import MachineState, Stop, StopCause
+from hosts.agent.network.lanes import Lane, make_lane
+from hosts.agent.network.settings import NetworkSettings
+from hosts.agent.network.ways import UserNetwork
 from lab.tenant.build import build_tenant
-from tests.agent.machine_specs import idle_machine
+from tests.agent.machine_specs import LEASE, idle_machine
 from tests.agent.vnc import grab_picture
+from tools.servers import free_port
 
 BOOT_SECONDS = 50
+SETTINGS = NetworkSettings(mode="user", address="127.0.0.1")
+LANE = make_lane(SETTINGS, LEASE, 0, ())
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = BOOT_SECONDS) -> None:
@@ -36,6 +45,8 @@ def wait_for(condition: Callable[[], bool], seconds: float = BOOT_SECONDS) -> No
 def test_a_tenant_comes_up_and_obeys_the_power_button(
     embedded: Hypervisor, tenant_image: Path, tmp_path: Path
 ) -> None:
+    outer = socket.create_server(("127.0.0.1", 0))
+    outside = f"10.0.2.2:{outer.getsockname()[1]}"
     disk = tmp_path / "scratch.qcow2"
     create_scratch(disk, size_gib=1, encrypted=False)
     secret = "leasehold.write=0000:00:01.0:f00000:cafe0001,2 leasehold.read=0000:00:01.0:f00000:3"
@@ -44,12 +55,15 @@ def test_a_tenant_comes_up_and_obeys_the_power_button(
         boot=open_kernel_image(
             tenant_image,
             sha256_of(tenant_image / "manifest.json"),
-            cmdline=f"leasehold.name=lease-one {secret}",
+            cmdline=f"leasehold.name=lease-one leasehold.try={outside} {secret}",
         ),
     )
     stops: queue.Queue[Stop] = queue.Queue()
     embedded.on_stopped(stops.put)
-    embedded.define(domain_xml(spec, [root_port(1), emulated_display(1)]))
+    network, lane = UserNetwork(SETTINGS, embedded), replace(LANE, forwards=((free_port(), 80),))
+    embedded.define(
+        domain_xml(spec, [root_port(1), emulated_display(1)], beside=network.join(lane)[1]),
+    )
     embedded.start("lease-one")
     wait_for(lambda: spec.serial_log.exists() and "leasehold tenant ready" in spec.serial_log.read_text())
 
@@ -61,12 +75,25 @@ def test_a_tenant_comes_up_and_obeys_the_power_button(
     displays = [line.split()[2:5:2] for line in said if line.startswith("leasehold display")]
     assert displays == [["0000:00:01.0", "0x030000"], ["0000:01:00.0", "0x038000"]]
     wait_for(lambda: has_text(grab_picture(embedded.console_socket("lease-one"))))
+    wait_for(lambda: f"leasehold does not reach {outside}" in spec.serial_log.read_text())
+    outer.close()
+    assert "<h1>Welcome to lease-one" in fetched(lane)
+    network.admit([replace(lane, is_open=False)])
+    with pytest.raises(URLError, match="refused"):
+        fetched(lane)
 
     embedded.shutdown("lease-one")
     assert stops.get(timeout=20) == Stop(name="lease-one", cause=StopCause.GUEST)
     assert embedded.state("lease-one") is MachineState.OFF
     assert "leasehold tenant stopping" in spec.serial_log.read_text()
     embedded.undefine("lease-one")
+
+
+def fetched(lane: Lane) -> str:
+    """The page behind the forwarded port."""
+    (port, _inside), *_none = lane.forwards
+    with urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
+        return str(answer.read().decode())
 
 
 def has_text(picture: bytes) -> bool:

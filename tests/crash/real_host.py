@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from hosts.protocol.messages import (
     ImageOrder,
     Intake,
     MachineOrder,
+    NetworkOrder,
     Provision,
     Receipt,
     Release,
@@ -129,7 +131,8 @@ class RealHost:
         write_enrolment(self.directory / "state" / "enrolment.json", enrolment)
         path = self.directory / "host.toml"
         path.touch(mode=0o600)
-        path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()))
+        lines = [f"{key} = {json.dumps(value)}\n" for key, value in settings.items()]
+        path.write_text("".join([*lines, '[network]\nmode = "user"\n']))
         return path
 
     def start(self) -> None:
@@ -231,7 +234,14 @@ class RealHost:
         self.tenure += 1
 
     def provision(self) -> None:
-        order = MachineOrder(name=self.machine, vcpus=1, memory_mib=64, disk_gib=1, image=self.image)
+        order = MachineOrder(
+            name=self.machine,
+            vcpus=1,
+            memory_mib=64,
+            disk_gib=1,
+            image=self.image,
+            network=NetworkOrder(ports=(22,)),
+        )
         goal = Provision(
             lease_id=self.lease_id,
             ends_at=datetime.now(UTC) + timedelta(hours=1),
@@ -266,6 +276,14 @@ class RealHost:
 
     def log_tail(self) -> str:
         return self.log.read_text()[-4000:]
+
+    def is_let_in(self, port: int) -> bool:
+        """Whether a forwarded port of the host takes connections."""
+        try:
+            with socket.create_connection(("127.0.0.1", port), 10):
+                return True
+        except ConnectionRefusedError:
+            return False
 
     def starts(self, name: str) -> int:
         """How often QEMU was started for this machine, as libvirt wrote it down."""

@@ -35,7 +35,10 @@ def test_lease(host: RealHost, at_provision: str, at_release: str | None) -> Non
     host.await_death()
     disk, machines = disk_identity(host), host.machine_processes()
     host.start()
-    host.await_event(MachineRunning, lambda event: event.lease_id == host.lease_id)
+    running = host.await_event(MachineRunning, lambda event: event.lease_id == host.lease_id)
+    assert running.access is not None
+    (forward,) = running.access.forwards
+    assert host.is_let_in(forward.port)
     assert disk in (None, disk_identity(host))
     assert host.starts(host.machine) == len(host.machine_processes()) == 1
     assert machines in ([], host.machine_processes())
@@ -50,6 +53,7 @@ def test_lease(host: RealHost, at_provision: str, at_release: str | None) -> Non
     assert host.starts(host.machine) == 1
     assert host.machine_processes() == []
     assert not host.disk.exists()
+    assert not host.is_let_in(forward.port)
 
 
 @pytest.mark.parametrize("boundary", boundaries("scrub"))

@@ -26,9 +26,14 @@ from leasing.waitlist import join_waitlist
 from tests.world import KERNEL, MEMORY_BYTES, VENDOR_DEVICE, World, fingerprint, person
 
 PASSWORD = "a-long-enough-password"
-PROVISION_STEPS = ("identify", "bind", "reserve", "define", "start", "confirm")
+PROVISION_STEPS = ("identify", "bind", "reserve", "connect", "define", "start", "confirm")
+ACCESS = m.Access(
+    address="hv1.studio.example",
+    forwards=(m.Forward(port=22016, inside=22), m.Forward(port=22017, inside=3389)),
+    host_key="SHA256:9Wi1TzEvFpKYcPmnDNWfQdMxrL3rvQyhXyTGb0DKhXk",
+)
 STEP_STATES: tuple[Literal["started", "done"], ...] = ("started", "done")
-RELEASE_STEPS = ("close", "stop", "undefine", "destroy-disk")
+RELEASE_STEPS = ("close", "stop", "undefine", "disconnect", "destroy-disk")
 
 
 class Scene(World):
@@ -124,7 +129,8 @@ class Scene(World):
         command = self.command(lease, "provision")
         self.host.say(m.Accepted(), at=self.now, command=command)
         self.steps(lease, PROVISION_STEPS, finished=True)
-        self.host.say(m.MachineRunning(lease_id=lease.pk), at=self.now, command=command)
+        running = m.MachineRunning(lease_id=lease.pk, access=ACCESS)
+        self.host.say(running, at=self.now, command=command)
         lease.refresh_from_db()
         return lease.holds.get().gpu
 

@@ -41,6 +41,30 @@ DRIFT_TOPICS = {
             ),
         },
     ),
+    "stray-network": Topic(
+        _("Network without a lease"),
+        _("Nobody may have access by a network whose lease is over."),
+        {
+            "removed": Outcome(_("The network of lease %(lease)s, which is not here, was removed.")),
+            "left": Outcome(
+                _("The network of lease %(lease)s, which is not here, cannot be removed: %(reason)s"),
+                _("Remove it by hand:"),
+                "virsh net-destroy leasehold-%(lease)s; virsh net-undefine leasehold-%(lease)s",
+            ),
+        },
+    ),
+    "packet-filter": Topic(
+        _("Packet filter around machines"),
+        _("It keeps machines from this host, from each other, and from what is private to the site."),
+        {
+            "restored": Outcome(_("Somebody had changed our table. It is as it should be again.")),
+            "left": Outcome(
+                _("Our table cannot be written: %(reason)s"),
+                _("Until it can, no machine starts. See what nftables says:"),
+                "nft list table inet leasehold",
+            ),
+        },
+    ),
     "lost-machine": Topic(
         _("Lost machine"),
         _("A lease without its machine is of no use to anybody, and ends as failed."),

@@ -76,8 +76,9 @@ class Desk:
         lease = Rented(UUID(int=len(self.rented) + 1), free, tuple(card.order for card in free))
         self.rented[lease.lease_id] = lease
         machine = m.MachineOrder(
-            name=f"lease-{lease.lease_id.int}", vcpus=1, memory_mib=64, disk_gib=1, image=self.image
-        )
+            name=f"lease-{lease.lease_id.int}", vcpus=1, memory_mib=64, disk_gib=1, image=self.image,
+            network=m.NetworkOrder(ports=(22,)),
+        )  # fmt: skip
         ends_at = self.clock.now + timedelta(hours=4)
         goal = m.Provision(
             lease_id=lease.lease_id, ends_at=ends_at, grace_seconds=120, gpus=lease.orders, machine=machine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -44,6 +45,9 @@ CALLS: dict[str, tuple[str, ...]] = {
     "destroy": get_args(Mood),
     "undefine": get_args(Mood),
     "machines": ("refuse", "cut-before"),
+    "make_network": get_args(Mood),
+    "remove_network": get_args(Mood),
+    "nft": ("refuse", "cut-before", "cut-after"),
 }
 FOREIGN = UUID(int=0xF0)
 ROUNDS = 60
@@ -361,6 +365,17 @@ class History:
         """After each act: no promise was broken, and what the journal calls clean is clean."""
         if self.room.machines.wrongs:
             raise Broken("; ".join(self.room.machines.wrongs))
+        self._check_access()
+
+    def _check_access(self) -> None:
+        """Whoever is let through has a lane of their own, and has not been told that their lease is over."""
+        given = Counter(address for address, _port in self.room.filter.forwards.values())
+        self._demand(max(given.values(), default=1) == 1, f"two ports lead to one machine: {given}")
+        if self.room.is_up and not self.trouble.is_ahead:
+            known = {lane.bridge: lane.lease_id for lane in self.room.rig.lanes.all()}
+            gone = {lease.lease_id for lease in self.desk.rented.values() if lease.state == "gone"}
+            over = {known[bridge] for bridge in self.room.filter.admitted if bridge in known} & gone
+            self._demand(not over, f"over, and let through: {over}")
 
     def come_to_an_end(self) -> None:
         """Nothing goes wrong any more: everything reaches its goal, or has honestly failed, and is clean."""
@@ -416,6 +431,9 @@ class History:
             self._demand(blank, f"card {card.number} is called clean and is not")
         self._demand(not self.room.machines.all(), f"left: {self.room.machines.all()}")
         self._demand(not self.room.disks(), f"disks are left: {self.room.disks()}")
+        self._demand(not self.room.machines.networks(), f"networks: {self.room.machines.networks()}")
+        self._demand(not self.room.rig.lanes.all(), f"lanes: {self.room.rig.lanes.all()}")
+        self._demand(not self.room.filter.admitted, f"let through: {self.room.filter.admitted}")
         self._demand(not self.room.rig.plans.open(), "plans are open")
         self._demand(not self.room.rig.machines.kept(), f"kept: {self.room.rig.machines.kept()}")
         made = [name for name, count in self.room.machines.definitions.items() if count > 1]

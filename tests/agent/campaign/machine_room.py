@@ -17,18 +17,27 @@ from hosts.agent.bus import BusError
 from hosts.agent.drift_notes import differences_found
 from hosts.agent.journal import Journal
 from hosts.agent.machines import HypervisorError
+from hosts.agent.network.ways import NetworkError
 from hosts.agent.reconcile import reconcile
 from hosts.agent.rig import Rig
 from hosts.agent.runner import Runner
 from hosts.agent.watch import Watch
 from hosts.protocol.checkup import CheckUp
-from tests.agent.campaign.trouble import BrittleJournal, Clock, MoodyMachines, PowerCut, Trouble, qemu_img
+from tests.agent.campaign.trouble import (
+    BrittleJournal,
+    Clock,
+    MoodyFilter,
+    MoodyMachines,
+    PowerCut,
+    Trouble,
+    qemu_img,
+)
 from tests.agent.campaign.watched_bus import StoreInMemory, WatchedBus
 from tests.agent.host_in_a_box import Box
 
 # The modules that wait, or look how long they have waited.
 _WAITING = ("machine_steps", "watch", "acceptance", "suspend")
-EXPECTED = (HypervisorError, BusError, sqlite3.OperationalError)
+EXPECTED = (HypervisorError, NetworkError, BusError, sqlite3.OperationalError)
 
 
 class MachineRoom(Box):
@@ -52,6 +61,9 @@ class MachineRoom(Box):
 
     def make_machines(self) -> MoodyMachines:
         return MoodyMachines(self.directory, self.trouble)
+
+    def make_filter(self) -> MoodyFilter:
+        return MoodyFilter(self.trouble)
 
     def make_journal(self) -> Journal:
         return BrittleJournal(self.config.journal_path, self.trouble)
@@ -101,6 +113,7 @@ class MachineRoom(Box):
             self.down()
         self.boots += 1
         self.machines.lose_power()
+        self.filter.forget()
         for card in self.cards.state.cards.values():
             card.hangs = False
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 from uuid import UUID
 
 from hosts.agent.disks import DiskError
 from hosts.agent.domain_facts import read_facts
 from hosts.agent.journal import Journal
 from hosts.agent.machines import HypervisorError, MachineFacts, MachineState
+from hosts.agent.network.ways import NetworkError
+from tests.agent.fake_filter import FakeFilter
 from tests.agent.fake_machines import FakeMachines
 
 T = TypeVar("T")
@@ -149,6 +151,17 @@ class MoodyMachines(FakeMachines):
     def undefine(self, name: str) -> None:
         self._in_mood("undefine", lambda: super(MoodyMachines, self).undefine(name))
 
+    def make_network(self, xml: str) -> None:
+        self._in_mood("make_network", lambda: super(MoodyMachines, self).make_network(xml))
+
+    def remove_network(self, lease_id: UUID) -> None:
+        self._in_mood("remove_network", lambda: super(MoodyMachines, self).remove_network(lease_id))
+
+    def networks(self) -> dict[UUID, int]:
+        if self.trouble.hypervisor_away:
+            raise HypervisorError("Cannot list the networks: the connection is gone.")
+        return super().networks()
+
     def machines(self) -> list[MachineFacts]:
         return self._in_mood("machines", super().machines) or []
 
@@ -176,6 +189,26 @@ class MoodyMachines(FakeMachines):
         if mood == "cut-after":
             raise PowerCut
         return result
+
+
+class MoodyFilter(FakeFilter):
+    """A packet filter that may refuse, or be all that was written before the power failed."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        super().__init__()
+        self.trouble = trouble
+
+    def __call__(self, rules: Mapping[str, Any] | None) -> str:
+        moods = self.trouble.moods["nft"]
+        mood = moods.pop() if moods and rules is not None else None
+        if mood == "cut-before":
+            raise PowerCut
+        if mood == "refuse":
+            raise NetworkError("nft refused the packet filter: Device or resource busy")
+        said = super().__call__(rules)
+        if mood == "cut-after":
+            raise PowerCut
+        return said
 
 
 def qemu_img(trouble: Trouble) -> Callable[..., None]:

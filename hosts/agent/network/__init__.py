@@ -1,0 +1,1 @@
+"""How a lease's machine is reached, and what it reaches."""

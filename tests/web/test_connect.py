@@ -1,0 +1,85 @@
+"""How a workstation is reached: shown to who may use it, while it runs, in words that can be typed."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import msgspec
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from leasing.fsck import run_checks
+from leasing.models import Lease
+from leasing.ssh_keys import add_ssh_key
+from tests.web.scenes import ACCESS, Scene
+from tests.web.test_ssh_keys import KNOWN
+from tests.world import inventory
+
+pytestmark = pytest.mark.django_db
+COMMAND = "ssh -p 22016 designer@hv1.studio.example"
+
+
+@pytest.fixture
+def scene() -> Scene:
+    scene = Scene()
+    scene.image.cloud_init, scene.image.default_user = True, "designer"
+    scene.image.save()
+    scene.active = scene.book(scene.ada, hours=5)
+    scene.run(scene.active)
+    return scene
+
+
+def page(client: Client, scene: Scene, lease: Lease) -> str:
+    client.force_login(scene.ada)
+    return client.get(reverse("workstation", args=[lease.pk])).content.decode()
+
+
+def test_the_page_says_what_to_type_and_which_key_to_expect(client: Client, scene: Scene) -> None:
+    said = page(client, scene, scene.active)
+    assert COMMAND in said
+    assert ACCESS.host_key in said
+    assert 'Remote Desktop: <code class="typed">hv1.studio.example:22017</code>' in said
+    assert "You have no SSH key here" in said
+    add_ssh_key(actor=scene.actor(scene.ada), line=KNOWN, now=scene.now)
+    assert "You have no SSH key here" not in page(client, scene, scene.active)
+
+
+def test_nobody_else_is_told(client: Client, scene: Scene) -> None:
+    """An approver sees the lease, and may not use it."""
+    client.force_login(scene.approver)
+    said = client.get(reverse("workstation", args=[scene.active.pk])).content.decode()
+    assert COMMAND not in said
+
+
+def test_a_host_that_connects_none_is_called_so(client: Client, scene: Scene) -> None:
+    Lease.objects.filter(pk=scene.active.pk).update(access=None)
+    assert "the console is the way in" in page(client, scene, scene.active)
+
+
+def test_it_is_gone_with_the_lease_and_fsck_would_see_it(client: Client, scene: Scene) -> None:
+    scene.now += timedelta(hours=1)
+    scene.finish(scene.active, scene.active.holds.get().gpu)
+    assert COMMAND not in page(client, scene, scene.active)
+    scene.active.refresh_from_db()
+    assert scene.active.access is None
+    assert run_checks(scene.now) == []
+    Lease.objects.filter(pk=scene.active.pk).update(access={"address": "hv1"})
+    assert [finding.check for finding in run_checks(scene.now)] == ["leftovers"]
+
+
+def test_fsck_hears_of_a_network_that_a_host_still_has(scene: Scene) -> None:
+    scene.now += timedelta(hours=1)
+    scene.finish(scene.active, scene.active.holds.get().gpu)
+    scene.now += timedelta(minutes=1)
+    seen = inventory(*(gpu.address for gpu in scene.gpus))
+    scene.host.say(msgspec.structs.replace(seen, networks=(scene.active.pk,)), at=scene.now)
+    assert [finding.check for finding in run_checks(scene.now)] == ["machines"]
+
+
+def test_the_api_says_the_same(client: Client, scene: Scene) -> None:
+    client.force_login(scene.ada)
+    told = client.get(f"/api/v1/leases/{scene.active.pk}/").json()["access"]
+    assert told["address"] == ACCESS.address
+    assert told["forwards"][0] == {"port": 22016, "inside": 22}
+    assert told["host_key"] == ACCESS.host_key
