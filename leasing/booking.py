@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -20,9 +20,11 @@ from leasing.limits import check_window
 from leasing.locking import lock_tenant_and_person
 from leasing.models import Flavor, Image, Lease, Person, Tenant
 from leasing.prepared import insert
-from leasing.pricing import Quote, quote_lease
+from leasing.pricing import Quote, keep_terms, quote_lease
 from leasing.reasons import Reason, filled
 from leasing.states.lease import LeaseState
+from leasing.tags import checked_tag
+from leasing.terms import Term
 from leasing.timing import DECISION_WINDOW
 from leasing.transactions import atomically
 from leasing.wake import wake_control
@@ -39,6 +41,8 @@ def request_lease(
     starts_at: datetime | None,
     ends_at: datetime,
     purpose: str = "",
+    project: str = "",
+    cost_centre: str = "",
     now: datetime,
 ) -> Lease:
     """Book a workstation; no `starts_at` means now.
@@ -64,20 +68,29 @@ def request_lease(
             requested_at=now,
             state_since=now,
             purpose=purpose,
+            project=checked_tag(project, "project"),
+            cost_centre=checked_tag(cost_centre, "cost_centre"),
         ),
         now=now,
     )
 
 
-def check_limits(lease: Lease, *, now: datetime) -> quotas.Verdict:
-    """Whether the lease, in its window and at its price, is inside all limits."""
+def check_limits(lease: Lease, terms: Sequence[Term], *, now: datetime) -> quotas.Verdict:
+    """The same for what is to be booked. Raises OverBudget if nobody could agree to it."""
+    verdict = limits_met(lease, terms, now=now)
+    quotas.refuse_beyond(verdict)
+    return verdict
+
+
+def limits_met(lease: Lease, terms: Sequence[Term], *, now: datetime) -> quotas.Verdict:
+    """Whether the lease, in its window and at these terms, is inside all limits."""
     return quotas.check(
         tenant=lease.tenant,
         person=lease.owner,
         flavor=lease.flavor,
         starts_at=lease.starts_at,
         ends_at=lease.ends_at,
-        rate_per_hour=lease.rate_per_hour,
+        terms=terms,
         currency=lease.currency,
         without=lease.pk,
         now=now,
@@ -89,23 +102,24 @@ def approval_reason(
 ) -> Reason:
     """Why a booking would need an approver; none if it is inside all limits."""
     lease = Lease(tenant=tenant, owner=person, flavor=flavor, starts_at=starts_at, ends_at=ends_at)
-    fill_quote(lease)
-    return check_limits(lease, now=now).reason
+    quote = fill_quote(lease, now=now)
+    return check_limits(lease, quote.terms, now=now).reason
 
 
 @atomically
 def _book(*, actor: Actor, person: Person, tenant: Tenant, lease: Lease, now: datetime) -> Lease:
     # Tenant before person, always: two bookings of one team are checked one after the other.
     lease.tenant = lock_tenant_and_person(tenant.pk, person.pk)
-    fill_quote(lease)
-    verdict = check_limits(lease, now=now)
+    quote = fill_quote(lease, now=now)
+    verdict = check_limits(lease, quote.terms, now=now)
     reason = verdict.reason
     lease.needs_approval_because = reason
     lease.state = LeaseState.REQUESTED if reason else LeaseState.SCHEDULED
     lease.decide_by = decide_by(lease, now) if reason else None
     insert(lease)
+    keep_terms(lease, quote)
     gpus = offering.place_after_line(lease, now=now)
-    record_request(lease, verdict, gpus, actor=actor, now=now)
+    record_request(lease, quote.terms, verdict, gpus, actor=actor, now=now)
     if reason:
         ask_approvers(lease, now=now)
     if starts_now(lease, now=now):
@@ -118,10 +132,18 @@ def starts_now(lease: Lease, *, now: datetime) -> bool:
     return holds.window(lease.flavor, lease.starts_at, lease.ends_at, now=now)[0] <= now
 
 
-def fill_quote(lease: Lease) -> None:
-    """The price in force at its start, frozen into the lease."""
-    quote = quote_lease(flavor=lease.flavor, starts_at=lease.starts_at, ends_at=lease.ends_at)
+def fill_quote(lease: Lease, *, now: datetime) -> Quote:
+    """The price in force at its start, frozen into the lease; its terms are for `keep_terms`."""
+    quote = quote_lease(
+        flavor=lease.flavor,
+        tenant=lease.tenant,
+        starts_at=lease.starts_at,
+        ends_at=lease.ends_at,
+        now=now,
+    )
     lease.rate_per_hour, lease.currency, lease.quoted_total = quote.rate_per_hour, quote.currency, quote.total
+    lease.varied = quote.is_varied
+    return quote
 
 
 def decide_by(lease: Lease, now: datetime) -> datetime:
@@ -130,7 +152,9 @@ def decide_by(lease: Lease, now: datetime) -> datetime:
     return min(lapses, now + DECISION_WINDOW)
 
 
-def facts_of(lease: Lease, verdict: quotas.Verdict, gpus: Iterable[UUID]) -> dict[str, Any]:
+def facts_of(
+    lease: Lease, terms: Sequence[Term], verdict: quotas.Verdict, gpus: Iterable[UUID]
+) -> dict[str, Any]:
     """What was booked, for whom, at which price and within which limits: for the audit log."""
     facts: dict[str, Any] = {
         "owner": lease.owner.username,
@@ -142,6 +166,9 @@ def facts_of(lease: Lease, verdict: quotas.Verdict, gpus: Iterable[UUID]) -> dic
         "rate_per_hour": lease.rate_per_hour,
         "currency": lease.currency,
         "quoted_total": lease.quoted_total,
+        "terms": terms,
+        "project": lease.project,
+        "cost_centre": lease.cost_centre,
         "zone": lease.tenant.timezone,
         "limits": verdict.described(),
         "needs_approval_because": lease.needs_approval_because.in_english(),
@@ -153,7 +180,13 @@ def facts_of(lease: Lease, verdict: quotas.Verdict, gpus: Iterable[UUID]) -> dic
 
 
 def record_request(
-    lease: Lease, verdict: quotas.Verdict, gpus: Iterable[UUID], *, actor: Actor, now: datetime
+    lease: Lease,
+    terms: Sequence[Term],
+    verdict: quotas.Verdict,
+    gpus: Iterable[UUID],
+    *,
+    actor: Actor,
+    now: datetime,
 ) -> None:
     """What was asked for, judged and given."""
     record(
@@ -162,7 +195,7 @@ def record_request(
         subject=f"lease:{lease.pk}",
         tenant=lease.tenant,
         now=now,
-        **{"from": None, "to": lease.state, **facts_of(lease, verdict, gpus)},
+        **{"from": None, "to": lease.state, **facts_of(lease, terms, verdict, gpus)},
     )
 
 

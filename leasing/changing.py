@@ -23,7 +23,7 @@ from leasing.latest_end import extension_limit
 from leasing.limits import check_window
 from leasing.locking import locked
 from leasing.models import Extension, Lease, Person, Tenant
-from leasing.pricing import quote_lease
+from leasing.pricing import keep_terms, quote_extension
 from leasing.reasons import NONE, Reason
 from leasing.states.lease import AHEAD, RUNNING, LeaseState
 from leasing.timing import LONGEST_LEASE, SHORTEST_LEASE
@@ -96,7 +96,8 @@ def _extend(actor: Actor, lease: Lease, ends_at: datetime, now: datetime) -> Non
         )
     wanted = Lease.objects.select_related("tenant", "owner", "flavor__model").get(pk=lease.pk)
     wanted.ends_at = ends_at
-    verdict = check_limits(wanted, now=now)
+    quote = quote_extension(lease, ends_at, now=now)
+    verdict = check_limits(wanted, [*metering.terms(lease), *quote.terms], now=now)
     _refuse_outside(lease, verdict.reason)
     offering.show_all_freed(lease.flavor.model_id, now=now)
     limit = extension_limit(lease, now=now)
@@ -114,7 +115,6 @@ def _extend(actor: Actor, lease: Lease, ends_at: datetime, now: datetime) -> Non
     if limit.moves is not None and ends_at > limit.stays:
         _make_way(lease, limit.moves, now=now)
     holds.lengthen(lease, ends_at)
-    quote = quote_lease(flavor=lease.flavor, starts_at=lease.ends_at, ends_at=ends_at, at=now)
     on_host = lease.state in RUNNING
     extension = Extension.objects.create(
         lease=lease,
@@ -128,7 +128,9 @@ def _extend(actor: Actor, lease: Lease, ends_at: datetime, now: datetime) -> Non
         state=Extension.State.PENDING,
         state_since=now,
     )
-    _note(actor, lease, "lease.extend", now=now, ends_at=ends_at, was=lease.ends_at, verdict=verdict)
+    metering.append_terms(lease, extension, quote.terms)
+    terms = {"terms": quote.terms, "currency": quote.currency}
+    _note(actor, lease, "lease.extend", now=now, ends_at=ends_at, was=lease.ends_at, verdict=verdict, **terms)
     if on_host:
         effects.tell_end(lease, ends_at=ends_at, now=now)
     else:
@@ -142,10 +144,9 @@ def cut(actor: Actor, lease: Lease, ends_at: datetime, *, now: datetime) -> None
             _("This end is too early."), hint=_("Choose a later one, or end it now."), field="ends_at"
         )
     _note(actor, lease, "lease.shorten", now=now, ends_at=ends_at, was=lease.ends_at)
-    lease.ends_at = ends_at
+    metering.cut_terms(lease, lease.starts_at, ends_at)
     holds.shorten(lease, ends_at)
-    metering.follow_end(lease)
-    lease.quoted_total = metering.quoted_total(lease)
+    metering.follow(lease)
     lease.save(update_fields=["ends_at", "quoted_total"])
     if lease.state in RUNNING:
         effects.tell_end(lease, now=now)
@@ -161,14 +162,16 @@ def _change_window(
     before = {"starts": lease.starts_at, "was": lease.ends_at}
     lease.starts_at, lease.ends_at = starts_at, ends_at
     lease.extensions.filter(state=Extension.State.CONFIRMED).update(state=Extension.State.FAILED)
-    fill_quote(lease)
-    verdict = check_limits(lease, now=now)
+    quote = fill_quote(lease, now=now)
+    verdict = check_limits(lease, quote.terms, now=now)
     _refuse_outside(lease, verdict.reason)
     if lease.state == LeaseState.REQUESTED:
         lease.needs_approval_because = verdict.reason or lease.needs_approval_because
         lease.decide_by = decide_by(lease, now)
     lease.waiting_because = NONE
     lease.save()
+    lease.terms.all().delete()
+    keep_terms(lease, quote)
     offering.show_all_freed(lease.flavor.model_id, now=now)
     holds.drop(lease)
     holds.place(lease, now=now)
@@ -181,6 +184,7 @@ def _change_window(
         ends_at=ends_at,
         rate_per_hour=lease.rate_per_hour,
         currency=lease.currency,
+        terms=quote.terms,
         verdict=verdict,
         **before,
     )
@@ -215,7 +219,7 @@ def _confirm(lease: Lease, extension: Extension, *, now: datetime) -> None:
     extension.state, extension.state_since = Extension.State.CONFIRMED, now
     extension.save(update_fields=["state", "state_since"])
     lease.ends_at, lease.warned_at_seconds = extension.new_ends_at, None
-    metering.follow_end(lease)
+    metering.follow(lease)
     lease.quoted_total = metering.quoted_total(lease)
     lease.save(update_fields=["ends_at", "quoted_total", "warned_at_seconds"])
 
@@ -223,6 +227,7 @@ def _confirm(lease: Lease, extension: Extension, *, now: datetime) -> None:
 def _withdraw(lease: Lease, extension: Extension, *, now: datetime) -> None:
     extension.state, extension.state_since = Extension.State.FAILED, now
     extension.save(update_fields=["state", "state_since"])
+    extension.terms.all().delete()
     if lease.state in RUNNING:
         holds.shorten(lease, lease.ends_at)
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
-from leasing import quotas
+from leasing import metering, quotas
 from leasing.holds import pool_of, window
 from leasing.limits import Measure
 from leasing.models import Lease
 from leasing.more_time import longest_inside
 from leasing.openings.search import is_open
 from leasing.openings.upkeep import span_of
+from leasing.terms import trimmed
 from leasing.timing import SHORTEST_LEASE
 
 
@@ -38,10 +39,11 @@ def considerations(lease: Lease, *, now: datetime) -> Considerations:
         now=now,
     )
 
-    whole = quotas.use_of(lease)
+    booked = metering.terms(lease)
+    whole = quotas.use_of(lease, booked)
 
     def is_inside(ends_at: datetime) -> bool:
-        return not account.judge(replace(whole, ends_at=ends_at)).reason
+        return not account.judge(quotas.use_of(lease, trimmed(booked, lease.starts_at, ends_at))).reason
 
     inside_until = longest_inside(max(lease.starts_at, now), lease.ends_at, is_inside)
     could_start = inside_until >= max(lease.starts_at, now) + SHORTEST_LEASE

@@ -44,6 +44,7 @@ def order_release(lease: Lease, *, now: datetime) -> None:
 
 def _drop_pending_extension(lease: Lease, *, now: datetime) -> None:
     pending = lease.extensions.filter(state=Extension.State.PENDING)
+    lease.terms.filter(extension__in=pending).delete()
     pending.update(state=Extension.State.FAILED, state_since=now)
 
 

@@ -14,7 +14,21 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 
 from hosts.models import ReceivedReport
-from leasing.models import AuditEntry, AuditLeaf, AuditNode, Hold, ScrubRecord, TreeHead
+from leasing.models import (
+    AuditEntry,
+    AuditLeaf,
+    AuditNode,
+    Discount,
+    Hold,
+    Invoice,
+    InvoiceLine,
+    MonthClose,
+    Outage,
+    Rate,
+    ScrubRecord,
+    TaxRate,
+    TreeHead,
+)
 
 NO_OVERLAP = "leasing_hold_no_overlap"
 
@@ -26,6 +40,13 @@ APPEND_ONLY: dict[type[models.Model], tuple[str, ...]] = {
     TreeHead: ("anchored_at",),
     ReceivedReport: ("applied_at", "verdict"),
     ScrubRecord: (),
+    Rate: ("valid_until",),
+    Discount: ("valid_until",),
+    TaxRate: ("valid_until",),
+    Outage: (),
+    MonthClose: (),
+    Invoice: (),
+    InvoiceLine: (),
 }
 
 REFUSE_BODY = """

@@ -7,6 +7,7 @@ that makes no sense, or that nobody could want, is refused.
 from __future__ import annotations
 
 import zoneinfo
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,9 +17,11 @@ from django.utils.translation import gettext as _
 
 from leasing.errors import InvalidRequest
 from leasing.reasons import Reason, because
+from leasing.terms import Term
 from leasing.timing import FARTHEST_START, LONGEST_LEASE, PAST_TOLERANCE, SHORTEST_LEASE
 
 HOUR, DAY = 3600, 86400  # seconds
+WARN, REFUSE = "warn", "refuse"
 MILLIONTH = Decimal("0.000001")
 
 
@@ -26,7 +29,8 @@ MILLIONTH = Decimal("0.000001")
 class Limit:
     """At most `value`; `kind` says of what, and in which unit, as QuotaKind does.
 
-    It is about the tenant or, with `own`, about the one person; about one GPU model, or all of them.
+    It is about the tenant or, with `own`, about the one person; about one GPU model, or all of them. A `rule`
+    says what becomes of what is beyond it, as BudgetRule does; without one it waits for an approver.
     """
 
     kind: str
@@ -36,6 +40,7 @@ class Limit:
     model_slug: str = ""
     model_name: str = ""
     currency: str = ""
+    rule: str = ""
 
     @property
     def name(self) -> str:
@@ -46,15 +51,18 @@ class Limit:
 
 @dataclass(frozen=True)
 class Use:
-    """GPUs of a model that the tenant has, or had, in `[starts_at, ends_at)` at a rate; `own` as above."""
+    """GPUs of a model that the tenant has, or had, in `[starts_at, ends_at)`; `own` as above.
+
+    Its terms are needed only where it counts in its months.
+    """
 
     starts_at: datetime
     ends_at: datetime
     gpus: int
     model_id: int
     own: bool
-    rate_per_hour: Decimal
-    currency: str
+    terms: tuple[Term, ...] = ()
+    currency: str = ""
 
 
 @dataclass(frozen=True)
@@ -151,9 +159,14 @@ def objections(measures: Iterable[Measure]) -> list[Reason]:
     """Why somebody has to agree: each limit that would be exceeded, in the first month in which it is."""
     found: dict[Limit, Reason] = {}
     for one in measures:
-        if one.is_over:
+        if one.is_over and one.limit.rule != WARN:
             found.setdefault(one.limit, one.objection())
     return list(found.values())
+
+
+def refusals(measures: Iterable[Measure]) -> list[Reason]:
+    """Why nobody can agree: what is beyond a limit whose rule is to refuse."""
+    return objections(one for one in measures if one.limit.rule == REFUSE)
 
 
 def longest_unasked(limits: Iterable[Limit], model_id: int) -> timedelta:
@@ -225,18 +238,22 @@ def _measure(
         case "budget" if limit.currency != wanted.currency:
             yield Measure(limit, Decimal(0), foreign=wanted.currency)
         case "gpu-hours" | "budget":
-            for asked in month_uses(wanted, zone):
-                there = month_total(limit, [use for use in months if use.month == asked.month])
-                yield Measure(limit, _amount(limit, asked), there, asked.month)
+            asked: dict[str, Decimal] = defaultdict(Decimal)
+            for part in month_uses(wanted, zone):
+                asked[part.month] += _amount(limit, part)
+            for month, amount in asked.items():
+                there = month_total(limit, [use for use in months if use.month == month])
+                yield Measure(limit, amount, there, month)
         case _:
             raise ValueError(f"no limit is called {limit.kind}")
 
 
 def month_uses(use: Use, zone: str) -> Iterator[MonthUse]:
-    """A use, month by month."""
-    for month, begin, end in month_spans(use.starts_at, use.ends_at, zone):
-        seconds = exact_seconds(min(use.ends_at, end) - max(use.starts_at, begin))
-        yield MonthUse(month, seconds, use.gpus, use.model_id, use.own, use.rate_per_hour, use.currency)
+    """A use, term by term and month by month."""
+    for term in use.terms:
+        for month, begin, end in month_spans(term.starts_at, term.ends_at, zone):
+            seconds = exact_seconds(min(term.ends_at, end) - max(term.starts_at, begin))
+            yield MonthUse(month, seconds, use.gpus, use.model_id, use.own, term.rate_per_hour, use.currency)
 
 
 def _amount(limit: Limit, use: MonthUse) -> Decimal:

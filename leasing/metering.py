@@ -1,35 +1,34 @@
-"""What a lease is billed for: the rules, and the one function that turns committed transitions into segments.
+"""What a lease is billed for: the rules, and the one function that makes its segments follow them.
 
-A lease is billed while it is usable and inside its window: `[max(active, starts_at), min(stopped, ends_at))`.
-Held time counts, switched off or not; provisioning and turnaround are free; what a machine runs beyond its
-end is a zero-rated segment that says so.
+A lease is billed while it is usable and inside its window: `[max(active, starts_at), min(stopped, ends_at))`,
+at its terms. Held time counts, switched off or not; provisioning and turnaround are free. What was an outage
+of ours, and what a machine runs beyond its end, are zero-rated segments that say so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
-from decimal import ROUND_HALF_EVEN, Decimal
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from decimal import Decimal
+from operator import itemgetter
 from typing import NamedTuple
 
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 
-from leasing.models import Extension, Lease, UsageSegment
+from leasing.models import Extension, Hold, Lease, LeaseTerm, Outage, UsageSegment
 from leasing.states.lease import LeaseEvent
+from leasing.terms import Span, Term, cut_span, line_amount, month_cuts, total_of, trimmed, whole_seconds
 
-SECOND = timedelta(seconds=1)
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# ISO 4217 currencies without a minor unit; all others are taken to have hundredths.
-WHOLE_CURRENCIES = frozenset(
-    ["BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "VND", "VUV", "XAF", "XPF"]
-)
+Cause = UsageSegment.Cause
 
 
-class Span(NamedTuple):
-    """A half-open, non-empty span of time."""
+class Due(NamedTuple):
+    """A span that is billed, or free for a cause."""
 
     starts_at: datetime
     ends_at: datetime
+    rate_per_hour: Decimal
+    cause: str
 
 
 def billable_span(
@@ -44,72 +43,80 @@ def overrun_span(*, active_at: datetime, gone_at: datetime, ends_at: datetime) -
     return _span(max(active_at, ends_at), gone_at)
 
 
-def whole_seconds(starts_at: datetime, ends_at: datetime) -> int:
-    """Seconds between the whole seconds in which both moments lie, so that adjoining spans add up exactly."""
-    return max(0, (ends_at - EPOCH) // SECOND - (starts_at - EPOCH) // SECOND)
+def due(terms: Iterable[Term], used: Span | None, outages: Iterable[Span]) -> list[Due]:
+    """What is due for a span of use: its terms, but for the outages."""
+    if used is None:
+        return []
+    known = list(outages)
+    edges = [edge for outage in known for edge in outage]
+    found: list[Due] = []
+    for term in trimmed(terms, *used):
+        for part in cut_span(Span(term.starts_at, term.ends_at), edges):
+            free = any(outage.starts_at <= part.starts_at < outage.ends_at for outage in known)
+            rate, cause = (Decimal(0), Cause.OUTAGE) if free else (term.rate_per_hour, Cause.USE)
+            last = found[-1] if found else None
+            if free and last and last.cause == cause and last.ends_at == part.starts_at > term.starts_at:
+                found[-1] = last._replace(ends_at=part.ends_at)
+            else:
+                found.append(Due(*part, rate, cause))
+    return found
 
 
-def line_amount(*, seconds: int, rate_per_hour: Decimal, currency: str) -> Decimal:
-    """Price of one line, rounded once, half to even, to the currency's minor unit."""
-    unit = Decimal(1) if currency in WHOLE_CURRENCIES else Decimal("0.01")
-    return (seconds * rate_per_hour / 3600).quantize(unit, ROUND_HALF_EVEN)
+def without(lines: Iterable[Due], spans: Iterable[Span]) -> list[Due]:
+    """What of the lines lies outside of the spans."""
+    known = list(spans)
+    edges = [edge for span in known for edge in span]
+    return [
+        line._replace(starts_at=part.starts_at, ends_at=part.ends_at)
+        for line in lines
+        for part in cut_span(Span(line.starts_at, line.ends_at), edges)
+        if not any(span.starts_at <= part.starts_at < span.ends_at for span in known)
+    ]
 
 
-class Term(NamedTuple):
-    """A span of a lease that was quoted at one rate."""
-
-    starts_at: datetime
-    ends_at: datetime
-    rate_per_hour: Decimal
+def billed_seconds_within(lines: Iterable[Due], span: Span) -> int:
+    """How much of a span is due and not free."""
+    return sum(
+        whole_seconds(max(line.starts_at, span.starts_at), min(line.ends_at, span.ends_at))
+        for line in lines
+        if line.cause == Cause.USE
+    )
 
 
 def terms(lease: Lease) -> list[Term]:
-    """What a lease was quoted, span by span: each confirmed extension at the rate in force when it was asked.
-
-    Neighbours of one rate are one term. What was cut off, before more was added, is not in it.
-    """
-    confirmed = lease.extensions.filter(state=Extension.State.CONFIRMED).order_by("asked_at", "id")
-    last = datetime.max.replace(tzinfo=UTC)
-    found = [Term(lease.starts_at, last, lease.rate_per_hour)]
-    for extension in confirmed:
-        cut = extension.old_ends_at
-        found = [one._replace(ends_at=min(one.ends_at, cut)) for one in found if one.starts_at < cut]
-        found.append(Term(cut, extension.new_ends_at, extension.rate_per_hour))
-    return _merged([one._replace(ends_at=min(one.ends_at, lease.ends_at)) for one in found])
+    """What a lease was quoted, span by span; what hosts are still to confirm is not in it."""
+    if not lease.varied:
+        return [Term(lease.starts_at, lease.ends_at, lease.rate_per_hour)]
+    rows = lease.terms.filter(Q(extension=None) | Q(extension__state=Extension.State.CONFIRMED))
+    return [Term(one.starts_at, one.ends_at, one.rate_per_hour) for one in rows]
 
 
 def quoted_total(lease: Lease) -> Decimal:
     """The price of all terms, should they be used in full."""
-    amounts = (
-        line_amount(
-            seconds=whole_seconds(one.starts_at, one.ends_at),
-            rate_per_hour=one.rate_per_hour,
-            currency=lease.currency,
-        )
-        for one in terms(lease)
+    return total_of(terms(lease), lease.currency)
+
+
+def cut_terms(lease: Lease, starts_at: datetime, ends_at: datetime) -> None:
+    """The lease is cut to this window, and its terms with it; its price follows. The caller saves it."""
+    lease.starts_at, lease.ends_at = starts_at, ends_at
+    rows = lease.terms.all()
+    rows.filter(Q(starts_at__gte=ends_at) | Q(ends_at__lte=starts_at)).delete()
+    rows.filter(ends_at__gt=ends_at).update(ends_at=ends_at)
+    rows.filter(starts_at__lt=starts_at).update(starts_at=starts_at)
+    first = terms(lease)[0]
+    lease.rate_per_hour, lease.quoted_total = first.rate_per_hour, quoted_total(lease)
+
+
+def append_terms(lease: Lease, extension: Extension, more: Sequence[Term]) -> None:
+    """Terms that count once the extension is confirmed."""
+    if not lease.varied:
+        whole = Term(lease.starts_at, lease.ends_at, lease.rate_per_hour)
+        LeaseTerm.objects.create(lease=lease, **whole._asdict())
+        lease.varied = True
+        lease.save(update_fields=["varied"])
+    LeaseTerm.objects.bulk_create(
+        LeaseTerm(lease=lease, extension=extension, **one._asdict()) for one in more
     )
-    return sum(amounts, Decimal(0))
-
-
-def used_terms(lease: Lease, span: Span) -> list[Term]:
-    """The terms that a span of use falls into, cut to it."""
-    cut = [
-        Term(max(one.starts_at, span.starts_at), min(one.ends_at, span.ends_at), one.rate_per_hour)
-        for one in terms(lease)
-    ]
-    return [one for one in cut if one.starts_at < one.ends_at]
-
-
-def _merged(found: list[Term]) -> list[Term]:
-    merged: list[Term] = []
-    for one in found:
-        if one.starts_at >= one.ends_at:
-            continue
-        if merged and merged[-1].rate_per_hour == one.rate_per_hour:
-            merged[-1] = merged[-1]._replace(ends_at=one.ends_at)
-        else:
-            merged.append(one)
-    return merged
 
 
 def billed_until(segment: UsageSegment, now: datetime) -> datetime:
@@ -136,55 +143,77 @@ def lease_amount(segments: Iterable[UsageSegment], now: datetime) -> Decimal:
 
 
 def follow_lease(lease: Lease, *, event: LeaseEvent, effective_at: datetime) -> None:
-    """Open, close or add the segments that a transition of the lease calls for, in its transaction."""
-    if event is LeaseEvent.RUNNING:
-        _open_use(lease, effective_at)
-    elif event in (LeaseEvent.END, LeaseEvent.FAIL, LeaseEvent.CANCEL):
-        _close_use(lease, effective_at)
-    elif event is LeaseEvent.GONE and lease.active_at is not None:
+    """Make the segments follow a transition of the lease, in its transaction."""
+    if event is LeaseEvent.GONE and lease.active_at is not None:
         _add_overrun(lease, lease.active_at, effective_at)
+    elif lease.active_at is not None:
+        follow(lease)
 
 
-def follow_end(lease: Lease) -> None:
-    """The end of a lease that is billed has changed: its segments follow its terms anew."""
-    if lease.active_at is not None and lease.stopped_at is None:
-        lease.segments.all().delete()
-        _open_use(lease, lease.active_at)
+def follow(lease: Lease) -> None:
+    """The segments of a lease become what is due; those on an invoice stay as they are.
 
-
-def _open_use(lease: Lease, active_at: datetime) -> None:
-    """A machine that is ready early gets its segment at once, but dated at the start of the lease.
-
-    Each term has its segment, and the last one is open.
+    While it runs the last one is open. One whose time has not come when it stops covers nothing, and goes.
     """
-    span = _span(max(active_at, lease.starts_at), lease.ends_at)
-    due = used_terms(lease, span) if span else []
-    for number, one in enumerate(due, 1):
-        UsageSegment.objects.create(
+    kept = lease.segments.exclude(cause=Cause.OVERRUN)
+    frozen = [Span(one.starts_at, one.ends_at) for one in kept.exclude(line=None) if one.ends_at is not None]
+    wanted: set[tuple[datetime, datetime | None, Decimal, str]] = set()
+    for line in without(due_lines(lease), frozen):
+        is_open = lease.stopped_at is None and line.ends_at == lease.ends_at and line.cause == Cause.USE
+        wanted.add((line.starts_at, None if is_open else line.ends_at, line.rate_per_hour, line.cause))
+    for one in kept.filter(line=None):
+        known = (one.starts_at, one.ends_at, one.rate_per_hour, one.cause)
+        if known in wanted:
+            wanted.remove(known)
+        else:
+            one.delete()
+    UsageSegment.objects.bulk_create(
+        UsageSegment(
             lease=lease,
-            starts_at=one.starts_at,
-            ends_at=one.ends_at if number < len(due) else None,
-            rate_per_hour=one.rate_per_hour,
+            starts_at=starts_at,
+            ends_at=ends_at,
+            rate_per_hour=rate,
             currency=lease.currency,
+            cause=cause,
         )
+        for starts_at, ends_at, rate, cause in sorted(wanted, key=itemgetter(0))
+    )
 
 
-def _close_use(lease: Lease, stopped_at: datetime) -> None:
-    """A segment whose time had not come when the lease stopped covers nothing, and is withdrawn."""
-    ends_at = min(stopped_at, lease.ends_at)
-    lease.segments.filter(starts_at__gte=ends_at).delete()
-    lease.segments.filter(Q(ends_at=None) | Q(ends_at__gt=ends_at)).update(ends_at=ends_at)
+def due_lines(lease: Lease) -> list[Due]:
+    """What is due for a lease as it is now; what runs counts to its end."""
+    if lease.active_at is None:
+        return []
+    used = billable_span(
+        active_at=lease.active_at,
+        stopped_at=lease.stopped_at or lease.ends_at,
+        starts_at=lease.starts_at,
+        ends_at=lease.ends_at,
+    )
+    return due(terms(lease), used, [Span(one.starts_at, one.ends_at) for one in outages_of(lease)])
+
+
+def outages_of(lease: Lease) -> QuerySet[Outage]:
+    """The outages of what the lease has, in its time."""
+    gpus = Hold.objects.filter(lease=lease).values("gpu")
+    about = Q(gpu__in=gpus) | Q(host=lease.host_id) | Q(model=lease.flavor.model_id)
+    if lease.host_id is None:
+        about = Q(gpu__in=gpus) | Q(model=lease.flavor.model_id)
+    return Outage.objects.filter(about, starts_at__lt=lease.ends_at, ends_at__gt=lease.starts_at)
 
 
 def _add_overrun(lease: Lease, active_at: datetime, gone_at: datetime) -> None:
     if span := overrun_span(active_at=active_at, gone_at=gone_at, ends_at=lease.ends_at):
-        UsageSegment.objects.create(
-            lease=lease,
-            starts_at=span.starts_at,
-            ends_at=span.ends_at,
-            rate_per_hour=Decimal(0),
-            currency=lease.currency,
-            cause=UsageSegment.Cause.OVERRUN,
+        UsageSegment.objects.bulk_create(
+            UsageSegment(
+                lease=lease,
+                starts_at=part.starts_at,
+                ends_at=part.ends_at,
+                rate_per_hour=Decimal(0),
+                currency=lease.currency,
+                cause=Cause.OVERRUN,
+            )
+            for part in cut_span(span, month_cuts(*span, lease.tenant.timezone))
         )
 
 

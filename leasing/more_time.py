@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
-from leasing import quotas
+from leasing import metering, quotas
 from leasing.latest_end import ExtensionLimit, extension_limit
 from leasing.limits import longest_unasked
 from leasing.models import Extension, Lease
-from leasing.pricing import Quote, quote_lease, rate_of
+from leasing.pricing import Price, Quote, price_of
 from leasing.reasons import NONE, Reason, because
 from leasing.states.lease import LeaseState
 
@@ -65,20 +65,13 @@ def more_time(lease: Lease, *, now: datetime) -> MoreTime:
         return MoreTime(limit, [], pending_until=pending.new_ends_at)
     if lease.state not in EXTENDABLE:
         return MoreTime(limit, [])
-    if rate_of(lease.flavor, at=now) is None:
+    price = price_of(lease.flavor, lease.tenant, at=now)
+    if price is None:
         return MoreTime(limit, [], because("no-price", flavor=lease.flavor.name))
-    objection = _objection(lease, limit.until, now)
+    objection = _objection(lease, price, limit.until, now)
     longest = longest_inside(lease.ends_at, limit.until, lambda ends_at: not objection(ends_at))
     ends = offered_ends(lease.ends_at, longest, limit.until, zone=lease.owner.timezone, now=now)
-    offers = [
-        Offer(
-            name,
-            at,
-            quote_lease(flavor=lease.flavor, starts_at=lease.ends_at, ends_at=at, at=now),
-            objection(at),
-        )
-        for name, at in ends
-    ]
+    offers = [Offer(name, at, price.quote(lease.ends_at, at), objection(at)) for name, at in ends]
     return MoreTime(limit, offers, objection(longest + MINUTE) if longest < limit.until else NONE)
 
 
@@ -118,7 +111,7 @@ def longest_inside(ends_at: datetime, until: datetime, is_inside: Callable[[date
     return ends_at + inside * MINUTE
 
 
-def _objection(lease: Lease, until: datetime, now: datetime) -> Callable[[datetime], Reason]:
+def _objection(lease: Lease, price: Price, until: datetime, now: datetime) -> Callable[[datetime], Reason]:
     """Why an end up to `until` would be outside the limits; what there is, is looked up once.
 
     Only as far as it may last without asking: beyond that there is an objection in any case.
@@ -134,5 +127,10 @@ def _objection(lease: Lease, until: datetime, now: datetime) -> Callable[[dateti
         without=lease.pk,
         now=now,
     )
-    whole = quotas.use_of(lease)
-    return lambda ends_at: account.judge(replace(whole, ends_at=ends_at)).reason
+    booked = metering.terms(lease)
+
+    def objection(ends_at: datetime) -> Reason:
+        more = price.quote(lease.ends_at, ends_at).terms if ends_at > lease.ends_at else ()
+        return account.judge(quotas.use_of(lease, [*booked, *more])).reason
+
+    return objection

@@ -20,7 +20,7 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet
 
-from leasing import holds, policy, tidings
+from leasing import holds, metering, policy, tidings
 from leasing.actors import SYSTEM, Actor
 from leasing.audit.log import record
 from leasing.errors import InvalidRequest, NothingFree
@@ -30,7 +30,7 @@ from leasing.models import Block, Flavor, Lease, WaitlistEntry
 from leasing.openings.search import Scope
 from leasing.openings.spans import MICROSECOND, Open, Span, micros, moment
 from leasing.openings.upkeep import give_up_kept, kept_of, note_freed, openings_of, read, span_of
-from leasing.pricing import quote_lease
+from leasing.pricing import keep_terms, quote_lease
 from leasing.reasons import NONE, Reason, because
 from leasing.slots import find_start
 from leasing.states.gpu import BOOKABLE
@@ -317,8 +317,10 @@ def impossible_because(entry: WaitlistEntry) -> Reason:
 def _new_offer(entry: WaitlistEntry, starts_at: datetime, *, now: datetime) -> Lease:
     """Raises InvalidRequest if it has no price at that time."""
     ends_at = starts_at + entry.duration
-    quote = quote_lease(flavor=entry.flavor, starts_at=starts_at, ends_at=ends_at)
-    return Lease.objects.create(
+    quote = quote_lease(
+        flavor=entry.flavor, tenant=entry.tenant, starts_at=starts_at, ends_at=ends_at, now=now
+    )
+    offer = Lease.objects.create(
         tenant=entry.tenant,
         owner=entry.owner,
         flavor=entry.flavor,
@@ -333,8 +335,11 @@ def _new_offer(entry: WaitlistEntry, starts_at: datetime, *, now: datetime) -> L
         rate_per_hour=quote.rate_per_hour,
         currency=quote.currency,
         quoted_total=quote.total,
+        varied=quote.is_varied,
         entry=entry,
     )
+    keep_terms(offer, quote)
+    return offer
 
 
 def _announce(offer: Lease, *, now: datetime) -> None:
@@ -348,6 +353,7 @@ def _announce(offer: Lease, *, now: datetime) -> None:
         "rate_per_hour": offer.rate_per_hour,
         "currency": offer.currency,
         "quoted_total": offer.quoted_total,
+        "terms": metering.terms(offer),
         "waitlist_entry": offer.entry_id,
         "gpus": [str(gpu) for gpu in offer.holds.values_list("gpu_id", flat=True)],
     }

@@ -19,6 +19,7 @@ from leasing.errors import InvalidRequest, NotAllowed, NotVisible
 from leasing.models import (
     AuditEntry,
     Flavor,
+    Invoice,
     Lease,
     Person,
     ScrubRecord,
@@ -138,6 +139,30 @@ def billed_tenants(person: Person) -> QuerySet[Tenant]:
     if is_auditor(person) or is_money_manager(person):
         return Tenant.objects.all()
     return tenants_with_role(person, "finance")
+
+
+def invoiced_tenants(person: Person) -> QuerySet[Tenant]:
+    """The tenants whose invoices and budgets the person may see."""
+    if is_auditor(person) or is_money_manager(person):
+        return Tenant.objects.all()
+    return tenants_with_role(person, "finance", "approver")
+
+
+def visible_invoices(person: Person) -> QuerySet[Invoice]:
+    return Invoice.objects.select_related("tenant", "corrects").filter(tenant__in=invoiced_tenants(person))
+
+
+def require_money_manager(person: Person | None) -> None:
+    """NotVisible unless the person sets rates and closes months: to others that does not exist."""
+    if person is None or not is_money_manager(person):
+        raise NotVisible(_("There is nothing here."))
+
+
+def may_tag(person: Person, lease: Lease) -> bool:
+    """Whether the person may say what a lease is charged to, inside its team."""
+    if lease.owner_id == person.pk and has_role(person, lease.tenant, "member"):
+        return True
+    return tenants_with_role(person, "approver", "finance").filter(pk=lease.tenant_id).exists()
 
 
 def visible_scrubs(person: Person) -> QuerySet[ScrubRecord]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 from django.db import transaction
 from django.db.models import (
-    BooleanField,
     Case,
     DateTimeField,
     DurationField,
@@ -29,8 +28,9 @@ from django.utils.translation import gettext as _
 from hosts.models import GpuModel
 from leasing.actors import Actor
 from leasing.audit.log import record
-from leasing.errors import InvalidRequest
+from leasing.errors import DomainError, InvalidRequest
 from leasing.limits import (
+    WARN,
     Limit,
     Measure,
     MonthUse,
@@ -43,23 +43,35 @@ from leasing.limits import (
     month_uses,
     objections,
     plain,
+    refusals,
 )
 from leasing.locking import locked
-from leasing.models import Extension, Flavor, Lease, Person, Quota, QuotaKind, Tenant
+from leasing.models import Extension, Flavor, Lease, LeaseTerm, Person, Quota, QuotaKind, Tenant
 from leasing.prepared import NOBODY, Prepared
-from leasing.reasons import Reason, together
+from leasing.reasons import NONE, Reason, together
 from leasing.states.lease import LeaseState
+from leasing.terms import Term
+from leasing.timing import INSTANT
 
 MONTHLY = (QuotaKind.GPU_HOURS, QuotaKind.BUDGET)
-INSTANT = timedelta(microseconds=1)
+
+
+class OverBudget(DomainError):
+    """More than a budget that may not be exceeded covers."""
+
+    code = "over-budget"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a lease does to each limit, and why it is outside them; no reason if it is inside all."""
+    """What a lease does to each limit, and why it is outside them; no reason if it is inside all.
+
+    With a refusal, nobody can agree.
+    """
 
     measures: list[Measure]
     reason: Reason
+    refusal: Reason = NONE
 
     def described(self) -> list[dict[str, str]]:
         """For the audit log: each limit, and what counted with this lease."""
@@ -90,7 +102,7 @@ class Account:
         measures = measured(
             self.limits, wanted=wanted, uses=self.uses, months=self.months, zone=self.zone, now=self.now
         )
-        return Verdict(measures, together(objections(measures)))
+        return Verdict(measures, together(objections(measures)), together(refusals(measures)))
 
 
 def check(
@@ -100,7 +112,7 @@ def check(
     flavor: Flavor,
     starts_at: datetime,
     ends_at: datetime,
-    rate_per_hour: Decimal,
+    terms: Sequence[Term],
     currency: str,
     without: UUID | None = None,
     now: datetime,
@@ -109,7 +121,7 @@ def check(
 
     Whoever acts on the answer has locked the tenant, and then the person.
     """
-    wanted = Use(starts_at, ends_at, flavor.gpu_count, flavor.model_id, True, rate_per_hour, currency)
+    wanted = Use(starts_at, ends_at, flavor.gpu_count, flavor.model_id, True, tuple(terms), currency)
     account = account_of(
         tenant=tenant, person=person, starts_at=starts_at, ends_at=ends_at, without=without, now=now
     )
@@ -129,26 +141,26 @@ def account_of(
     limits = limits_in_force(tenant, person, now=now)
     others = {"tenant_id": tenant.pk, "person_id": person.pk, "without": without or NOBODY}
     rows = _USES.rows(**others, starts_at=starts_at, ends_at=ends_at)
-    uses, pending = ([Use(*use) for *use, waits in rows if waits is which] for which in (False, True))
+    uses = [Use(*use) for use in rows]
     months = []
     if any(limit.kind in MONTHLY for limit in limits):
         months = list(_months(others, starts_at, ends_at, tenant.timezone))
-        months += [part for use in pending for part in month_uses(use, tenant.timezone)]
-    return Account(limits, [*uses, *pending], months, tenant.timezone, now)
+    return Account(limits, uses, months, tenant.timezone, now)
 
 
-def use_of(lease: Lease) -> Use:
-    """What a lease counts as, for its owner."""
+def use_of(lease: Lease, terms: Sequence[Term], currency: str = "") -> Use:
+    """What a lease with these terms counts as, for its owner."""
     flavor = lease.flavor
-    return Use(
-        lease.starts_at,
-        lease.ends_at,
-        flavor.gpu_count,
-        flavor.model_id,
-        True,
-        lease.rate_per_hour,
-        lease.currency,
-    )
+    currency = currency or lease.currency
+    window = (terms[0].starts_at, terms[-1].ends_at)
+    return Use(*window, flavor.gpu_count, flavor.model_id, True, tuple(terms), currency)
+
+
+def refuse_beyond(verdict: Verdict) -> None:
+    """Raises OverBudget for what nobody can agree to."""
+    if verdict.refusal:
+        hint = _("Ask for a larger budget, or choose less.")
+        raise OverBudget(str(verdict.refusal), hint=hint, field="ends_at")
 
 
 def together_beyond(verdicts: Iterable[Verdict]) -> Reason:
@@ -178,7 +190,10 @@ def limits_in_force(tenant: Tenant, person: Person | None, *, now: datetime) -> 
     rows = _LIMITS.rows(tenant_id=tenant.pk, person_id=whose, now=now)
     for kind, person_id, model_id, slug, name, value, currency in rows:
         own = person_id is not None
-        newest[kind, own, model_id] = Limit(kind, value, own, model_id, slug or "", name or "", currency)
+        rule = tenant.budget_rule if kind == QuotaKind.BUDGET else ""
+        newest[kind, own, model_id] = Limit(
+            kind, value, own, model_id, slug or "", name or "", currency, rule
+        )
     return list(newest.values())
 
 
@@ -270,36 +285,63 @@ def _uses(
     *, tenant_id: UUID, person_id: UUID, without: UUID, starts_at: datetime, ends_at: datetime
 ) -> QuerySet[Any, Any]:
     """What holds GPUs of the tenant in the window, as a Use; and time, whenever it is, that hosts are still
-    to confirm: it counts as if they had. The last column says which it is.
+    to confirm: it counts as if they had.
     """
     states = [LeaseState.OFFERED, LeaseState.RELEASING, LeaseState.ENDED]
     held = Lease.objects.filter(tenant=tenant_id, starts_at__lt=ends_at, ends_at__gt=starts_at)
     held = held.exclude(state__in=states).exclude(pk=without)
-    held = held.annotate(own=_is(owner=person_id), waits=_truth(False))
+    held = held.annotate(own=_is(owner=person_id))
     flavor = ("flavor__gpu_count", "flavor__model_id")
-    uses = held.order_by().values_list(
-        "starts_at", "ends_at", *flavor, "own", "rate_per_hour", "currency", "waits"
-    )
+    uses = held.order_by().values_list("starts_at", "ends_at", *flavor, "own")
     asked = Extension.objects.filter(state=Extension.State.PENDING, lease__tenant=tenant_id)
-    asked = asked.exclude(lease=without).annotate(own=_is(lease__owner=person_id), waits=_truth(True))
+    asked = asked.exclude(lease=without).annotate(own=_is(lease__owner=person_id))
     flavor = ("lease__flavor__gpu_count", "lease__flavor__model_id")
-    price = ("lease__rate_per_hour", "lease__currency")
-    pending = asked.order_by().values_list("old_ends_at", "new_ends_at", *flavor, "own", *price, "waits")
+    pending = asked.order_by().values_list("old_ends_at", "new_ends_at", *flavor, "own")
     return uses.union(pending, all=True)
 
 
 def _month(
     *, tenant_id: UUID, person_id: UUID, without: UUID, begin: datetime, end: datetime
-) -> QuerySet[Lease, Any]:
-    """Booked time counts from the start to the end, or to when it was given back; summed by what it costs."""
+) -> QuerySet[Any, Any]:
+    """Booked time counts from the start to the end, or to when it was given back; summed by what it costs.
+
+    What has several terms counts term by term, those that hosts are still to confirm among them.
+    """
+    whole = Lease.objects.filter(varied=False).exclude(pk=without)
+    parts = LeaseTerm.objects.exclude(lease=without)
+    sums = [
+        _summed(rows, to_lease, tenant_id=tenant_id, person_id=person_id, begin=begin, end=end)
+        for rows, to_lease in ((whole, ""), (parts, "lease__"))
+    ]
+    return sums[0].union(sums[1], all=True)
+
+
+def _summed(
+    rows: QuerySet[Any, Any],
+    to_lease: str,
+    *,
+    tenant_id: UUID,
+    person_id: UUID,
+    begin: datetime,
+    end: datetime,
+) -> QuerySet[Any, Any]:
+    """The time of rows that are leases, or lead to one, by what it costs."""
+    stopped_at, state = f"{to_lease}stopped_at", f"{to_lease}state"
     since = Greatest(F("starts_at"), _value(begin))
-    until = Least(Coalesce("stopped_at", "ends_at"), F("ends_at"), _value(end))
-    never_used = Q(state=LeaseState.ENDED, active_at=None) | Q(state=LeaseState.OFFERED)
-    rows = Lease.objects.filter(Q(stopped_at=None) | Q(stopped_at__gt=since), tenant=tenant_id)
-    rows = rows.filter(starts_at__lt=end, ends_at__gt=begin).exclude(never_used).exclude(pk=without)
-    priced = ("flavor__gpu_count", "flavor__model_id", "own", "rate_per_hour", "currency")
+    until = Least(Coalesce(stopped_at, "ends_at"), F("ends_at"), _value(end))
+    never_used = Q(**{state: LeaseState.ENDED, f"{to_lease}active_at": None})
+    rows = rows.filter(
+        Q(**{stopped_at: None}) | Q(**{f"{stopped_at}__gt": since}),
+        **{f"{to_lease}tenant": tenant_id},
+        starts_at__lt=end,
+        ends_at__gt=begin,
+    ).exclude(never_used | Q(**{state: LeaseState.OFFERED}))
+    flavor = (f"{to_lease}flavor__gpu_count", f"{to_lease}flavor__model_id")
+    priced = (*flavor, "own", "rate_per_hour", f"{to_lease}currency")
     summed = Sum(ExpressionWrapper(until - since, output_field=DurationField()))
-    return rows.annotate(own=_is(owner=person_id)).order_by().values_list(*priced).annotate(total=summed)
+    own = _is(**{f"{to_lease}owner": person_id})
+    found: QuerySet[Any, Any] = rows.annotate(own=own).order_by().values_list(*priced).annotate(total=summed)
+    return found
 
 
 _LIMITS = Prepared(_limits)
@@ -320,10 +362,6 @@ def _is(**what: UUID) -> Case:
     return Case(When(**what, then=True), default=False)
 
 
-def _truth(it: bool) -> Value:
-    return Value(it, output_field=BooleanField())
-
-
 def _value(moment: datetime) -> Value:
     return Value(moment, output_field=DateTimeField())
 
@@ -338,5 +376,6 @@ def _described(measure: Measure) -> dict[str, str]:
         "limit": plain(limit.value),
         "counted": plain(measure.total),
         "currency": limit.currency,
+        "rule": limit.rule if limit.rule == WARN else "",
     }
     return {name: value for name, value in facts.items() if value}

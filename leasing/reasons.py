@@ -40,6 +40,8 @@ TEXTS: dict[str, str | Promise] = {
     "offer-left": _("The person left the line."),
     "offer-ran-out": _("The offer was not claimed in time."),
     "offer-spoilt": _("A GPU of it cannot be had in time, and no equal one is free. You keep your place."),
+    "outage": _("What was an outage of ours is free: %(why)s"),
+    "stopped-earlier": _("It had stopped before; that became known after the month was closed."),
     "over-limit": _("%(what)s at the same time: %(peak)d. Without approval: at most %(limit)s."),
     "own-over-limit": _("Your own %(what)s at the same time: %(peak)d. Without approval: at most %(limit)s."),
     "over-gpu-hours": _(

@@ -6,7 +6,7 @@ named. Limits count all of it together: one lease beyond them, and all wait for 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from datetime import date, datetime
 from uuid import UUID
@@ -24,10 +24,12 @@ from leasing.booking import check_offered, decide_by, member_of, record_request,
 from leasing.errors import InvalidRequest, NothingFree, Words
 from leasing.locking import lock_tenant_and_person
 from leasing.models import Flavor, Image, Lease, Series, Tenant
+from leasing.pricing import keep_terms
 from leasing.reasons import Reason, filled
 from leasing.recurrence import Occurrence, Pattern
-from leasing.series_plan import impossible, judged, window_of, windows
+from leasing.series_plan import impossible, judged, priced, window_of, windows
 from leasing.states.lease import LeaseState
+from leasing.tags import checked_tags
 from leasing.transactions import atomically
 from leasing.wake import wake_control
 
@@ -58,6 +60,8 @@ def book_series(
     pattern: Pattern,
     without: Collection[date] = (),
     purpose: str = "",
+    project: str = "",
+    cost_centre: str = "",
     now: datetime,
 ) -> Series:
     """Book every date of the pattern but those in `without`, or nothing.
@@ -86,26 +90,34 @@ def book_series(
         left_out=sorted(map(date.isoformat, left_out)),
         requested_at=now,
     )
-    return _book(actor, series, wanted, now)
+    tags = checked_tags(project=project, cost_centre=cost_centre)
+    return _book(actor, series, wanted, tags, now)
 
 
 @atomically
-def _book(actor: Actor, series: Series, wanted: list[Occurrence], now: datetime) -> Series:
+def _book(
+    actor: Actor, series: Series, wanted: list[Occurrence], tags: Mapping[str, str], now: datetime
+) -> Series:
     series.tenant = lock_tenant_and_person(series.tenant_id, series.owner_id)
     series.save(force_insert=True)
     possible = [one for one in wanted if not impossible(one, now=now)]
-    leases = [_lease(series, one, now=now) for one in possible]
-    verdicts = judged(leases, now=now)
+    leases = [_lease(series, one, tags, now=now) for one in possible]
+    quotes = priced(leases, now=now)
+    verdicts = judged(leases, quotes, now=now)
+    for verdict in verdicts:
+        quotas.refuse_beyond(verdict)
     reason = quotas.together_beyond(verdicts)
     _settle(leases, reason, now=now)
     Lease.objects.bulk_create(leases)
+    for lease, quote in zip(leases, quotes, strict=True):
+        keep_terms(lease, quote)
     lost = {one.day for one in wanted} - {one.day for one in possible}
     held = _place(series.flavor, leases, now=now)
     lost |= {lease.occurs_on for lease in leases if lease.occurs_on and lease.pk not in held}
     if lost:
         raise DatesLost(sorted(lost))
-    for lease, verdict in zip(leases, verdicts, strict=True):
-        record_request(lease, verdict, held[lease.pk], actor=actor, now=now)
+    for lease, quote, verdict in zip(leases, quotes, verdicts, strict=True):
+        record_request(lease, quote.terms, verdict, held[lease.pk], actor=actor, now=now)
     _record(series, leases, reason, actor=actor, now=now)
     if reason:
         _ask_approvers(series, leases, now=now)
@@ -114,7 +126,7 @@ def _book(actor: Actor, series: Series, wanted: list[Occurrence], now: datetime)
     return series
 
 
-def _lease(series: Series, occurrence: Occurrence, *, now: datetime) -> Lease:
+def _lease(series: Series, occurrence: Occurrence, tags: Mapping[str, str], *, now: datetime) -> Lease:
     return Lease(
         tenant=series.tenant,
         owner=series.owner,
@@ -125,6 +137,7 @@ def _lease(series: Series, occurrence: Occurrence, *, now: datetime) -> Lease:
         occurs_on=occurrence.day,
         requested_at=now,
         state_since=now,
+        **tags,
         **window_of(occurrence, now),
     )
 

@@ -88,13 +88,14 @@ def preview_series(
 ) -> Plan:
     """Every date with its price, and whether it can be had. Changes nothing. Raises as `book_series` does."""
     person = member_of(actor, tenant)
-    planned = list(_planned(person, flavor, pattern, frozenset(without), now))
+    planned = list(_planned(person, tenant, flavor, pattern, frozenset(without), now))
     leases = [
         Lease(tenant=tenant, owner=person, flavor=flavor, **window_of(one.occurrence, now))
         for one in planned
         if one.is_booked
     ]
-    return Plan(planned, quotas.together_beyond(judged(leases, now=now)))
+    quotes = [one.quote for one in planned if one.is_booked]
+    return Plan(planned, quotas.together_beyond(judged(leases, quotes, now=now)))
 
 
 def windows(flavor: Flavor, pattern: Pattern, without: frozenset[date], now: datetime) -> list[Occurrence]:
@@ -110,12 +111,17 @@ def windows(flavor: Flavor, pattern: Pattern, without: frozenset[date], now: dat
 
 
 def _planned(
-    person: Person, flavor: Flavor, pattern: Pattern, without: frozenset[date], now: datetime
+    person: Person,
+    tenant: Tenant,
+    flavor: Flavor,
+    pattern: Pattern,
+    without: frozenset[date],
+    now: datetime,
 ) -> Iterator[Planned]:
     explained = 0
     for one in windows(flavor, pattern, without, now):
         window = window_of(one, now)
-        quote = quote_lease(flavor=flavor, **window)
+        quote = quote_lease(flavor=flavor, tenant=tenant, **window, now=now)
         if one.day in without:
             yield Planned(one, quote, left_out=True)
         elif reason := impossible(one, now=now):
@@ -125,7 +131,7 @@ def _planned(
         elif explained < MOST_EXPLAINED:
             explained += 1
             lost = in_the_way(flavor, **window, person=person, now=now)
-            yield Planned(one, quote, lost=lost, instead=tuple(_instead(flavor, pattern, one, now)))
+            yield Planned(one, quote, lost=lost, instead=tuple(_instead(tenant, flavor, pattern, one, now)))
         else:
             yield Planned(one, quote, lost=InTheWay([], []))
 
@@ -138,10 +144,12 @@ def impossible(occurrence: Occurrence, *, now: datetime) -> Reason:
     return because("start-is-over") if over else NONE
 
 
-def _instead(flavor: Flavor, pattern: Pattern, occurrence: Occurrence, now: datetime) -> Iterator[Slot]:
+def _instead(
+    tenant: Tenant, flavor: Flavor, pattern: Pattern, occurrence: Occurrence, now: datetime
+) -> Iterator[Slot]:
     """What would be free on that day: for a shorter time, and at another one."""
     starts_at, ends_at = window_of(occurrence, now).values()
-    shorter = shorter_slot(flavor, starts_at, ends_at, now=now)
+    shorter = shorter_slot(flavor, starts_at, ends_at, tenant=tenant, now=now)
     if shorter is not None:
         yield shorter
     zone = zone_named(pattern.zone)
@@ -149,7 +157,8 @@ def _instead(flavor: Flavor, pattern: Pattern, occurrence: Occurrence, now: date
     start = find_start(flavor, ends_at - starts_at, earliest=max(begin, now), now=now)
     if start is not None and start < end:
         until = start + (ends_at - starts_at)
-        yield Slot(start, until, quote_lease(flavor=flavor, starts_at=start, ends_at=until))
+        quote = quote_lease(flavor=flavor, tenant=tenant, starts_at=start, ends_at=until, now=now)
+        yield Slot(start, until, quote)
 
 
 def window_of(occurrence: Occurrence, now: datetime) -> dict[str, datetime]:
@@ -158,12 +167,15 @@ def window_of(occurrence: Occurrence, now: datetime) -> dict[str, datetime]:
     return {"starts_at": now if begun else occurrence.starts_at, "ends_at": occurrence.ends_at}
 
 
-def judged(leases: list[Lease], *, now: datetime) -> list[quotas.Verdict]:
-    """Each at the price of its start, given those before it."""
+def priced(leases: list[Lease], *, now: datetime) -> list[Quote]:
+    """The price of each, frozen into it."""
+    return [fill_quote(lease, now=now) for lease in leases]
+
+
+def judged(leases: list[Lease], quotes: list[Quote], *, now: datetime) -> list[quotas.Verdict]:
+    """Each at its price, given those before it."""
     if not leases:
         return []
-    for lease in leases:
-        fill_quote(lease)
     account = quotas.account_of(
         tenant=leases[0].tenant,
         person=leases[0].owner,
@@ -171,4 +183,5 @@ def judged(leases: list[Lease], *, now: datetime) -> list[quotas.Verdict]:
         ends_at=leases[-1].ends_at,
         now=now,
     )
-    return account.judge_all(map(quotas.use_of, leases))
+    asked = zip(leases, quotes, strict=True)
+    return account.judge_all(quotas.use_of(lease, quote.terms, quote.currency) for lease, quote in asked)

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 
 from leasing.holds import pool_of, window
-from leasing.models import Flavor, Person
+from leasing.models import Flavor, Person, Tenant
 from leasing.obstacles import InTheWay, in_the_way
 from leasing.openings.search import first_start, is_open, latest_end
 from leasing.openings.spans import FOREVER, MICROSECOND, moment
@@ -84,10 +84,13 @@ def find_slots(
     earliest: datetime | None = None,
     deadline: datetime | None = None,
     count: int = 1,
+    tenant: Tenant | None = None,
     now: datetime,
 ) -> list[Slot]:
     """The first slot and the next alternatives, each a good while after the one before."""
-    return list(_slots(flavor, duration, earliest=earliest, deadline=deadline, count=count, now=now))
+    return list(
+        _slots(flavor, duration, earliest=earliest, deadline=deadline, count=count, tenant=tenant, now=now)
+    )
 
 
 def longest_end(flavor: Flavor, starts_at: datetime, *, until: datetime, now: datetime) -> datetime | None:
@@ -108,6 +111,7 @@ def near_misses(
     duration: timedelta,
     *,
     person: Person,
+    tenant: Tenant | None = None,
     earliest: datetime | None = None,
     deadline: datetime | None = None,
     now: datetime,
@@ -115,25 +119,29 @@ def near_misses(
     """What to tell and to offer to somebody whom nothing fits."""
     asked = max(earliest or now, now)
     ends_at = asked + duration
-    later = find_slots(flavor, duration, earliest=asked, count=LATER, now=now)
+    later = find_slots(flavor, duration, earliest=asked, count=LATER, tenant=tenant, now=now)
     sooner = None if deadline is not None or not later else later[0].starts_at
-    others = _others(flavor, duration, earliest=asked, deadline=deadline, before=sooner, now=now)
+    others = _others(
+        flavor, duration, earliest=asked, deadline=deadline, before=sooner, tenant=tenant, now=now
+    )
     return NearMisses(
         obstacles=InTheWay([because("deadline-too-early")], [])
         if deadline is not None and ends_at > deadline
         else in_the_way(flavor, asked, ends_at, person=person, now=now),
-        shorter=shorter_slot(flavor, asked, min(ends_at, deadline or ends_at), now=now),
+        shorter=shorter_slot(flavor, asked, min(ends_at, deadline or ends_at), tenant=tenant, now=now),
         later=later,
         others=list(islice(others, OTHERS)),
     )
 
 
-def shorter_slot(flavor: Flavor, starts_at: datetime, until: datetime, *, now: datetime) -> Slot | None:
+def shorter_slot(
+    flavor: Flavor, starts_at: datetime, until: datetime, *, tenant: Tenant | None = None, now: datetime
+) -> Slot | None:
     """From this start as long as it is free, `until` at most."""
     if until - starts_at < SHORTEST_LEASE:
         return None
     ends_at = longest_end(flavor, starts_at, until=until, now=now)
-    return None if ends_at is None else _slot(flavor, starts_at, ends_at)
+    return None if ends_at is None else _slot(flavor, starts_at, ends_at, tenant, now)
 
 
 def _slots(
@@ -143,6 +151,7 @@ def _slots(
     earliest: datetime | None,
     deadline: datetime | None,
     count: int,
+    tenant: Tenant | None,
     now: datetime,
 ) -> Iterator[Slot]:
     apart = min(max(duration, CLOSEST), FARTHEST)
@@ -150,7 +159,7 @@ def _slots(
         start = find_start(flavor, duration, earliest=earliest, deadline=deadline, now=now)
         if start is None:
             return
-        yield _slot(flavor, start, start + duration)
+        yield _slot(flavor, start, start + duration, tenant, now)
         earliest = start + apart
 
 
@@ -161,6 +170,7 @@ def _others(
     earliest: datetime,
     deadline: datetime | None,
     before: datetime | None,
+    tenant: Tenant | None,
     now: datetime,
 ) -> Iterator[tuple[Flavor, Slot]]:
     """Those that can be had `before` a time: what is to be had later than the wanted one is no help."""
@@ -175,11 +185,14 @@ def _others(
         if start is None or (before is not None and start >= before):
             continue
         if rate_of(other, at=start) is not None:
-            yield other, _slot(other, start, start + duration)
+            yield other, _slot(other, start, start + duration, tenant, now)
 
 
-def _slot(flavor: Flavor, starts_at: datetime, ends_at: datetime) -> Slot:
-    return Slot(starts_at, ends_at, quote_lease(flavor=flavor, starts_at=starts_at, ends_at=ends_at))
+def _slot(
+    flavor: Flavor, starts_at: datetime, ends_at: datetime, tenant: Tenant | None, now: datetime
+) -> Slot:
+    quote = quote_lease(flavor=flavor, tenant=tenant, starts_at=starts_at, ends_at=ends_at, now=now)
+    return Slot(starts_at, ends_at, quote)
 
 
 def _lead(flavor: Flavor) -> timedelta:

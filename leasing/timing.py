@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 
+INSTANT = timedelta(microseconds=1)
 SHORTEST_LEASE = timedelta(minutes=1)
 LONGEST_LEASE = timedelta(days=366)
 FARTHEST_START = timedelta(days=731)

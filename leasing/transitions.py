@@ -16,11 +16,12 @@ from hosts.models import Gpu
 from leasing import effects, metering
 from leasing.actors import Actor
 from leasing.audit.log import record
+from leasing.billing.credits import correct
 from leasing.errors import WrongState
 from leasing.locking import locked
 from leasing.models import Lease
 from leasing.openings.upkeep import refresh
-from leasing.reasons import NONE, Reason
+from leasing.reasons import NONE, Reason, because
 from leasing.states import gpu as gpu_table
 from leasing.states import lease as lease_table
 from leasing.states.gpu import GpuEvent, GpuState
@@ -72,6 +73,8 @@ def apply_lease_event(
         **{"from": before, "to": after, "event": event, "reason": reason.in_english(), **detail},
     )
     metering.follow_lease(lease, event=event, effective_at=at)
+    if event in (LeaseEvent.END, LeaseEvent.FAIL):
+        correct([lease], because("stopped-earlier"), actor=actor, now=now)
     effects.after_lease_event(lease, event=event, at=at, actor=actor, now=now)
     if tell_owner:
         effects.tell_owner(lease, event=event, reason=reason, now=now)

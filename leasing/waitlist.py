@@ -14,7 +14,7 @@ from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.utils.translation import gettext as _
 
-from leasing import keeping, offering, policy
+from leasing import keeping, metering, offering, policy
 from leasing.actors import Actor
 from leasing.booking import (
     ask_approvers,
@@ -30,10 +30,9 @@ from leasing.fair_share import shares_of
 from leasing.limits import check_window
 from leasing.lines import Share, setback, times_fair
 from leasing.locking import lock_tenant_and_person, locked
-from leasing.metering import line_amount, whole_seconds
 from leasing.models import Block, Flavor, Image, Lease, Person, Tenant, WaitlistEntry
 from leasing.openings.upkeep import give_up_kept
-from leasing.pricing import quote_lease
+from leasing.pricing import price_or_refuse
 from leasing.reasons import Reason, because
 from leasing.slots import find_start
 from leasing.states.lease import LeaseEvent, LeaseState
@@ -100,7 +99,7 @@ def join_waitlist(
         joined_at=now,
     )
     check_window(entry.earliest_at, entry.earliest_at + duration, now=now)
-    quote_lease(flavor=flavor, starts_at=entry.earliest_at, ends_at=deadline)
+    price_or_refuse(flavor, tenant, at=entry.earliest_at)
     _check_deadline(entry, now=now)
     _check_size(flavor)
     return _join(actor, entry, now=now)
@@ -221,22 +220,18 @@ def _claim(actor: Actor, entry_id: UUID, now: datetime) -> Lease:
     offer.tenant = tenant
     member_of(actor, tenant)
     check_offered(offer.flavor, offer.image)
-    offer.starts_at = max(offer.starts_at, now)
-    offer.quoted_total = line_amount(
-        seconds=whole_seconds(offer.starts_at, offer.ends_at),
-        rate_per_hour=offer.rate_per_hour,
-        currency=offer.currency,
-    )
-    verdict = check_limits(offer, now=now)
+    metering.cut_terms(offer, max(offer.starts_at, now), offer.ends_at)
+    terms = metering.terms(offer)
+    verdict = check_limits(offer, terms, now=now)
     offer.needs_approval_because = verdict.reason
-    offer.save(update_fields=["starts_at", "quoted_total", "needs_approval_because"])
+    offer.save(update_fields=["starts_at", "rate_per_hour", "quoted_total", "needs_approval_because"])
     offer = apply_lease_event(
         lease_id=offer.pk,
         event=LeaseEvent.ASK if verdict.reason else LeaseEvent.CLAIM,
         actor=actor,
         effective_at=now,
         now=now,
-        **facts_of(offer, verdict, offer.holds.values_list("gpu_id", flat=True)),
+        **facts_of(offer, terms, verdict, offer.holds.values_list("gpu_id", flat=True)),
     )
     offer.decide_by = decide_by(offer, now) if verdict.reason else None
     offer.save(update_fields=["decide_by"])

@@ -242,6 +242,8 @@ AUDIT_WEBHOOK = _secret("LEASEHOLD_AUDIT_WEBHOOK")
 # Where hosts dial the console gateway; the browser uses SITE_URL.
 GATEWAY_URL = os.environ.get("LEASEHOLD_GATEWAY_URL", SITE_URL.replace("http", "ws", 1) + "/ws/host-console/")
 # After how long a workstation that nobody has used is given back; 0 is never. Needs a source that watches.
+# Who bills: name and address as they stand on invoices, several lines in one.
+INVOICE_ISSUER = os.environ.get("LEASEHOLD_INVOICE_ISSUER", "Leasehold")
 UNUSED_AFTER_MINUTES = int(os.environ.get("LEASEHOLD_UNUSED_AFTER_MINUTES", "0"))
 TICK_SECONDS = float(os.environ.get("LEASEHOLD_TICK_SECONDS", "1"))
 RESEND_SECONDS = float(os.environ.get("LEASEHOLD_RESEND_SECONDS", "15"))

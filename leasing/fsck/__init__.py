@@ -12,7 +12,7 @@ from datetime import datetime
 from django.db import connection, transaction
 
 from leasing.audit.verifier import verify_log
-from leasing.fsck import bookings, feeds, lifecycles, limits, machines, money, series, use, waiting
+from leasing.fsck import bills, bookings, feeds, lifecycles, limits, machines, money, series, use, waiting
 from leasing.fsck.finding import Check, Finding
 
 __all__ = ["CHECKS", "Finding", "run_checks", "words_of"]
@@ -40,6 +40,9 @@ CHECKS: dict[str, Check] = {
     "states": lifecycles.states_follow_from_the_log,
     "audit": the_log_verifies,
     "usage": money.usage_is_what_was_used,
+    "invoices": bills.invoices_add_up,
+    "numbers": bills.numbers_have_no_gaps,
+    "bills": bills.bills_follow_from_the_log,
     "reports": machines.reports_are_authentic,
     "machines": machines.machines_run_for_leases,
     "retired": machines.retired_hosts_are_out_of_service,

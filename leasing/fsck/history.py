@@ -13,6 +13,7 @@ import msgspec
 from django.db.models import Q
 
 from leasing.models import AuditEntry
+from leasing.terms import Term
 
 Kind = Literal["lease", "gpu"]
 
@@ -53,6 +54,11 @@ class Act(Change, frozen=True):
     @property
     def subject_id(self) -> str:
         return self.subject.partition(":")[2]
+
+
+def terms_of(told: dict[str, Any]) -> list[Term]:
+    """The terms that an entry tells of."""
+    return msgspec.convert(told["terms"], type=list[Term], strict=False)
 
 
 def acts(*prefixes: str) -> Iterator[Act]:

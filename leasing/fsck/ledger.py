@@ -14,6 +14,7 @@ from decimal import Decimal
 
 from leasing.limits import HOUR, Use, month_uses, peak_gpus
 from leasing.states.lease import LeaseState
+from leasing.terms import Term, trimmed
 
 _HOLDING = frozenset({LeaseState.REQUESTED, LeaseState.SCHEDULED, LeaseState.PROVISIONING, LeaseState.ACTIVE})
 _GPU_SECONDS = "GPU"
@@ -28,12 +29,19 @@ class Booking:
     gpus: int
     starts_at: datetime
     ends_at: datetime
-    rate_per_hour: Decimal
+    terms: list[Term]
     currency: str
     state: str
     pending_until: datetime | None = None
+    active_at: datetime | None = None
     stopped_at: datetime | None = None
-    ran: bool = False
+    gone_at: datetime | None = None
+    project: str = ""
+    cost_centre: str = ""
+
+    @property
+    def ran(self) -> bool:
+        return self.active_at is not None
 
     @property
     def until(self) -> datetime:
@@ -51,7 +59,8 @@ class Booking:
         return self.until > self.starts_at and (self.ran or self.state != LeaseState.ENDED)
 
     def use(self) -> Use:
-        return Use(self.starts_at, self.until, self.gpus, 0, True, self.rate_per_hour, self.currency)
+        terms = trimmed(self.terms, self.starts_at, self.until)
+        return Use(self.starts_at, self.until, self.gpus, 0, True, tuple(terms), self.currency)
 
 
 @dataclass

@@ -7,21 +7,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from leasing.fsck.finding import Finding
 from leasing.fsck.history import Act, acts
 from leasing.fsck.ledger import Booking, Ledger
-from leasing.limits import DAY, HOUR, MILLIONTH, exact_seconds, month_spans, plain
+from leasing.fsck.retelling import BOOKS, booked, change_of, moment
+from leasing.limits import DAY, HOUR, MILLIONTH, WARN, exact_seconds, month_spans, plain
 from leasing.models import Lease
 from leasing.states.lease import LeaseState
 
 _ALWAYS = frozenset({"gpus", "longest", "ahead"})
 _MONTHLY = frozenset({"gpu-hours", "budget"})
-_BOOKS = frozenset({"request", "claim", "ask"})
-_AHEAD = frozenset({LeaseState.REQUESTED, LeaseState.SCHEDULED})
 _ROUNDED = Decimal("0.005")
 
 
@@ -35,6 +34,7 @@ class Judged(msgspec.Struct, frozen=True):
     model: str = ""
     month: str = ""
     currency: str = ""
+    rule: str = ""
 
     @property
     def about(self) -> About:
@@ -78,9 +78,9 @@ def bookings_were_allowed(now: datetime) -> Iterator[Finding]:
         if act.action == "quota.set":
             _note_quota(tenant, act)
             continue
-        if act.event in _BOOKS:
+        if act.event in BOOKS:
             tenant.ledger.move_to(act.detail["zone"])
-            tenant.ledger.add(act.subject_id, _requested(act))
+            tenant.ledger.add(act.subject_id, booked(act))
         booking = tenant.ledger.bookings.get(act.subject_id)
         if booking is None:
             continue
@@ -91,62 +91,12 @@ def bookings_were_allowed(now: datetime) -> Iterator[Finding]:
             yield from _judge(tenant, act, booking)
 
 
-def _requested(act: Act) -> Booking:
-    told = act.detail
-    return Booking(
-        owner=told["owner"],
-        model=told["model"],
-        gpus=len(told["gpus"]),
-        starts_at=_moment(told["starts_at"]),
-        ends_at=_moment(told["ends_at"]),
-        rate_per_hour=Decimal(told["rate_per_hour"]),
-        currency=told["currency"],
-        state=told["to"],
-    )
-
-
 def _follow(ledger: Ledger, act: Act) -> None:
     """What the entry changes of a booking."""
-    change = _CHANGES.get(act.event)
+    change = change_of(act)
     if change is not None:
         with ledger.changing(act.subject_id) as booking:
-            change(booking, act.detail)
-    elif act.event != "request" and "to" in act.detail:
-        with ledger.changing(act.subject_id) as booking:
-            _move(booking, act)
-
-
-def _move(booking: Booking, act: Act) -> None:
-    booking.state = act.after
-    booking.ran = booking.ran or act.event == "running"
-    if booking.state in (LeaseState.RELEASING, LeaseState.ENDED):
-        booking.pending_until = None
-        booking.stopped_at = booking.stopped_at or act.effective_at
-
-
-def _extend(booking: Booking, told: dict[str, Any]) -> None:
-    if booking.state in _AHEAD:
-        booking.ends_at = _moment(told["ends_at"])
-    else:
-        booking.pending_until = _moment(told["ends_at"])
-
-
-def _end_at(booking: Booking, told: dict[str, Any]) -> None:
-    booking.ends_at, booking.pending_until = _moment(told["ends_at"]), None
-
-
-def _change(booking: Booking, told: dict[str, Any]) -> None:
-    booking.starts_at, booking.ends_at = _moment(told["starts_at"]), _moment(told["ends_at"])
-    booking.rate_per_hour, booking.currency = Decimal(told["rate_per_hour"]), told["currency"]
-
-
-_CHANGES = {
-    "extend": _extend,
-    "extended": _end_at,
-    "not-extended": _end_at,
-    "shorten": _end_at,
-    "change": _change,
-}
+            change(booking, act)
 
 
 def _judge(tenant: _Tenant, act: Act, booking: Booking) -> Iterator[Finding]:
@@ -154,7 +104,7 @@ def _judge(tenant: _Tenant, act: Act, booking: Booking) -> Iterator[Finding]:
     for one in judged:
         total = _total(tenant.ledger, act, booking, one)
         if total is None or total > one.limit:
-            if booking.state != LeaseState.REQUESTED:
+            if booking.state != LeaseState.REQUESTED and one.rule != WARN:
                 counted = "another currency" if total is None else plain(total)
                 yield Finding(act.subject, f"{one} came to {counted}; {plain(one.limit)} need no decision")
         elif total > one.counted + _ROUNDED:
@@ -208,7 +158,7 @@ def _in_force(granted: list[Granted], at: datetime) -> Decimal | None:
 
 def _note_quota(tenant: _Tenant, act: Act) -> None:
     told = act.detail
-    until = _moment(told["until"]) if told["until"] else None
+    until = moment(told["until"]) if told["until"] else None
     granted = Granted(act.recorded_at, Decimal(told["value"]), until)
     # Of two at the same moment the later one counts.
     tenant.quotas[told["kind"], told["person"], told["model"]].insert(0, granted)
@@ -219,7 +169,3 @@ def _decision(act: Act, booking: Booking, decided_by: str | None) -> Iterator[Fi
         yield Finding(act.subject, f"was approved by {act.actor.name}, who may not")
     elif decided_by in (None, booking.owner):
         yield Finding(act.subject, "does not name the person who decided")
-
-
-def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text)

@@ -11,8 +11,9 @@ from uuid import UUID
 
 from leasing.fsck.finding import Finding
 from leasing.fsck.history import Change, first, histories
-from leasing.metering import Span, billable_span, overrun_span, used_terms
-from leasing.models import Lease, UsageSegment
+from leasing.metering import Due, billable_span, due, outages_of, overrun_span, terms, without
+from leasing.models import InvoiceLine, Lease, UsageSegment
+from leasing.terms import Span, cut_span, month_cuts
 
 Cause = UsageSegment.Cause
 
@@ -29,44 +30,45 @@ def usage_is_what_was_used(now: datetime) -> Iterator[Finding]:
     """Usage segments cover exactly the billable time of each lease, once, at its rate"""
     billed: dict[UUID, set[_Line]] = defaultdict(set)
     columns = ("starts_at", "ends_at", "rate_per_hour", "currency", "cause")
-    for lease_id, *line in UsageSegment.objects.values_list("lease_id", *columns):
+    for lease_id, *line in UsageSegment.objects.filter(line=None).values_list("lease_id", *columns):
         billed[lease_id].add(_Line(*line))
+    frozen: dict[UUID, list[Span]] = defaultdict(list)
+    invoiced = InvoiceLine.objects.exclude(segment=None).values_list("lease_id", "starts_at", "ends_at")
+    for lease_id, *span in invoiced:
+        frozen[lease_id].append(Span(*span))
     changes = dict(histories("lease"))
-    for lease in Lease.objects.iterator():
-        due = set(_due(lease, changes.get(str(lease.pk), [])))
-        for line in due - billed[lease.pk]:
+    for lease in Lease.objects.select_related("flavor", "tenant").iterator():
+        expected = set(_due(lease, changes.get(str(lease.pk), []), frozen[lease.pk]))
+        for line in expected - billed[lease.pk]:
             yield Finding(f"lease:{lease.pk}", f"its {_describe(line)} is not recorded")
-        for line in billed[lease.pk] - due:
+        for line in billed[lease.pk] - expected:
             yield Finding(f"lease:{lease.pk}", f"a recorded {_describe(line)} did not happen")
 
 
-def _due(lease: Lease, changes: list[Change]) -> Iterator[_Line]:
+def _due(lease: Lease, changes: list[Change], frozen: list[Span]) -> Iterator[_Line]:
+    """What is not on an invoice yet, one line for each rate that the used time was quoted at."""
     running, stopped, gone = first(changes, "running"), first(changes, "end", "fail"), first(changes, "gone")
     if running is None:
         return
     active_at = running.effective_at
-    if stopped is None:
-        using = billable_span(
-            active_at=active_at, stopped_at=lease.ends_at, starts_at=lease.starts_at, ends_at=lease.ends_at
-        )
-        lines = _lines(lease, using)
-        yield from [*lines[:-1], *(line._replace(ends_at=None) for line in lines[-1:])]
-        return
     used = billable_span(
         active_at=active_at,
-        stopped_at=stopped.effective_at,
+        stopped_at=stopped.effective_at if stopped else lease.ends_at,
         starts_at=lease.starts_at,
         ends_at=lease.ends_at,
     )
-    yield from _lines(lease, used)
-    if gone and (over := overrun_span(active_at=active_at, gone_at=gone.effective_at, ends_at=lease.ends_at)):
-        yield _Line(*over, Decimal(0), lease.currency, Cause.OVERRUN)
-
-
-def _lines(lease: Lease, used: Span | None) -> list[_Line]:
-    """One line for each rate that the used time was quoted at."""
-    parts = used_terms(lease, used) if used else []
-    return [_Line(*part, lease.currency, Cause.USE) for part in parts]
+    outages = [Span(one.starts_at, one.ends_at) for one in outages_of(lease)] if used else []
+    lines = due(terms(lease), used, outages) if used else []
+    over = None
+    if stopped and gone:
+        over = overrun_span(active_at=active_at, gone_at=gone.effective_at, ends_at=lease.ends_at)
+    if over:
+        cuts = month_cuts(*over, lease.tenant.timezone)
+        lines += [Due(*part, Decimal(0), Cause.OVERRUN) for part in cut_span(over, cuts)]
+    for line in without(lines, frozen):
+        is_open = stopped is None and line.ends_at == lease.ends_at and line.cause == Cause.USE
+        ends_at = None if is_open else line.ends_at
+        yield _Line(line.starts_at, ends_at, line.rate_per_hour, lease.currency, line.cause)
 
 
 def _describe(line: _Line) -> str:

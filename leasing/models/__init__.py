@@ -9,16 +9,18 @@ from leasing.models.audit import (
     UnsealedEntry,
     Verification,
 )
-from leasing.models.catalogue import Flavor, Image, Rate
+from leasing.models.catalogue import Flavor, Image
 from leasing.models.enrolment import EnrolmentToken
 from leasing.models.feeds import CalendarFeed
+from leasing.models.invoices import BudgetWarning, Invoice, InvoiceLine, MonthClose, NumberSeries, Outage
 from leasing.models.keys import SshKey
-from leasing.models.leases import ConsoleSession, Extension, Hold, Lease, LeaseStep
+from leasing.models.leases import ConsoleSession, Extension, Hold, Lease, LeaseStep, LeaseTerm
 from leasing.models.messages import Notification, OutboxMessage
 from leasing.models.money import UsageSegment
 from leasing.models.openings import Block, Closure, Opening
-from leasing.models.people import Person, Tenant
+from leasing.models.people import BudgetRule, Person, Tenant
 from leasing.models.permissions import TenantGroupPermission, TenantPersonPermission
+from leasing.models.prices import Discount, Rate, TaxRate
 from leasing.models.proof import ScrubRecord
 from leasing.models.quotas import Quota, QuotaKind, QuotaRequest
 from leasing.models.series import Series
@@ -29,19 +31,28 @@ __all__ = [
     "AuditLeaf",
     "AuditNode",
     "Block",
+    "BudgetRule",
+    "BudgetWarning",
     "CalendarFeed",
     "Closure",
     "ConsoleSession",
+    "Discount",
     "EnrolmentToken",
     "Extension",
     "Flavor",
     "HeadDelivery",
     "Hold",
     "Image",
+    "Invoice",
+    "InvoiceLine",
     "Lease",
     "LeaseStep",
+    "LeaseTerm",
+    "MonthClose",
     "Notification",
+    "NumberSeries",
     "Opening",
+    "Outage",
     "OutboxMessage",
     "Person",
     "Quota",
@@ -51,6 +62,7 @@ __all__ = [
     "ScrubRecord",
     "Series",
     "SshKey",
+    "TaxRate",
     "Tenant",
     "TenantGroupPermission",
     "TenantPersonPermission",

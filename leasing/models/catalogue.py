@@ -8,7 +8,7 @@ import msgspec
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
 from hosts.models import GpuModel
@@ -138,26 +138,3 @@ class Image(models.Model):
 
     def __str__(self) -> str:
         return self.name
-
-
-class Rate(models.Model):
-    """Price of a flavor per hour while valid, `[valid_from, valid_until)`; no end means until replaced."""
-
-    flavor = models.ForeignKey(Flavor, models.PROTECT, related_name="rates")
-    per_hour = models.DecimalField(max_digits=12, decimal_places=4, validators=[MinValueValidator(0)])
-    currency = models.CharField(max_length=3, validators=[RegexValidator(r"^[A-Z]{3}$")])
-    valid_from = models.DateTimeField()
-    valid_until = models.DateTimeField(null=True, blank=True)
-
-    class Meta:
-        ordering = ["flavor", "valid_from"]
-        constraints = [
-            models.UniqueConstraint(fields=["flavor", "valid_from"], name="leasing_rate_one_per_start"),
-            models.CheckConstraint(
-                condition=Q(valid_until__isnull=True) | Q(valid_until__gt=F("valid_from")),
-                name="leasing_rate_not_empty",
-            ),
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.per_hour} {self.currency}/h"

@@ -17,6 +17,8 @@ from leasing.reasons import ReasonField
 from leasing.states.lease import LeaseState, Outcome
 from leasing.timing import UNUSED_WARNING
 
+LONGEST_TAG = 60
+
 
 class Lease(models.Model):
     """A tenant's right to one machine of a flavor in `[starts_at, ends_at)`, UTC.
@@ -59,6 +61,10 @@ class Lease(models.Model):
     rate_per_hour = models.DecimalField(max_digits=12, decimal_places=4)
     currency = models.CharField(max_length=3)
     quoted_total = models.DecimalField(max_digits=14, decimal_places=2)
+    # Whether its price is made of several terms; if not, it is `rate_per_hour` throughout.
+    varied = models.BooleanField(default=False)
+    project = models.CharField(max_length=LONGEST_TAG, blank=True)
+    cost_centre = models.CharField(max_length=LONGEST_TAG, blank=True)
     generation = models.PositiveBigIntegerField(default=0)
     machine = models.CharField(max_length=7, choices=Machine, default=Machine.NONE)
     # How its machine is reached while it runs, as its host said it: a hosts.protocol.messages.Access.
@@ -164,6 +170,32 @@ class Extension(models.Model):
 
     def __str__(self) -> str:
         return f"{self.lease_id} until {self.new_ends_at:%F %T}"
+
+
+class LeaseTerm(models.Model):
+    """A span of a lease that was quoted at one rate, inside one month of its tenant.
+
+    There are some if the lease is `varied`: then they adjoin and cover it. Those of an extension that its
+    host is still to confirm lie beyond its end. They follow the lease; the audit log has what they were.
+    """
+
+    lease = models.ForeignKey(Lease, models.PROTECT, related_name="terms")
+    extension = models.ForeignKey(Extension, models.PROTECT, null=True, related_name="terms")
+    starts_at = models.DateTimeField()
+    ends_at = models.DateTimeField()
+    rate_per_hour = models.DecimalField(max_digits=12, decimal_places=4)
+
+    class Meta:
+        ordering = ["lease", "starts_at"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(starts_at__lt=F("ends_at")), name="leasing_leaseterm_not_empty"
+            ),
+            models.UniqueConstraint(fields=["lease", "starts_at"], name="leasing_leaseterm_one_per_start"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.rate_per_hour}/h from {self.starts_at:%F %T}"
 
 
 class Hold(models.Model):

@@ -15,6 +15,7 @@ class UsageSegment(models.Model):
     class Cause(models.TextChoices):
         USE = "use", _("use")
         OVERRUN = "overrun", _("overrun after the end, free")
+        OUTAGE = "outage", _("outage of ours, free")
 
     lease = models.ForeignKey(Lease, models.PROTECT, related_name="segments")
     starts_at = models.DateTimeField()

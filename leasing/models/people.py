@@ -35,6 +35,14 @@ class Person(AbstractUser):
         return self.get_full_name() or self.username
 
 
+class BudgetRule(models.TextChoices):
+    """What becomes of a booking that a team's budget does not cover."""
+
+    WARN = "warn", _("is booked; approvers are warned")
+    APPROVE = "approve", _("waits for an approver")
+    REFUSE = "refuse", _("is refused")
+
+
 class Tenant(models.Model):
     """A team or department: the scope of quota, permissions and bills. Limits are in GPUs, hours and days."""
 
@@ -50,6 +58,9 @@ class Tenant(models.Model):
     concurrent_gpus = models.PositiveIntegerField(
         default=0, help_text=_("GPUs at the same time without asking for approval")
     )
+    budget_rule = models.CharField(max_length=7, choices=BudgetRule, default=BudgetRule.APPROVE.value)
+    region = models.CharField(max_length=20, blank=True, help_text=_("Which tax its invoices bear"))
+    billing_address = models.CharField(max_length=500, blank=True)
 
     class Meta:
         ordering = ["name"]

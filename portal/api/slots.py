@@ -12,8 +12,10 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from leasing import policy
 from leasing.booking import approval_reason, quote_lease
 from leasing.limits import check_window
+from leasing.models import Person, Tenant
 from leasing.slots import find_slots, near_misses
 from portal.api.fields import MomentField, StrictSerializer
 from portal.api.named import flavor_named, tenant_named
@@ -39,10 +41,19 @@ class WindowSerializer(StrictSerializer[dict[str, Any]]):
         return attrs
 
 
+class TermSerializer(serializers.Serializer[Any]):
+    """A span at one rate, inside one month of the tenant."""
+
+    starts_at = serializers.DateTimeField(default_timezone=UTC)
+    ends_at = serializers.DateTimeField(default_timezone=UTC)
+    rate_per_hour = serializers.DecimalField(max_digits=12, decimal_places=4)
+
+
 class QuoteSerializer(serializers.Serializer[dict[str, Any]]):
     rate_per_hour = serializers.DecimalField(max_digits=12, decimal_places=4)
     currency = serializers.CharField()
     total = serializers.DecimalField(max_digits=14, decimal_places=2)
+    terms = TermSerializer(many=True, help_text="What it is billed by; each is rounded by itself")
     starts_at = serializers.DateTimeField()
     ends_at = serializers.DateTimeField()
     approval_because = serializers.CharField(help_text="Why an approver must agree; empty if none has to")
@@ -50,6 +61,7 @@ class QuoteSerializer(serializers.Serializer[dict[str, Any]]):
 
 class SlotQuerySerializer(serializers.Serializer[dict[str, Any]]):
     flavor = serializers.SlugField()
+    tenant = serializers.SlugField(required=False, help_text="Whose prices; yours if you are in one tenant")
     duration_seconds = serializers.IntegerField(min_value=60, max_value=366 * 86400)
     earliest = MomentField(required=False, default=None)
     deadline = MomentField(required=False, default=None, help_text="The latest end")
@@ -92,11 +104,12 @@ class QuoteView(ActionView):
         tenant, flavor = tenant_named(person_of(request), asked.get("tenant")), flavor_named(asked["flavor"])
         starts_at, ends_at = asked["starts_at"] or now, end_of(asked, now)
         check_window(starts_at, ends_at, now=now)
-        quote = quote_lease(flavor=flavor, starts_at=starts_at, ends_at=ends_at)
+        quote = quote_lease(flavor=flavor, tenant=tenant, starts_at=starts_at, ends_at=ends_at, now=now)
         answer = {
             "rate_per_hour": quote.rate_per_hour,
             "currency": quote.currency,
             "total": quote.total,
+            "terms": quote.terms,
             "starts_at": starts_at,
             "ends_at": ends_at,
             "approval_because": approval_reason(
@@ -119,10 +132,12 @@ class SlotsView(ActionView):
         asked = checked(SlotQuerySerializer, request.query_params.dict())
         flavor = flavor_named(asked.pop("flavor"))
         duration, count = timedelta(seconds=asked.pop("duration_seconds")), asked.pop("count")
-        slots = find_slots(flavor, duration, count=count, now=now, **asked)
+        tenant = _pays(person_of(request), asked.pop("tenant", None))
+        asked |= {"tenant": tenant, "now": now}
+        slots = find_slots(flavor, duration, count=count, **asked)
         answer: dict[str, Any] = {"slots": slots, "obstacles": [], "shorter": None, "later": [], "others": []}
         if not slots:
-            nearly = near_misses(flavor, duration, person=person_of(request), now=now, **asked)
+            nearly = near_misses(flavor, duration, person=person_of(request), **asked)
             answer |= {
                 "obstacles": nearly.obstacles.reasons,
                 "shorter": nearly.shorter,
@@ -130,6 +145,14 @@ class SlotsView(ActionView):
                 "others": [{"flavor": other.slug, "slot": slot} for other, slot in nearly.others],
             }
         return Response(SlotsSerializer(answer).data)
+
+
+def _pays(person: Person, slug: str | None) -> Tenant | None:
+    """The tenant whose prices are shown; those of nobody to who is in none, or in several."""
+    if slug:
+        return tenant_named(person, slug)
+    found = list(policy.tenants_with_role(person, "member")[:2])
+    return found[0] if len(found) == 1 else None
 
 
 def end_of(asked: dict[str, Any], now: datetime) -> datetime:

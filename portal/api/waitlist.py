@@ -14,8 +14,8 @@ from rest_framework import serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from leasing import waitlist
-from leasing.booking import check_limits
+from leasing import metering, waitlist
+from leasing.booking import limits_met
 from leasing.models import Lease, WaitlistEntry
 from leasing.waitlist import Outlook
 from portal.api.fields import MomentField, StrictSerializer
@@ -50,7 +50,7 @@ class HeldOfferSerializer(serializers.Serializer[Lease]):
     approval_because = serializers.SerializerMethodField(help_text="Why an approver must agree; or empty")
 
     def get_approval_because(self, offer: Lease) -> str:
-        return str(check_limits(offer, now=self.context["now"]).reason)
+        return str(limits_met(offer, metering.terms(offer), now=self.context["now"]).reason)
 
 
 class OutlookSerializer(serializers.Serializer[Outlook]):

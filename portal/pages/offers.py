@@ -117,7 +117,9 @@ def _once(form: BookingForm, now: datetime) -> Offer:
     chosen = form.cleaned_data
     starts_at, ends_at = form.starts() or now, form.ends(now)
     check_window(starts_at, ends_at, now=now)
-    quote = quote_lease(flavor=chosen["flavor"], starts_at=starts_at, ends_at=ends_at)
+    quote = quote_lease(
+        flavor=chosen["flavor"], tenant=chosen["tenant"], starts_at=starts_at, ends_at=ends_at, now=now
+    )
     instead = _instead(form, starts_at, ends_at, now)
     because = approval_reason(
         tenant=chosen["tenant"],
@@ -134,7 +136,9 @@ def _instead(form: BookingForm, starts_at: datetime, ends_at: datetime, now: dat
     flavor, duration, asked = form.cleaned_data["flavor"], ends_at - starts_at, max(starts_at, now)
     if is_free(flavor, asked, ends_at, now=now):
         return None
-    nearly = near_misses(flavor, duration, person=form.person, earliest=asked, now=now)
+    nearly = near_misses(
+        flavor, duration, person=form.person, tenant=form.cleaned_data["tenant"], earliest=asked, now=now
+    )
     deadline = deadline_for(form, asked, duration, nearly.later[0] if nearly.later else None)
     return Instead(nearly.obstacles, list(_proposals(form, flavor, asked, nearly)), deadline)
 

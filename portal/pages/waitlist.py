@@ -17,8 +17,8 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
-from leasing import offering, waitlist
-from leasing.booking import check_limits
+from leasing import metering, offering, waitlist
+from leasing.booking import limits_met
 from leasing.errors import InvalidRequest
 from leasing.models import Person
 from leasing.reasons import NONE, Reason
@@ -135,7 +135,8 @@ def _shown(request: PersonRequest, entry_id: UUID) -> dict[str, Any]:
 
 def _waiting(outlook: Outlook, now: datetime) -> Waiting:
     offer = outlook.offer
-    return Waiting(outlook, NONE if offer is None else check_limits(offer, now=now).reason)
+    reason = NONE if offer is None else limits_met(offer, metering.terms(offer), now=now).reason
+    return Waiting(outlook, reason)
 
 
 def _deadline(request: PersonRequest) -> datetime:

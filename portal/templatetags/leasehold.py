@@ -16,9 +16,9 @@ from django.utils.translation import pgettext
 
 from hosts.models import Gpu
 from leasing.limits import Limit, Measure, plain
-from leasing.metering import WHOLE_CURRENCIES
 from leasing.models import Lease, QuotaKind, QuotaRequest
 from leasing.quotas import Standing
+from leasing.terms import WHOLE_CURRENCIES
 from portal.pages import words
 from portal.pages.looks import FATE_LOOKS, STEP_LOOKS, TRUST_LOOKS, Look, look_of_gpu, look_of_lease
 

@@ -6,7 +6,7 @@ import copy
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from io import StringIO
 from pathlib import Path
@@ -23,6 +23,7 @@ from hosts.models import FoundCard, Gpu, Host, ReceivedReport
 from hosts.protocol import messages as m
 from leasing import policy
 from leasing.actors import SYSTEM
+from leasing.billing.closing import close_month
 from leasing.console import admit_browser, open_console
 from leasing.feeds.keeping import create_feed, revoke_feed
 from leasing.fsck import CHECKS, run_checks, words_of
@@ -32,6 +33,10 @@ from leasing.models import (
     CalendarFeed,
     ConsoleSession,
     Hold,
+    Invoice,
+    InvoiceLine,
+    MonthClose,
+    NumberSeries,
     Opening,
     OutboxMessage,
     ScrubRecord,
@@ -257,6 +262,59 @@ def bill_what_never_ran(s: Story) -> None:
     )
 
 
+def close_the_books(s: Story) -> Invoice:
+    s.unguard()
+    april = datetime(2026, 4, 1, 12, tzinfo=UTC)
+    (invoice,) = close_month(actor=SYSTEM, tenant=s.world.studio, name="2026-03", now=april).invoices
+    assert not [one for one in run_checks(april) if one.check in ("invoices", "numbers", "bills", "usage")]
+    return invoice
+
+
+def pad_an_invoice(s: Story) -> None:
+    close_the_books(s)
+    Invoice.objects.update(net=F("net") + 1, gross=F("gross") + 1)
+
+
+def forget_the_tax(s: Story) -> None:
+    close_the_books(s)
+    Invoice.objects.update(tax_percent=19)
+
+
+def stretch_a_line(s: Story) -> None:
+    close_the_books(s)
+    InvoiceLine.objects.update(ends_at=F("ends_at") + HOUR)
+
+
+def skip_a_number(s: Story) -> None:
+    close_the_books(s)
+    NumberSeries.objects.update(last=F("last") + 1)
+
+
+def double_the_rate_everywhere(s: Story) -> None:
+    """Nothing in the tables tells: only the log."""
+    invoice = close_the_books(s)
+    UsageSegment.objects.exclude(line=None).update(rate_per_hour=F("rate_per_hour") * 2)
+    InvoiceLine.objects.update(rate_per_hour=F("rate_per_hour") * 2, amount=F("amount") * 2)
+    Invoice.objects.update(net=invoice.net * 2, gross=invoice.net * 2)
+
+
+def close_without_a_word(s: Story) -> None:
+    now = s.world.now
+    MonthClose.objects.create(
+        tenant=s.world.studio, month="2026-02", starts_at=now - HOUR, ends_at=now, closed_at=now
+    )
+
+
+def owe_a_credit(s: Story) -> None:
+    invoice = close_the_books(s)
+    line = invoice.lines.first()
+    assert line is not None
+    s.told(
+        "outage:1", "outage.record", starts_at=line.starts_at, ends_at=line.ends_at,
+        gpus=[], model=s.world.model.slug, reason="",
+    )  # fmt: skip
+
+
 def forge_a_report(s: Story) -> None:
     s.unguard()
     first, second = ReceivedReport.objects.order_by("pk")[:2]
@@ -430,6 +488,13 @@ def retire_in_passing(s: Story) -> None:
         (forget_to_bill, "usage", "is not recorded"),
         (hide_an_overrun, "usage", "its overrun from"),
         (bill_what_never_ran, "usage", "did not happen"),
+        (pad_an_invoice, "invoices", "its lines come to"),
+        (forget_the_tax, "invoices", "its tax of 0.00 is not 19.00 per cent"),
+        (stretch_a_line, "invoices", "is not the segment that it bills"),
+        (skip_a_number, "numbers", "has 1 numbers, the last"),
+        (double_the_rate_everywhere, "bills", "should not be on it"),
+        (close_without_a_word, "bills", "is closed in the log or in the table"),
+        (owe_a_credit, "bills", "less is due than invoice"),
         (forge_a_report, "reports", "is not the report that its columns say it is"),
         (skip_a_report, "reports", "were applied"),
         (keep_a_machine, "machines", "is ended and its machine is running"),

@@ -15,10 +15,18 @@ from hypothesis import strategies as st
 from leasing.limits import Limit, MonthUse, Use, measured, month_spans, objections, peak_gpus
 from leasing.reasons import Reason, stored, together
 from leasing.reasons import parse as parse_reason
+from leasing.terms import Term
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-WANTED = Use(START, START + 2 * HOUR, 2, 1, True, Decimal("3.8"), "EUR")
+WANTED = Use(START, START + 2 * HOUR, 2, 1, True, (Term(START, START + 2 * HOUR, Decimal("3.8")),), "EUR")
+
+
+def lasting(starts_at: datetime, ends_at: datetime) -> Use:
+    """The same in another window."""
+    terms = (Term(starts_at, ends_at, Decimal("3.8")),)
+    return replace(WANTED, starts_at=starts_at, ends_at=ends_at, terms=terms)
+
 
 uses = st.lists(
     st.builds(
@@ -104,7 +112,7 @@ def test_ones_own_limit_counts_ones_own_alone() -> None:
 
 def test_a_lease_over_the_turn_of_a_month_counts_in_each() -> None:
     midnight = datetime(2026, 4, 1, tzinfo=UTC)
-    wanted = replace(WANTED, starts_at=midnight - HOUR, ends_at=midnight + 3 * HOUR)
+    wanted = lasting(midnight - HOUR, midnight + 3 * HOUR)
     april = MonthUse("2026-04", Decimal(3600), 2, 1, True, Decimal("3.8"), "EUR")
     for hours, codes in ((8, []), (7, ["over-gpu-hours"])):
         limit = Limit("gpu-hours", Decimal(hours))
@@ -130,7 +138,7 @@ def test_several_reasons_are_said_and_kept_together() -> None:
 
 def test_thirds_of_an_hour_add_up_to_hours() -> None:
     """Three leases of a hundred minutes are five hours, and not a hair more."""
-    wanted = replace(WANTED, gpus=1, ends_at=START + timedelta(minutes=100))
+    wanted = replace(lasting(START, START + timedelta(minutes=100)), gpus=1)
     there = [MonthUse("2026-03", Decimal(6000), 1, 1, True, Decimal("3.8"), "EUR")] * 2
     limit = Limit("gpu-hours", Decimal(5))
     (measure,) = measured([limit], wanted=wanted, uses=[], months=there, zone="UTC", now=START)
@@ -139,7 +147,7 @@ def test_thirds_of_an_hour_add_up_to_hours() -> None:
 
 def test_a_month_that_is_over_is_said_once() -> None:
     """Of several months the first one speaks for all."""
-    wanted = replace(WANTED, ends_at=START + timedelta(days=100))
+    wanted = lasting(START, START + timedelta(days=100))
     limit = Limit("gpu-hours", Decimal(1))
     found = objections(measured([limit], wanted=wanted, uses=[], months=[], zone="UTC", now=START))
     assert [dict(reason.facts)["month"] for reason in found] == ["2026-03"]

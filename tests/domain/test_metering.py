@@ -11,16 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase
 
-from leasing.metering import (
-    billable_span,
-    follow_lease,
-    lease_amount,
-    line_amount,
-    overrun_span,
-    whole_seconds,
-)
+from leasing.metering import billable_span, follow_lease, lease_amount, overrun_span
 from leasing.models import Lease, UsageSegment
 from leasing.states.lease import LeaseEvent
+from leasing.terms import line_amount, whole_seconds
 from tests.domain.ground import NOW, Ground
 
 E = LeaseEvent
@@ -95,6 +89,8 @@ def live(lease: Lease, *story: tuple[LeaseEvent, datetime]) -> list[UsageSegment
     for event, at in story:
         if event is E.RUNNING:
             lease.active_at = at
+        if event in (E.END, E.FAIL, E.CANCEL):
+            lease.stopped_at = at
         follow_lease(lease, event=event, effective_at=at)
     return list(lease.segments.all())
 

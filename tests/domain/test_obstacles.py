@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.db import transaction
@@ -170,7 +171,7 @@ def test_something_is_in_the_way_exactly_where_nothing_fits(
 
 
 def nearly(world: World, flavor: Flavor, hours: int, **asked: timedelta) -> NearMisses:
-    moments = {name: world.now + after for name, after in asked.items()}
+    moments: dict[str, Any] = {name: world.now + after for name, after in asked.items()}
     return near_misses(flavor, hours * HOUR, person=world.ada, now=world.now, **moments)
 
 

@@ -18,8 +18,10 @@ SECOND = timedelta(seconds=1)
 
 
 def use(lease: Lease, *, seconds: int | None) -> None:
+    lease.active_at = NOW
     follow_lease(lease, event=LeaseEvent.RUNNING, effective_at=NOW)
     if seconds is not None:
+        lease.stopped_at = NOW + seconds * SECOND
         follow_lease(lease, event=LeaseEvent.END, effective_at=NOW + seconds * SECOND)
 
 

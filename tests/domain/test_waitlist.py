@@ -15,7 +15,8 @@ from leasing.changing import change_end, change_window
 from leasing.ending import end_lease
 from leasing.errors import InvalidRequest, NothingFree, NotVisible, WrongState
 from leasing.fsck import run_checks
-from leasing.models import AuditEntry, Flavor, Lease, Notification, Person, Tenant, WaitlistEntry
+from leasing.metering import terms
+from leasing.models import AuditEntry, Flavor, Lease, Notification, Person, Rate, Tenant, WaitlistEntry
 from leasing.quotas import check, set_quota
 from leasing.states.gpu import GpuEvent
 from leasing.timing import CLAIM_WINDOW, SHORTEST_CLAIM
@@ -169,7 +170,7 @@ def test_a_claim_is_a_booking_at_the_price_that_was_offered() -> None:
     entry = house.join(house.ada)
     house.end(house.booked[0])
     house.tick()
-    house.flavor.rates.update(per_hour=Decimal(99))
+    Rate.objects.create(flavor=house.flavor, per_hour=Decimal(99), currency="EUR", valid_from=house.now)
     house.now += 20 * MINUTE
     lease = claim_offer(actor=house.actor(house.ada), entry_id=entry.pk, now=house.now)
     assert (lease.state, lease.decide_by, lease.rate_per_hour) == ("scheduled", None, Decimal("3.8"))
@@ -209,7 +210,7 @@ def test_an_offer_counts_neither_as_usage_nor_as_money() -> None:
     set_quota(actor=SYSTEM, tenant=house.studio, kind="gpu-hours", value=Decimal(8), now=house.now)
     verdict = check(
         tenant=house.studio, person=house.ada, flavor=house.flavor, starts_at=offer.starts_at,
-        ends_at=offer.ends_at, rate_per_hour=offer.rate_per_hour, currency="EUR", now=house.now,
+        ends_at=offer.ends_at, terms=terms(offer), currency="EUR", now=house.now,
     )  # fmt: skip
     assert not verdict.reason
     assert len(list(usage_csv(policy.visible_usage(house.auditor), now=house.now))) == 1

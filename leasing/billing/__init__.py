@@ -1,0 +1,1 @@
+"""Bills: prices and tax, months that are closed, corrections, budgets."""

@@ -1,0 +1,119 @@
+"""Outages: an operator records when something of ours was of no use. What lies in it is free, or credited.
+
+Months that are open are billed without it; of closed ones, credit notes take it back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db.models import QuerySet
+from django.utils.translation import gettext as _
+
+from hosts.models import Gpu, GpuModel, Host
+from leasing import metering
+from leasing.actors import Actor
+from leasing.audit.log import record
+from leasing.billing.credits import correct
+from leasing.errors import InvalidRequest
+from leasing.fleet import authorise
+from leasing.locking import locked
+from leasing.models import Invoice, Lease, Outage
+from leasing.reasons import because
+from leasing.transactions import atomically
+
+LONGEST_OUTAGE = timedelta(days=366)
+LONGEST_REASON = 200
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """An outage, how many leases lay in it, and what was credited of closed months."""
+
+    outage: Outage
+    leases: int
+    credit_notes: list[Invoice]
+
+
+def record_outage(
+    *,
+    actor: Actor,
+    what: Host | Gpu | GpuModel,
+    starts_at: datetime,
+    ends_at: datetime,
+    reason: str,
+    now: datetime,
+) -> Recorded:
+    """That a host, a GPU, or all GPUs of a model were of no use. Raises InvalidRequest or NotVisible."""
+    authorise(actor)
+    words = " ".join(reason.split())
+    if not words or len(words) > LONGEST_REASON:
+        raise InvalidRequest(_("Say what happened, in at most 200 characters."), field="reason")
+    if ends_at <= starts_at:
+        raise InvalidRequest(_("The end must be after the start."), field="ends_at")
+    if ends_at > now:
+        raise InvalidRequest(
+            _("Only what is over is recorded."), hint=_("Record it when it has ended."), field="ends_at"
+        )
+    if ends_at - starts_at > LONGEST_OUTAGE:
+        raise InvalidRequest(_("An outage lasts a year at most."), field="starts_at")
+    return _record(actor, _about(what), starts_at, ends_at, words, now)
+
+
+def leases_in(outage: Outage) -> QuerySet[Lease]:
+    """Those that used, or may come to use, what was out of order, in its time."""
+    if outage.model_id is not None:
+        about: dict[str, Any] = {"flavor__model": outage.model_id}
+    elif outage.gpu_id is not None:
+        about = {"holds__gpu": outage.gpu_id}
+    else:
+        about = {"host": outage.host_id}
+    return Lease.objects.filter(
+        **about, starts_at__lt=outage.ends_at, ends_at__gt=outage.starts_at, active_at__isnull=False
+    )
+
+
+@atomically
+def _record(
+    actor: Actor, about: dict[str, Any], starts_at: datetime, ends_at: datetime, words: str, now: datetime
+) -> Recorded:
+    outage = Outage.objects.create(
+        **about, starts_at=starts_at, ends_at=ends_at, reason=words, recorded_by=actor.person, recorded_at=now
+    )
+    pks = list(leases_in(outage).order_by("pk").values_list("pk", flat=True))
+    leases = list(locked(Lease.objects.filter(pk__in=pks).select_related("flavor", "tenant")).order_by("pk"))
+    for lease in leases:
+        metering.follow(lease)
+    (kind,) = about
+    record(
+        action="outage.record",
+        actor=actor,
+        subject=f"outage:{outage.pk}",
+        now=now,
+        kind=kind,
+        id=str(outage.what.pk),
+        name=str(outage.what),
+        model=outage.model.slug if outage.model else "",
+        gpus=[str(pk) for pk in _gpus_of(outage)],
+        starts_at=starts_at,
+        ends_at=ends_at,
+        reason=words,
+        leases=[str(lease.pk) for lease in leases],
+    )
+    notes = correct(leases, because("outage", why=words), actor=actor, now=now)
+    return Recorded(outage, len(leases), notes)
+
+
+def _gpus_of(outage: Outage) -> list[UUID]:
+    """Those that the host has, or the one; of a model it is all there are."""
+    if outage.host_id is not None:
+        return list(Gpu.objects.filter(host=outage.host_id).order_by("pk").values_list("pk", flat=True))
+    return [outage.gpu_id] if outage.gpu_id is not None else []
+
+
+def _about(what: Host | Gpu | GpuModel) -> dict[str, Any]:
+    kinds = {Host: "host", Gpu: "gpu", GpuModel: "model"}
+    return {kinds[type(what)]: what}

@@ -1,0 +1,204 @@
+"""Every bill from the audit log alone: leases, outages and closed months are told again, and billed again."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from leasing.billing.sums import Owed, credit_for
+from leasing.fsck.history import Act, acts
+from leasing.fsck.ledger import Booking
+from leasing.fsck.retelling import BOOKS, booked, change_of, moment
+from leasing.metering import Cause, Due, billable_span, billed_seconds_within, due, overrun_span, without
+from leasing.terms import Span, cut_span, line_amount, month_cuts, whole_seconds
+
+
+class Line(NamedTuple):
+    """One line of a bill; of credit notes, seconds and amount are negative."""
+
+    lease: str
+    starts_at: datetime
+    ends_at: datetime
+    seconds: int
+    rate_per_hour: Decimal
+    amount: Decimal
+    cause: str
+    project: str
+    cost_centre: str
+
+
+@dataclass
+class Bill:
+    """An invoice or credit note. The sums are those that its entry says, the lines are made anew."""
+
+    tenant: str
+    currency: str
+    net: Decimal
+    tax: Decimal
+    gross: Decimal
+    lines: list[Line] = field(default_factory=list)
+
+
+@dataclass
+class Rebuilt:
+    """Bills by their number, the closed months, and (number, lease) of what should be credited and is not."""
+
+    bills: dict[str, Bill] = field(default_factory=dict)
+    closed: set[tuple[str, str]] = field(default_factory=set)
+    owed: list[tuple[str, str]] = field(default_factory=list)
+
+
+class _Outage(NamedTuple):
+    span: Span
+    gpus: frozenset[str]
+    model: str
+
+
+@dataclass
+class _Story:
+    """What was told so far."""
+
+    bookings: dict[str, Booking] = field(default_factory=dict)
+    tenants: dict[str, str] = field(default_factory=dict)
+    zones: dict[str, str] = field(default_factory=dict)
+    gpus: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    outages: list[_Outage] = field(default_factory=list)
+    billed: dict[str, list[tuple[str, Line]]] = field(default_factory=lambda: defaultdict(list))
+    credited: dict[tuple[str, str, datetime], Owed] = field(default_factory=dict)
+    rebuilt: Rebuilt = field(default_factory=Rebuilt)
+
+
+def rebuild() -> Rebuilt:
+    """Read the whole log."""
+    story = _Story()
+    for act in acts("lease.", "gpu.hand-over", "outage.record", "month.close", "invoice.credit"):
+        _TELL[act.action.partition(".")[0]](story, act)
+    for lease in story.billed:
+        story.rebuilt.owed += [(number, lease) for number, _line in _credits(story, lease)]
+    return story.rebuilt
+
+
+def _tell_lease(story: _Story, act: Act) -> None:
+    if act.event in BOOKS:
+        story.bookings[act.subject_id] = booked(act)
+        story.tenants[act.subject_id] = act.tenant or ""
+        story.zones[act.subject_id] = act.detail["zone"]
+    booking = story.bookings.get(act.subject_id)
+    change = change_of(act)
+    if booking is not None and change is not None:
+        change(booking, act)
+
+
+def _tell_gpu(story: _Story, act: Act) -> None:
+    story.gpus[act.detail["lease"]].add(act.subject_id)
+
+
+def _tell_outage(story: _Story, act: Act) -> None:
+    told = act.detail
+    span = Span(moment(told["starts_at"]), moment(told["ends_at"]))
+    story.outages.append(_Outage(span, frozenset(told["gpus"]), told["model"]))
+
+
+def _tell_month(story: _Story, act: Act) -> None:
+    told, tenant = act.detail, act.tenant or ""
+    story.rebuilt.closed.add((tenant, told["month"]))
+    until, waiting = moment(told["ends_at"]), set(told["waiting_for_hosts"])
+    lines: dict[str, list[Line]] = defaultdict(list)
+    for lease, owner in story.tenants.items():
+        if owner == tenant and lease not in waiting:
+            frozen = [Span(line.starts_at, line.ends_at) for _number, line in story.billed[lease]]
+            for line in without(_due(story, lease), frozen):
+                if line.ends_at <= until:
+                    lines[story.bookings[lease].currency].append(_line(story, lease, line))
+    for invoice in told["invoices"]:
+        theirs = lines.pop(invoice["currency"], [])
+        story.rebuilt.bills[invoice["number"]] = _bill(tenant, invoice, theirs)
+        for one in theirs:
+            story.billed[one.lease].append((invoice["number"], one))
+    # What the closing forgot is found by being on no bill that it tells of.
+    for currency, theirs in lines.items():
+        unknown = {"currency": currency, "net": 0, "tax": 0, "gross": 0}
+        story.rebuilt.bills[f"{tenant} {told['month']} {currency}"] = _bill(tenant, unknown, theirs)
+
+
+def _tell_credit(story: _Story, act: Act) -> None:
+    number = act.subject_id
+    found = []
+    for lease in story.billed:
+        for of, line in _credits(story, lease):
+            if of == act.detail["corrects"]:
+                found.append(line)
+                key = (of, line.lease, line.starts_at)
+                before = story.credited.get(key, Owed(0, Decimal(0)))
+                story.credited[key] = Owed(before.seconds + line.seconds, before.amount + line.amount)
+    story.rebuilt.bills[number] = _bill(act.tenant or "", act.detail, found)
+
+
+def _bill(tenant: str, told: dict[str, Any], lines: list[Line]) -> Bill:
+    net, tax, gross = (Decimal(told[name]) for name in ("net", "tax", "gross"))
+    return Bill(tenant, told["currency"], net, tax, gross, lines)
+
+
+def _credits(story: _Story, lease: str) -> list[tuple[str, Line]]:
+    """What is not due any more of the lines of a lease, with the number of their invoice."""
+    found = []
+    now_due = _due(story, lease) if story.billed[lease] else []
+    currency = story.bookings[lease].currency
+    for number, line in story.billed[lease]:
+        if line.cause != Cause.USE:
+            continue
+        before = story.credited.get((number, lease, line.starts_at), Owed(0, Decimal(0)))
+        credit = credit_for(
+            Owed(line.seconds + before.seconds, line.amount + before.amount),
+            seconds_due=billed_seconds_within(now_due, Span(line.starts_at, line.ends_at)),
+            rate_per_hour=line.rate_per_hour,
+            currency=currency,
+        )
+        if credit is not None:
+            found.append((number, line._replace(seconds=credit.seconds, amount=credit.amount)))
+    return found
+
+
+def _due(story: _Story, lease: str) -> list[Due]:
+    one = story.bookings[lease]
+    if one.active_at is None:
+        return []
+    used = billable_span(
+        active_at=one.active_at,
+        stopped_at=one.stopped_at or one.ends_at,
+        starts_at=one.starts_at,
+        ends_at=one.ends_at,
+    )
+    lines = due(one.terms, used, _outages(story, lease, one))
+    if one.gone_at is not None:
+        over = overrun_span(active_at=one.active_at, gone_at=one.gone_at, ends_at=one.ends_at)
+        if over is not None:
+            parts = cut_span(over, month_cuts(*over, story.zones[lease]))
+            lines += [Due(*part, Decimal(0), Cause.OVERRUN) for part in parts]
+    return lines
+
+
+def _outages(story: _Story, lease: str, booking: Booking) -> Iterable[Span]:
+    gpus = story.gpus[lease]
+    return [one.span for one in story.outages if one.gpus & gpus or one.model == booking.model]
+
+
+def _line(story: _Story, lease: str, line: Due) -> Line:
+    booking, seconds = story.bookings[lease], whole_seconds(line.starts_at, line.ends_at)
+    amount = line_amount(seconds=seconds, rate_per_hour=line.rate_per_hour, currency=booking.currency)
+    span = (line.starts_at, line.ends_at)
+    tags = (booking.project, booking.cost_centre)
+    return Line(lease, *span, seconds, line.rate_per_hour, amount, line.cause, *tags)
+
+
+_TELL = {
+    "lease": _tell_lease,
+    "gpu": _tell_gpu,
+    "outage": _tell_outage,
+    "month": _tell_month,
+    "invoice": _tell_credit,
+}
