@@ -24,5 +24,9 @@ def of_approvals() -> str:
     return f"{settings.SITE_URL}/approvals/"
 
 
+def of_budget() -> str:
+    return f"{settings.SITE_URL}/budget/"
+
+
 def of_quota() -> str:
     return f"{settings.SITE_URL}/quota/"

@@ -15,6 +15,7 @@ from leasing import holds, notices, offering, policy, quotas
 from leasing.actors import Actor
 from leasing.addresses import of_approvals
 from leasing.audit.log import record
+from leasing.billing.budget_warnings import warn
 from leasing.errors import InvalidRequest, NotVisible
 from leasing.limits import check_window
 from leasing.locking import lock_tenant_and_person
@@ -122,6 +123,7 @@ def _book(*, actor: Actor, person: Person, tenant: Tenant, lease: Lease, now: da
     record_request(lease, quote.terms, verdict, gpus, actor=actor, now=now)
     if reason:
         ask_approvers(lease, now=now)
+    warn(lease.tenant, verdict.measures, now=now)
     if starts_now(lease, now=now):
         transaction.on_commit(wake_control)
     return lease

@@ -17,6 +17,7 @@ from django.utils.translation import gettext as _
 from leasing import effects, holds, metering, offering, policy, quotas, tidings
 from leasing.actors import SYSTEM, Actor
 from leasing.audit.log import record
+from leasing.billing.budget_warnings import warn
 from leasing.booking import check_limits, decide_by, fill_quote
 from leasing.errors import DomainError, InvalidRequest, NothingFree, WrongState
 from leasing.latest_end import extension_limit
@@ -129,6 +130,7 @@ def _extend(actor: Actor, lease: Lease, ends_at: datetime, now: datetime) -> Non
         state_since=now,
     )
     metering.append_terms(lease, extension, quote.terms)
+    warn(wanted.tenant, verdict.measures, now=now)
     terms = {"terms": quote.terms, "currency": quote.currency}
     _note(actor, lease, "lease.extend", now=now, ends_at=ends_at, was=lease.ends_at, verdict=verdict, **terms)
     if on_host:
@@ -172,6 +174,7 @@ def _change_window(
     lease.save()
     lease.terms.all().delete()
     keep_terms(lease, quote)
+    warn(lease.tenant, verdict.measures, now=now)
     offering.show_all_freed(lease.flavor.model_id, now=now)
     holds.drop(lease)
     holds.place(lease, now=now)

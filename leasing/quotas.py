@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -30,6 +31,7 @@ from leasing.actors import Actor
 from leasing.audit.log import record
 from leasing.errors import DomainError, InvalidRequest
 from leasing.limits import (
+    HOUR,
     WARN,
     Limit,
     Measure,
@@ -220,6 +222,15 @@ def standing(tenant: Tenant, person: Person, *, now: datetime) -> list[Standing]
         else:
             found.append(Standing(limit))
     return found
+
+
+def monthly_total(tenant: Tenant, begin: datetime, end: datetime) -> dict[str, Decimal]:
+    """The money of what is booked or used in a month of a tenant, by currency, not rounded."""
+    sums: dict[str, Decimal] = defaultdict(Decimal)
+    rows = _MONTH.rows(tenant_id=tenant.pk, person_id=NOBODY, without=NOBODY, begin=begin, end=end)
+    for _gpus, _model, _own, rate, currency, total in rows:
+        sums[currency] += exact_seconds(total) * rate / HOUR
+    return dict(sums)
 
 
 def set_quota(

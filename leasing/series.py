@@ -20,6 +20,7 @@ from leasing import holds, notices, offering, policy, quotas
 from leasing.actors import Actor
 from leasing.addresses import of_approvals
 from leasing.audit.log import record
+from leasing.billing.budget_warnings import warn
 from leasing.booking import check_offered, decide_by, member_of, record_request, starts_now
 from leasing.errors import InvalidRequest, NothingFree, Words
 from leasing.locking import lock_tenant_and_person
@@ -118,6 +119,7 @@ def _book(
         raise DatesLost(sorted(lost))
     for lease, quote, verdict in zip(leases, quotes, verdicts, strict=True):
         record_request(lease, quote.terms, verdict, held[lease.pk], actor=actor, now=now)
+    warn(series.tenant, [one for verdict in verdicts for one in verdict.measures], now=now)
     _record(series, leases, reason, actor=actor, now=now)
     if reason:
         _ask_approvers(series, leases, now=now)

@@ -16,6 +16,7 @@ from django.utils.translation import gettext as _
 
 from leasing import keeping, metering, offering, policy
 from leasing.actors import Actor
+from leasing.billing.budget_warnings import warn
 from leasing.booking import (
     ask_approvers,
     check_limits,
@@ -225,6 +226,7 @@ def _claim(actor: Actor, entry_id: UUID, now: datetime) -> Lease:
     verdict = check_limits(offer, terms, now=now)
     offer.needs_approval_because = verdict.reason
     offer.save(update_fields=["starts_at", "rate_per_hour", "quoted_total", "needs_approval_because"])
+    warn(tenant, verdict.measures, now=now)
     offer = apply_lease_event(
         lease_id=offer.pk,
         event=LeaseEvent.ASK if verdict.reason else LeaseEvent.CLAIM,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 from hosts.protocol import messages as m
 from leasing import policy
@@ -28,7 +29,7 @@ class Office(World):
             Tenant.objects.filter(pk=tenant.pk).update(timezone=zone)
             tenant.refresh_from_db()
 
-    def book(self, hours: float, *, after: timedelta = timedelta(0), **facts: str) -> Lease:
+    def book(self, hours: float, *, after: timedelta = timedelta(0), **facts: Any) -> Lease:
         starts_at = self.now + after
         return request_lease(
             actor=self.actor(self.ada),
@@ -41,7 +42,7 @@ class Office(World):
             **facts,
         )
 
-    def use(self, hours: float, **facts: str) -> Lease:
+    def use(self, hours: float, **facts: Any) -> Lease:
         """Booked, used to its end, and gone."""
         self.hear()
         lease = self.book(hours, **facts)
