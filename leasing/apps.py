@@ -1,8 +1,9 @@
-"""Django application of the domain: reinstalls the database's guards after every migrate."""
+"""Django application of the domain: keeps plans, reinstalls the guards after every migrate."""
 
 from typing import Any
 
 from django.apps import AppConfig
+from django.db.backends.signals import connection_created
 from django.db.models.signals import post_migrate
 
 
@@ -11,7 +12,9 @@ class LeasingConfig(AppConfig):
 
     def ready(self) -> None:
         from leasing import checks  # noqa: F401 - registers the check of the guards
+        from leasing.postgres import keep_plans
 
+        connection_created.connect(keep_plans)
         post_migrate.connect(_install_guards, sender=self)
 
 

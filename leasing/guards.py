@@ -28,6 +28,7 @@ from leasing.models import (
     ScrubRecord,
     TaxRate,
     TreeHead,
+    UnsealedEntry,
 )
 
 NO_OVERLAP = "leasing_hold_no_overlap"
@@ -55,6 +56,17 @@ BEGIN
 END
 """
 REFUSE = f"CREATE OR REPLACE FUNCTION leasing_refuse() RETURNS trigger LANGUAGE plpgsql AS $${REFUSE_BODY}$$"
+
+# Every entry waits for its seal, whoever writes it.
+NOT_SEALED = f"INSERT INTO {UnsealedEntry._meta.db_table} (entry_id) VALUES (NEW.id);"  # noqa: S608
+NOTE_BODY = f"""
+BEGIN
+    {NOT_SEALED}
+    RETURN NULL;
+END
+"""
+NOTE = f"CREATE OR REPLACE FUNCTION leasing_not_sealed() RETURNS trigger LANGUAGE plpgsql AS $${NOTE_BODY}$$"
+NOTE_EACH = f"{AuditEntry._meta.db_table}_not_sealed"
 
 
 @dataclass(frozen=True)
@@ -101,6 +113,7 @@ def _install_on_postgres(cursor: CursorWrapper, guards: list[Guard]) -> None:
     """PostgreSQL rewrites what it is given, so each guard keeps its own text as a comment."""
     cursor.execute("CREATE EXTENSION IF NOT EXISTS btree_gist")
     cursor.execute(REFUSE)
+    cursor.execute(NOTE)
     for guard in guards:
         if guard.kind == "TRIGGER":
             cursor.execute(f"DROP TRIGGER IF EXISTS {guard.name} ON {guard.table}")
@@ -125,6 +138,9 @@ def _postgres_guards() -> Iterator[Guard]:
         f"ALTER TABLE {table} ADD CONSTRAINT {NO_OVERLAP} "
         "EXCLUDE USING gist (gpu_id WITH =, tstzrange(starts_at, ends_at) WITH &&)",
     )
+    table = AuditEntry._meta.db_table
+    note = f"CREATE TRIGGER {NOTE_EACH} AFTER INSERT ON {table} FOR EACH ROW"
+    yield Guard(NOTE_EACH, table, f"{note} EXECUTE FUNCTION leasing_not_sealed()")
     for model, free in APPEND_ONLY.items():
         table = model._meta.db_table
         frozen = _frozen_columns(model, free)
@@ -144,17 +160,21 @@ def _postgres_present(connection: BaseDatabaseWrapper) -> list[Guard]:
         cursor.execute(
             "SELECT tgname, tgrelid::regclass::text, obj_description(pg_trigger.oid, 'pg_trigger')"
             " FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid"
-            " WHERE tgenabled IN ('O', 'A') AND prosrc = %s"
+            " WHERE tgenabled IN ('O', 'A') AND prosrc IN (%s, %s)"
             " UNION ALL"
             " SELECT conname, conrelid::regclass::text, obj_description(oid, 'pg_constraint')"
             " FROM pg_constraint WHERE contype = 'x' AND convalidated",
-            [REFUSE_BODY],
+            [REFUSE_BODY, NOTE_BODY],
         )
         return [Guard(*row) for row in cursor.fetchall()]
 
 
 def _sqlite_guards() -> Iterator[Guard]:
     yield from _sqlite_overlap_guards()
+    table = AuditEntry._meta.db_table
+    yield Guard(
+        NOTE_EACH, table, f"CREATE TRIGGER {NOTE_EACH} AFTER INSERT ON {table} BEGIN {NOT_SEALED} END"
+    )
     for model, free in APPEND_ONLY.items():
         table = model._meta.db_table
         frozen = _frozen_columns(model, free)

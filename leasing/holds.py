@@ -27,7 +27,7 @@ from leasing.openings.upkeep import (
     read,
     refresh,
     span_of,
-    write,
+    write_taken,
 )
 from leasing.placement import FreeGpu, choose_gpus
 from leasing.prepared import insert_all
@@ -364,9 +364,7 @@ def _hold(lease: Lease, choice: _Choice, starts_at: datetime, ends_at: datetime)
             [Hold(lease=lease, gpu_id=gpu_id, starts_at=starts_at, ends_at=ends_at) for gpu_id in chosen]
         )
     taken = [time for time in choice.times if time.gpu.pk in chosen]
-    for time in taken:
-        time.busy.append(span)
-    write(choice.block, choice.times, span)
+    write_taken(choice.block, choice.times, taken, span)
     return [time.gpu.pk for time in sorted(taken, key=lambda time: time.gpu.address)]
 
 

@@ -28,9 +28,11 @@ def locked(rows: QuerySet[M]) -> QuerySet[M]:
     return rows.select_for_update(of=("self",), no_key=True)
 
 
-def lock_of(alias: str) -> str:
+def lock_of(alias: str, *, skip_locked: bool = False) -> str:
     """Locks the rows of a statement of our own in the same way; SQLite has one writer anyway."""
-    return f"FOR NO KEY UPDATE OF {alias}" if connection.features.has_select_for_update else ""
+    if not connection.features.has_select_for_update:
+        return ""
+    return f"FOR NO KEY UPDATE OF {alias}{' SKIP LOCKED' if skip_locked else ''}"
 
 
 def lock_tenant_and_person(tenant_id: UUID, person_id: UUID) -> Tenant:

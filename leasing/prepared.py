@@ -69,6 +69,9 @@ class Prepared:
                 raise TypeError(f"the value {name} does more to the query than to be compared with")
             names |= dict.fromkeys(places, name)
         converters = compiler.get_converters([column for column, _sql, _alias in compiler.select])
+        if connection.vendor == "postgresql":
+            # A plan for values that the planner cannot see is as good as one for these, so it is kept.
+            statement = statement.replace("%s", "(SELECT %s)")
         return _Built(statement, constants, names, compiler, converters)
 
     def _compiled(self, values: Mapping[str, Value]) -> tuple[Any, str, tuple[Any, ...]]:

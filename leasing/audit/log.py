@@ -6,10 +6,8 @@ import json
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import transaction
-
 from leasing.actors import Actor
-from leasing.models import AuditEntry, Person, Tenant, UnsealedEntry
+from leasing.models import AuditEntry, Person, Tenant
 from leasing.prepared import insert
 
 SPARINGLY_PER_MINUTE = 30
@@ -53,9 +51,7 @@ def record(
     entry = AuditEntry(
         recorded_at=now, action=action, actor=actor.name, subject=subject, tenant=tenant, text=text
     )
-    with transaction.atomic(savepoint=False):
-        insert(UnsealedEntry(entry=insert(entry)))
-    return entry
+    return insert(entry)
 
 
 def record_sparingly(*, action: str, actor: Actor, subject: str, now: datetime, **detail: Any) -> None:

@@ -35,12 +35,15 @@ class AuditEntry(models.Model):
 
 
 class UnsealedEntry(models.Model):
-    """An entry that waits for its place in the Merkle log: written with it, gone when it has one.
+    """An entry that waits for its place in the Merkle log: written with it by the database itself
+    (leasing.guards), gone when it has one.
 
     So sealing costs what is unsealed, and an entry that commits late is found whatever its id.
     """
 
-    entry = models.OneToOneField(AuditEntry, models.PROTECT, primary_key=True, related_name="unsealed")
+    entry = models.OneToOneField(
+        AuditEntry, models.PROTECT, primary_key=True, related_name="unsealed", db_constraint=False
+    )
 
     def __str__(self) -> str:
         return f"entry {self.entry_id}"

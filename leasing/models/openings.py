@@ -70,11 +70,14 @@ class Opening(models.Model):
     """`gpus` GPUs of a block are free together in `[starts, ends)`, and as many in no longer span around it.
 
     Times are microseconds since 1970; leasing.openings.spans says what stands for always and for ever, how
-    the lengths are classed, and what the scopes are. Derived from holds, closures and GPU states.
+    the lengths are classed, and what the scopes are. Derived from holds, closures and GPU states by whoever
+    has locked the block: the database need not look for it, and for its model, again for each row.
     """
 
-    block = models.ForeignKey(Block, models.CASCADE, related_name="openings", db_index=False)
-    model = models.ForeignKey(GpuModel, models.CASCADE, related_name="+", db_index=False)
+    block = models.ForeignKey(
+        Block, models.CASCADE, related_name="openings", db_index=False, db_constraint=False
+    )
+    model = models.ForeignKey(GpuModel, models.CASCADE, related_name="+", db_index=False, db_constraint=False)
     scope = models.PositiveSmallIntegerField()
     gpus = models.PositiveSmallIntegerField()
     starts = models.BigIntegerField()

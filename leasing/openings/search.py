@@ -73,22 +73,53 @@ def tightest_block(pool: Pool, starts: int, ends: int, *, without: Collection[in
 
     So a host on which something is booked around that time serves before one that is wholly free.
     """
-    statement, other = _tightest_but(without)
-    return _answer(f"{statement} {_FOUND}", {**_values(pool, starts, ends), "other": other})
+    return _tightest_and_gpus(pool, starts, ends, without)[0]
 
 
 def lock_tightest_block(pool: Pool, starts: int, ends: int, *, without: Collection[int] = ()) -> Block | None:
-    """The same block, locked. What was free when it was found may be taken once it is."""
-    statement, other = _tightest_but(without)
-    wanted = f"SELECT {columns_of(Block, 'b')} FROM {BLOCKS} b WHERE b.id = ({_FOUND}) {lock_of('b')}"
-    found = ask_rows(Block, f"{statement} {wanted}", {**_values(pool, starts, ends), "other": other})
-    return found[0] if found else None
+    """The same block, locked; of several as tight, one that nobody else has locked at the moment.
+
+    What was free when it was found may be taken once it is locked.
+    """
+    statement, values = _tightest_but(without)
+    wanted = f"{_A_BLOCK} b.id = ({_FOUND}) {lock_of('b', skip_locked=True)}"
+    found = ask_rows(Block, f"{statement} {wanted}", {**_values(pool, starts, ends), **values})
+    return found[0] if found else _lock_as_tight(pool, starts, ends, without)
 
 
-def _tightest_but(without: Collection[int]) -> tuple[str, int]:
-    """The statement, and the one block to leave out that it is given; only further ones are in its text."""
-    first, *more = sorted(without) or [0]
-    return _tightest(tuple(more)), first
+def _lock_as_tight(pool: Pool, starts: int, ends: int, without: Collection[int]) -> Block | None:
+    """Somebody has locked the tightest: one that is as tight, or else that one, once they are done."""
+    tightest, gpus = block_id, width = _tightest_and_gpus(pool, starts, ends, without)
+    passed = set(without)
+    while block_id is not None and width == gpus and len(passed) - len(without) < _OTHERS:
+        if block := _lock_block(block_id, skip_locked=True):
+            return block
+        passed.add(block_id)
+        block_id, width = _tightest_and_gpus(pool, starts, ends, passed)
+    return None if tightest is None else _lock_block(tightest)
+
+
+def _lock_block(block_id: int, *, skip_locked: bool = False) -> Block | None:
+    wanted = f"{_A_BLOCK} b.id = %(id)s {lock_of('b', skip_locked=skip_locked)}"
+    return next(iter(ask_rows(Block, wanted, {"id": block_id})), None)
+
+
+def _tightest_and_gpus(
+    pool: Pool, starts: int, ends: int, without: Collection[int]
+) -> tuple[int | None, int | None]:
+    """Its id, and how many GPUs its opening has."""
+    statement, values = _tightest_but(without)
+    rows: list[tuple[int | None, int | None]] = ask(
+        f"{statement} {_FOUND_GPUS}", {**_values(pool, starts, ends), **values}
+    )
+    return rows[0]
+
+
+def _tightest_but(without: Collection[int]) -> tuple[str, dict[str, int]]:
+    """The statement, and the blocks to leave out that it is given; only further ones are in its text."""
+    first, more = sorted(without)[:_LEFT_OUT], sorted(without)[_LEFT_OUT:]
+    first += [0] * (_LEFT_OUT - len(first))
+    return _tightest(tuple(more)), {f"other{number}": block_id for number, block_id in enumerate(first)}
 
 
 def _answer(statement: str, values: dict[str, int]) -> int | None:
@@ -116,9 +147,13 @@ def _values(pool: Pool, starts: int, ends: int, length: int = 0) -> dict[str, in
 
 # What is asked for is a row, so that the plan for any values is as good as one for these, and is kept.
 _ASKED = """
-asked(model_id, count, scope, starts, ends, length) AS MATERIALIZED (
+asked(
+    model_id, count, scope, starts, ends, length, fine, fines, middle, middles, coarse, coarses
+) AS MATERIALIZED (
     SELECT CAST(%(model)s AS bigint), CAST(%(count)s AS integer), CAST(%(scope)s AS integer),
-        CAST(%(starts)s AS bigint), CAST(%(ends)s AS bigint), CAST(%(length)s AS bigint)
+        CAST(%(starts)s AS bigint), CAST(%(ends)s AS bigint), CAST(%(length)s AS bigint),
+        CAST(%(fine)s AS integer), CAST(%(fines)s AS integer), CAST(%(middle)s AS integer),
+        CAST(%(middles)s AS integer), CAST(%(coarse)s AS integer), CAST(%(coarses)s AS integer)
 )"""
 _BLOCKS_OF_MODEL = f"{BLOCKS} WHERE model_id = (SELECT model_id FROM asked)"
 _WIDTHS = f"""
@@ -138,9 +173,9 @@ steps(step) AS (VALUES {", ".join(f"({step})" for step in range(16))}),
 numbers(shift, number) AS (
     SELECT -1, 0
     UNION ALL SELECT 0, {UNENDING}
-    UNION ALL SELECT 4, %(middle)s + step FROM steps WHERE step < %(middles)s
-    UNION ALL SELECT 0, %(fine)s + step FROM steps WHERE step < %(fines)s
-    UNION ALL SELECT 8, %(coarse)s + step FROM steps WHERE step < %(coarses)s
+    UNION ALL SELECT 4, middle + step FROM steps CROSS JOIN asked WHERE step < middles
+    UNION ALL SELECT 0, fine + step FROM steps CROSS JOIN asked WHERE step < fines
+    UNION ALL SELECT 8, coarse + step FROM steps CROSS JOIN asked WHERE step < coarses
 ),
 classes(shift, number, longest) AS (
     SELECT shift, number, CASE WHEN shift < 0 OR (number + 1) << shift > {LAST_BOUNDED} THEN {FOREVER}
@@ -194,14 +229,21 @@ _MOST_OPEN = f"{_WHERE}, {_WIDTHS} SELECT max(w.gpus) {_EACH} WHERE {_covering()
 _LATEST_END = f"{_WHERE}, {_WIDTHS} SELECT max({_LASTING}) {_EACH}"
 
 
+# Each try is for more GPUs than the one before, and the last one may have found a block.
 _FOUND = "SELECT max(block_id) FROM tried"
+_FOUND_GPUS = "SELECT max(block_id), max(gpus) FROM tried"
+_A_BLOCK = f"SELECT {columns_of(Block, 'b')} FROM {BLOCKS} b WHERE"
+# So many blocks to leave out are values of the statement.
+_LEFT_OUT = 4
+# So many blocks that others have locked are passed by, at most.
+_OTHERS = 3
 
 
 @lru_cache(maxsize=16)
 def _tightest(without: tuple[int, ...]) -> str:
     """One number of GPUs after the other is tried, until a block is found."""
-    listed = "".join(f", {one:d}" for one in without)
-    others = f"AND block_id NOT IN (%(other)s{listed})"
+    given = [f"%(other{number})s" for number in range(_LEFT_OUT)]
+    others = f"AND block_id NOT IN ({', '.join([*given, *map(str, without)])})"
     probes = f"SELECT {_covering('t.gpus + 1', others)} AS found FROM scopes s CROSS JOIN classes c"
     return f"""{_WHERE},
     tried(gpus, block_id) AS (

@@ -7,7 +7,7 @@ the other has not committed yet.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -40,6 +40,9 @@ _COLUMNS = "block_id, model_id, scope, gpus, starts, ends, fine, middle, coarse"
 _HOLDS = Hold._meta.db_table
 # As far as the database's moments go.
 LAST = datetime.max.replace(tzinfo=UTC)
+
+
+ScopedOpening = tuple[Scope, Open]
 
 
 class BlockGpu(NamedTuple):
@@ -185,22 +188,57 @@ _READ_COLUMNS = (
 
 def write(block: Block, times: list[GpuTime], region: Span) -> None:
     """Replace the openings that touch the region."""
-    rows = [
-        (block.pk, block.model_id, scope, gpus, starts, ends, *length_classes(starts, ends))
-        for scope, (starts, ends, gpus) in openings_of(times, region)
-    ]
     with connection.cursor() as cursor:
         cursor.execute(
             f"DELETE FROM {TABLE} WHERE block_id = %s AND starts <= %s AND ends >= %s",
             [block.pk, region.ends, region.starts],
         )
-        if rows:
-            marks = ", ".join(["(%s, %s, %s, %s, %s, %s, %s, %s, %s)"] * len(rows))
-            values = [value for row in rows for value in row]
+    _insert(block, openings_of(times, region))
+
+
+def write_taken(block: Block, times: list[GpuTime], taken: Collection[GpuTime], span: Span) -> None:
+    """The GPUs `taken` of a block, which is as it was read, are busy in a span: replace what that changes.
+
+    Most openings around a lease stay as they are.
+    """
+    before = set(openings_of(times, span))
+    for time in taken:
+        time.busy.append(span)
+    after = set(openings_of(times, span))
+    if _delete(block, before - after) == len(before - after):
+        _insert(block, after - before)
+    else:
+        write(block, times, span)
+
+
+def _delete(block: Block, gone: Collection[ScopedOpening]) -> int:
+    """How many of them there were. Repeats the last, so that the database has few statements to plan."""
+    if not gone:
+        return 0
+    rows = [(int(scope), *found) for scope, found in gone]
+    rows += rows[-1:] * (-len(rows) % 8)
+    marks = ", ".join(["(%s, %s, %s, %s)"] * len(rows))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"DELETE FROM {TABLE} WHERE block_id = %s AND (scope, starts, ends, gpus) IN (VALUES {marks})",
+            [block.pk, *(value for row in rows for value in row)],
+        )
+        return int(cursor.rowcount)
+
+
+def _insert(block: Block, found: Iterable[ScopedOpening]) -> None:
+    rows = [
+        (block.pk, block.model_id, int(scope), gpus, starts, ends, *length_classes(starts, ends))
+        for scope, (starts, ends, gpus) in found
+    ]
+    if rows:
+        marks = ", ".join(["(%s, %s, %s, %s, %s, %s, %s, %s, %s)"] * len(rows))
+        values = [value for row in rows for value in row]
+        with connection.cursor() as cursor:
             cursor.execute(f"INSERT INTO {TABLE} ({_COLUMNS}) VALUES {marks}", values)
 
 
-def openings_of(times: list[GpuTime], region: Span) -> Iterator[tuple[Scope, Open]]:
+def openings_of(times: list[GpuTime], region: Span) -> Iterator[ScopedOpening]:
     """The openings of a block that touch the region, of all its GPUs together and of each node's."""
     nodes: dict[int, list[list[Span]]] = defaultdict(list)
     for time in times:
@@ -217,7 +255,7 @@ def forget_past(now: datetime) -> int:
     return Opening.objects.filter(ends__lte=micros(now)).delete()[0]
 
 
-def _scoped(scope: Scope, free: list[list[Span]], region: Span) -> Iterator[tuple[Scope, Open]]:
+def _scoped(scope: Scope, free: list[list[Span]], region: Span) -> Iterator[ScopedOpening]:
     for found in openings(free):
         if found.starts <= region.ends and found.ends >= region.starts:
             yield scope, found

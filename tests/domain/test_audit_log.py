@@ -25,7 +25,7 @@ from leasing.audit.merkle import Frontier, includes, leaf_hash
 from leasing.audit.proofs import prove_entry
 from leasing.audit.sealer import AlteredLog, seal
 from leasing.audit.verifier import verify_log
-from leasing.guards import guards_of
+from leasing.guards import NOTE_EACH, guards_of
 from leasing.keys import portal_signing_key
 from leasing.models import AuditEntry, AuditLeaf, AuditNode, TreeHead, UnsealedEntry, Verification
 from tests.domain.ground import NOW
@@ -64,7 +64,7 @@ def tampering(sealed: list[AuditEntry]) -> Iterator[None]:
     """Take the guards off; in the end, remove what points to nothing, which Django would complain of."""
     with connection.cursor() as cursor:
         for guard in guards_of(connection):
-            if guard.kind == "TRIGGER":
+            if guard.kind == "TRIGGER" and guard.name != NOTE_EACH:
                 on_table = f" ON {guard.table}" if connection.vendor == "postgresql" else ""
                 cursor.execute(f"DROP TRIGGER {guard.name}{on_table}")
     yield
@@ -106,12 +106,10 @@ def test_an_entry_that_commits_late_with_a_lower_id_is_sealed_too() -> None:
     late = AuditEntry(pk=10**6, recorded_at=NOW, action="test", actor="a", subject="test:1")
     late.text = write(1)[0].text
     late.save(force_insert=True)
-    UnsealedEntry.objects.create(entry=late)
     seal(NOW)
     earlier = AuditEntry.objects.create(
         pk=10**6 - 1, recorded_at=NOW, action="test", actor="leasehold", subject="test:0", text=late.text
     )
-    UnsealedEntry.objects.create(entry=earlier)
     assert seal(NOW) == 1
     assert earlier.leaf.index == 2
 
