@@ -33,6 +33,19 @@ def ask(statement: str, values: Values, columns: Sequence[AnyField | None] = ())
     return [_converted(row, converters) for row in rows] if converters else rows
 
 
+def stream_rows(
+    statement: str, parameters: Sequence[Any], columns: Sequence[AnyField | None], *, size: int = 2000
+) -> Iterator[Row]:
+    """The rows of a long answer, so many at a time; parameters go by their place."""
+    converters = _converters(tuple(columns), connection.vendor)
+    whole = not connection.features.can_use_chunked_reads
+    with connection.cursor() if whole else connection.chunked_cursor() as cursor:
+        cursor.execute(statement, parameters)
+        while rows := cursor.fetchmany(size):
+            for row in rows:
+                yield _converted(row, converters)
+
+
 def ask_rows(model: type[M], statement: str, values: Values) -> list[M]:
     """The rows of a model that a statement answers with; it selects `columns_of(model)`."""
     return [row for (row,) in ask_joined((model,), statement, values)]

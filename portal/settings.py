@@ -236,6 +236,8 @@ BROKER_ADMIN_URL = _secret("LEASEHOLD_BROKER_ADMIN")
 # Ed25519 key that signs commands and the audit log's heads: a file, 0600, never in the database.
 SIGNING_KEY_FILE = Path(os.environ.get("LEASEHOLD_SIGNING_KEY", VAR_DIR / "portal.key"))
 AUDIT_ANCHOR_FILE = Path(os.environ.get("LEASEHOLD_AUDIT_ANCHOR", VAR_DIR / "audit-anchors.jsonl"))
+# Who provides and invoices, in exports by FOCUS.
+PROVIDER_NAME = os.environ.get("LEASEHOLD_PROVIDER_NAME", "Leasehold")
 # Told the signed heads besides: /dev/log or udp://host:port, and an https:// address.
 AUDIT_SYSLOG = os.environ.get("LEASEHOLD_AUDIT_SYSLOG", "")
 AUDIT_WEBHOOK = _secret("LEASEHOLD_AUDIT_WEBHOOK")

@@ -1,0 +1,1 @@
+"""Usage as files that other people's tools take, and as sums: one filter, one statement."""
