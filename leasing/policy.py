@@ -135,7 +135,7 @@ def visible_models(person: Person) -> QuerySet[GpuModel]:
 
 
 def billed_tenants(person: Person) -> QuerySet[Tenant]:
-    """The tenants whose usage the person may see."""
+    """The tenants whose usage the person may take away."""
     if is_auditor(person) or is_money_manager(person):
         return Tenant.objects.all()
     return tenants_with_role(person, "finance")
@@ -249,11 +249,25 @@ def reads_audit(person: Person) -> bool:
     return is_auditor(person) or tenants_with_role(person, "approver").exists()
 
 
+def seen_tenants(person: Person) -> QuerySet[Tenant]:
+    """The tenants whose figures the person may see: those of finance, and those that they approve for."""
+    if is_auditor(person) or is_money_manager(person):
+        return Tenant.objects.all()
+    return tenants_with_role(person, "finance", "approver")
+
+
 def visible_usage(person: Person) -> QuerySet[UsageSegment]:
     segments = UsageSegment.objects.select_related("lease__tenant", "lease__owner", "lease__flavor__model")
     if is_auditor(person) or is_money_manager(person):
         return segments
-    return segments.filter(lease__tenant__in=tenants_with_role(person, "finance"))
+    return segments.filter(lease__tenant__in=seen_tenants(person))
+
+
+def exported_usage(person: Person) -> QuerySet[UsageSegment]:
+    """What the person may take away as files."""
+    if is_auditor(person) or is_money_manager(person):
+        return UsageSegment.objects.all()
+    return UsageSegment.objects.filter(lease__tenant__in=billed_tenants(person))
 
 
 def visible_series(person: Person) -> QuerySet[Series]:

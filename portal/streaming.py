@@ -42,14 +42,15 @@ def _pieces(parts: Iterable[str | bytes]) -> Iterator[bytes]:
 
 async def _from_a_thread(make: Callable[[], Iterable[str | bytes]]) -> AsyncIterator[bytes]:
     """One thread for all of it: a database connection, and so its cursor, belongs to a thread."""
-    loop = asyncio.get_running_loop()
-    with ThreadPoolExecutor(1) as thread:
-        pieces: Iterator[bytes] = _pieces(make())
-        try:
-            while (piece := await loop.run_in_executor(thread, next, pieces, None)) is not None:
-                yield piece
-        finally:
-            thread.submit(_leave, pieces)
+    loop, thread = asyncio.get_running_loop(), ThreadPoolExecutor(1)
+    pieces: Iterator[bytes] = _pieces(make())
+    try:
+        while (piece := await loop.run_in_executor(thread, next, pieces, None)) is not None:
+            yield piece
+    finally:
+        # Whoever has gone away is not waited for.
+        thread.submit(_leave, pieces)
+        thread.shutdown(wait=False)
 
 
 def _leave(pieces: Iterator[bytes]) -> None:

@@ -25,6 +25,7 @@ from portal.pages import (
     quota,
     series,
     usage,
+    usage_line,
     waitlist,
     workstation,
 )
@@ -100,7 +101,9 @@ urlpatterns = [
     path("audit/<int:number>/", audit.audit_entry, name="audit-entry"),
     path("audit.jsonl", audit.audit_download, name="audit-download"),
     path("usage/", usage.usage, name="usage"),
-    path("usage.csv", usage.usage_download, name="usage-csv"),
+    path("usage/lines/", usage.usage_lines, name="usage-lines"),
+    path("usage/lines/<int:number>/", usage_line.usage_line, name="usage-line"),
+    path("usage/export/", usage.usage_download, name="usage-export"),
     path("account/", account.account, name="account"),
     path("account/language/", account.speak, name="language"),
     path("account/tokens/", account.add_token, name="add-token"),

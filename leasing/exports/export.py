@@ -85,7 +85,7 @@ def export_usage(
         raise InvalidRequest(
             _("“%(form)s” is not a form that exports have.") % {"form": form},
             hint=_("Choose one of: %(forms)s.") % {"forms": ", ".join(FORMS)},
-            field="as",
+            field="form",
         )
     found, made = chosen.of(segments), FORMS[form]
     told: dict[str, Any] = {"form": form, "chosen": chosen.told()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from django.db.models import Q, QuerySet
@@ -28,6 +29,7 @@ class UsageFilter:
     tenant: str = ""
     person: str = ""
     model: str = ""
+    lease: UUID | None = None
 
     def of(self, segments: QuerySet[UsageSegment]) -> QuerySet[UsageSegment]:
         """Those that are meant. Raises InvalidRequest for a month that is none."""
@@ -41,6 +43,7 @@ class UsageFilter:
             "lease__tenant__slug": self.tenant,
             "lease__owner__username": self.person,
             "lease__flavor__model__slug": self.model,
+            "lease": self.lease,
         }
         return segments.filter(**{name: value for name, value in exact.items() if value})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.db.models import QuerySet
+from django.http import StreamingHttpResponse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
@@ -17,13 +18,14 @@ from rest_framework.response import Response
 from leasing import policy
 from leasing.audit.search import Search, find
 from leasing.errors import NotVisible
-from leasing.models import AuditEntry, Person, ScrubRecord, UsageSegment
-from leasing.usage import usage_csv
-from portal.api.fields import EARLIEST, LATEST, MomentField
+from leasing.exports.export import FORMS, PARQUET, XLSX, export_usage
+from leasing.exports.filter import UsageFilter
+from leasing.models import AuditEntry, ScrubRecord, UsageSegment
+from portal.api.fields import MomentField
 from portal.api.serializers import AuditEntrySerializer, ScrubRecordSerializer, UsageSerializer
-from portal.api.views import ActionView, ListView, checked, person_of
-from portal.pages.usage import within
+from portal.api.views import ActionView, ListView, api_actor, checked, person_of
 from portal.pages.words import acts_of
+from portal.streaming import streamed
 
 
 class AuditFilterSerializer(serializers.Serializer[dict[str, Any]]):
@@ -50,23 +52,28 @@ class ScrubFilterSerializer(serializers.Serializer[dict[str, Any]]):
     lease = serializers.UUIDField(required=False)
 
 
-class PeriodSerializer(serializers.Serializer[dict[str, Any]]):
-    """`[since, before)`; segments that touch it are listed whole."""
+class UsageFilterSerializer(serializers.Serializer[dict[str, Any]]):
+    """Lines that touch `[since, before)`, or the month of each team's own zone, are listed whole."""
 
-    since = MomentField(required=False, default=EARLIEST)
-    before = MomentField(required=False, default=LATEST)
+    since = MomentField(required=False)
+    before = MomentField(required=False)
+    month = serializers.RegexField(
+        r"^20\d\d-(0[1-9]|1[0-2])$", required=False, help_text="such as 2026-03, in each team's own zone"
+    )
     tenant = serializers.SlugField(required=False)
+    person = serializers.CharField(required=False, max_length=150)
+    model = serializers.SlugField(required=False, help_text="of the GPU")
+    lease = serializers.UUIDField(required=False)
 
 
-class CsvRenderer(renderers.BaseRenderer):
-    """Text that is CSV already."""
+class ExportSerializer(UsageFilterSerializer):
+    form = serializers.ChoiceField(choices=list(FORMS), default="csv", help_text="of the file")
 
-    media_type = "text/csv"
-    format = "csv"
-    charset = "utf-8"
 
-    def render(self, data: Any, accepted_media_type: Any = None, renderer_context: Any = None) -> Any:
-        return data if isinstance(data, str) else renderers.JSONRenderer().render(data)
+class AnyRenderer(renderers.JSONRenderer):
+    """Refusals are JSON, whatever kind of file was asked for."""
+
+    media_type = "*/*"
 
 
 class AuditPages(CursorPagination):
@@ -117,34 +124,43 @@ class UsageList(ListView[UsageSegment]):
     queryset = UsageSegment.objects.none()
 
     def get_queryset(self) -> QuerySet[UsageSegment]:
-        return _segments(self.request)
+        person = person_of(self.request)
+        if not policy.seen_tenants(person).exists():
+            raise NotVisible(_("There is nothing here."))
+        chosen = UsageFilter(**checked(UsageFilterSerializer, self.request.query_params.dict()))
+        return chosen.of(policy.visible_usage(person)).order_by("starts_at", "id")
 
     def get_serializer_context(self) -> dict[str, Any]:
         return {**super().get_serializer_context(), "now": timezone.now()}
 
-    @extend_schema(parameters=[PeriodSerializer])
+    @extend_schema(parameters=[UsageFilterSerializer])
     def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """Usage segments of your tenants, with what each costs up to now."""
         return super().get(request, *args, **kwargs)
 
 
-class UsageCsv(ActionView):
-    renderer_classes = [CsvRenderer, renderers.JSONRenderer]
+class UsageExport(ActionView):
+    renderer_classes = [AnyRenderer]
 
-    @extend_schema(parameters=[PeriodSerializer], responses={(200, "text/csv"): OpenApiTypes.STR})
-    def get(self, request: Request) -> Response:
-        """The same as CSV: one line per segment."""
-        text = "".join(usage_csv(_segments(request), now=timezone.now()))
-        disposition = {"Content-Disposition": 'attachment; filename="usage.csv"'}
-        return Response(text, headers=disposition, content_type="text/csv; charset=utf-8")
-
-
-def _segments(request: Request) -> QuerySet[UsageSegment]:
-    person: Person = person_of(request)
-    if not policy.billed_tenants(person).exists():
-        raise NotVisible(_("There is nothing here."))
-    chosen = checked(PeriodSerializer, request.query_params.dict())
-    segments = within(policy.visible_usage(person), chosen["since"], chosen["before"])
-    if "tenant" in chosen:
-        segments = segments.filter(lease__tenant__slug=chosen["tenant"])
-    return segments.order_by("starts_at", "id")
+    @extend_schema(
+        parameters=[ExportSerializer],
+        responses={
+            (200, "text/csv"): OpenApiTypes.STR,
+            (200, XLSX): OpenApiTypes.BINARY,
+            (200, PARQUET): OpenApiTypes.BINARY,
+        },
+    )
+    def get(self, request: Request) -> StreamingHttpResponse:
+        """The same as a file, sent while it is made: CSV, Excel, Parquet, or FOCUS 1.2 as CSV or Parquet."""
+        person = person_of(request)
+        if not policy.billed_tenants(person).exists():
+            raise NotVisible(_("There is nothing here."))
+        chosen = checked(ExportSerializer, request.query_params.dict())
+        made = export_usage(
+            actor=api_actor(request),
+            segments=policy.exported_usage(person),
+            form=chosen.pop("form"),
+            chosen=UsageFilter(**chosen),
+            now=timezone.now(),
+        )
+        return streamed(request._request, made.pieces, made.name, made.media_type)

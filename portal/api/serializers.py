@@ -304,7 +304,7 @@ class UsageSerializer(serializers.ModelSerializer[UsageSegment]):
     class Meta:
         model = UsageSegment
         fields = [
-            "lease", "tenant", "owner", "flavor", "starts_at", "ends_at", "seconds", "rate_per_hour",
+            "id", "lease", "tenant", "owner", "flavor", "starts_at", "ends_at", "seconds", "rate_per_hour",
             "currency", "cause", "amount",
         ]  # fmt: skip
         read_only_fields = fields

@@ -119,5 +119,5 @@ urlpatterns = [
     path("scrub-records/", records.ScrubRecordList.as_view(), name="api-scrub-records"),
     path("audit/", records.AuditList.as_view(), name="api-audit"),
     path("usage/", records.UsageList.as_view(), name="api-usage"),
-    path("usage/csv/", records.UsageCsv.as_view(), name="api-usage-csv"),
+    path("usage/export/", records.UsageExport.as_view(), name="api-usage-export"),
 ]

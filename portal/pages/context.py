@@ -34,7 +34,7 @@ def parts_of(person: Person, roles: dict[Tenant, set[str]]) -> dict[str, bool]:
         "oversee": "approver" in names or auditor,
         "fleet": operator or auditor,
         "audit": "approver" in names or auditor,
-        "usage": "finance" in names or auditor or policy.is_money_manager(person),
+        "usage": bool(names & {"finance", "approver"}) or auditor or policy.is_money_manager(person),
     }
 
 

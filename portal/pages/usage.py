@@ -1,65 +1,34 @@
-"""Usage: what was used in a time, by whom, for how much; and the same as CSV."""
+"""Usage: what was used in a time, by whom, for how much; each figure leads to its lines, and to files."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import timedelta
 from decimal import Decimal
 
-from django import forms
 from django.contrib.auth.decorators import login_required
 from django.core.paginator import Paginator
-from django.db.models import Q, QuerySet
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_safe
 
 from leasing import policy
 from leasing.errors import NotVisible
+from leasing.exports.export import FORMS, export_usage
+from leasing.exports.sums import sums, totals
 from leasing.metering import billed_seconds, segment_amount
-from leasing.models import Person, Tenant, UsageSegment
-from leasing.usage import usage_csv
+from leasing.models import UsageSegment
 from portal.middleware import PersonRequest
-from portal.pages.downloads import attached
+from portal.pages.usage_chart import charts_of, spans_of
+from portal.pages.usage_form import UsageForm, found, midnight
+from portal.streaming import streamed
 
 PAGE = 50
-YEARS = range(2000, 2100)
-
-
-class PeriodForm(forms.Form):
-    """From the beginning of one day to the end of another, in the reader's zone."""
-
-    since = forms.DateField(label=gettext_lazy("From"), widget=forms.DateInput({"type": "date"}, "%Y-%m-%d"))
-    through = forms.DateField(
-        label=gettext_lazy("Through"), widget=forms.DateInput({"type": "date"}, "%Y-%m-%d")
-    )
-    tenant = forms.ModelChoiceField(
-        Tenant.objects.none(),
-        to_field_name="slug",
-        required=False,
-        empty_label=gettext_lazy("all teams"),
-        widget=forms.Select({"class": "form-select"}),
-    )
-
-    def __init__(self, person: Person, *args: object) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
-        self.fields["tenant"].queryset = policy.billed_tenants(person)  # type: ignore[attr-defined]
-
-    def clean_since(self) -> date:
-        return _sane(self.cleaned_data["since"])
-
-    def clean_through(self) -> date:
-        return _sane(self.cleaned_data["through"])
-
-    def clean(self) -> None:
-        given = super().clean() or {}
-        if "since" in given and "through" in given and given["through"] < given["since"]:
-            self.add_error("through", _("The period ends before it begins. Choose a later day."))
+# What a person's figures are looked at by next: teams by their people, people by what they had.
+NARROWER = {"tenant": "person", "person": "model", "model": "tenant"}
 
 
 @dataclass(frozen=True)
@@ -74,77 +43,71 @@ class Line:
 @login_required
 @require_safe
 def usage(request: PersonRequest) -> HttpResponse:
-    now = timezone.now()
-    form = _period(request)
-    lines = [_line(segment, now) for segment in _segments(request.user, form)]
+    """Cost or GPU-hours over time, and what each had."""
+    form, now = _form(request), timezone.now()
+    if not form.is_valid():
+        return render(request, "usage/usage.html", {"form": form}, status=400)
+    spans = spans_of(*form.days)
+    edges = [midnight(span.first) for span in spans] + [midnight(spans[-1].last + timedelta(days=1))]
+    had = sums(found(request.user, form), edges, by=form.divided, now=now)
+    show = form.cleaned_data["show"] or "cost"
     context = {
         "form": form,
-        "page": Paginator(lines, PAGE).get_page(request.GET.get("page")),
-        "totals": totals(lines),
-        "count": len(lines),
+        "charts": charts_of(spans, had, show=show),
+        "show": show,
+        "by": form.divided,
+        "narrower": NARROWER[form.divided],
+        "gpu_hours": sum((Decimal(one.gpu_seconds) for one in had), Decimal(0)) / 3600,
+        "may_export": _may_export(request),
+        "forms": FORMS.items(),
     }
-    return render(request, "usage.html", context, status=200 if form.is_valid() else 400)
+    return render(request, "usage/usage.html", context)
+
+
+@login_required
+@require_safe
+def usage_lines(request: PersonRequest) -> HttpResponse:
+    """The lines behind the figures."""
+    form, now = _form(request), timezone.now()
+    if not form.is_valid():
+        return render(request, "usage/lines.html", {"form": form}, status=400)
+    segments = found(request.user, form).order_by("starts_at", "id")
+    page = Paginator(segments, PAGE).get_page(request.GET.get("page"))
+    context = {
+        "form": form,
+        "page": page,
+        "lines": [Line(one, billed_seconds(one, now), segment_amount(one, now)) for one in page],
+        "totals": totals(segments, now=now),
+        "may_export": _may_export(request),
+        "forms": FORMS.items(),
+    }
+    return render(request, "usage/lines.html", context)
 
 
 @login_required
 @require_safe
 def usage_download(request: PersonRequest) -> HttpResponseBase:
-    form = _period(request)
-    segments = _segments(request.user, form)
-    if not form.is_valid():
-        return render(request, "usage.html", {"form": form, "totals": [], "count": 0}, status=400)
-    name = f"usage-{form.cleaned_data['since']}-{form.cleaned_data['through']}.csv"
-    return csv_response(segments, name, timezone.now())
-
-
-def csv_response(segments: QuerySet[UsageSegment], name: str, now: datetime) -> HttpResponse:
-    return attached("".join(usage_csv(segments, now=now)), name, "text/csv; charset=utf-8")
-
-
-def within(segments: QuerySet[UsageSegment], since: datetime, before: datetime) -> QuerySet[UsageSegment]:
-    """Segments that touch `[since, before)`."""
-    return segments.filter(Q(ends_at__isnull=True) | Q(ends_at__gt=since), starts_at__lt=before)
-
-
-def totals(lines: list[Line]) -> list[tuple[str, Decimal]]:
-    """The sum per currency."""
-    sums: dict[str, Decimal] = defaultdict(Decimal)
-    for line in lines:
-        sums[line.segment.currency] += line.amount
-    return sorted(sums.items())
-
-
-def _period(request: PersonRequest) -> PeriodForm:
-    today = timezone.localdate()
-    first = {"since": today.replace(day=1).isoformat(), "through": today.isoformat()}
-    return PeriodForm(request.user, first | request.GET.dict())
-
-
-def _segments(person: Person, form: PeriodForm) -> QuerySet[UsageSegment]:
-    if not policy.billed_tenants(person).exists():
+    """The lines as a file, sent while it is made."""
+    if not _may_export(request):
         raise NotVisible(_("There is nothing here."))
+    form = _form(request)
     if not form.is_valid():
-        return UsageSegment.objects.none()
-    chosen = form.cleaned_data
-    segments = within(
-        policy.visible_usage(person),
-        _midnight(chosen["since"]),
-        _midnight(chosen["through"] + timedelta(days=1)),
+        return render(request, "usage/lines.html", {"form": form}, status=400)
+    made = export_usage(
+        actor=request.actor,
+        segments=policy.exported_usage(request.user),
+        chosen=form.chosen,
+        form=request.GET.get("form", "csv"),
+        now=timezone.now(),
     )
-    if chosen["tenant"]:
-        segments = segments.filter(lease__tenant=chosen["tenant"])
-    return segments.order_by("starts_at", "id")
+    return streamed(request, made.pieces, made.name, made.media_type)
 
 
-def _line(segment: UsageSegment, now: datetime) -> Line:
-    return Line(segment, billed_seconds(segment, now), segment_amount(segment, now))
+def _form(request: PersonRequest) -> UsageForm:
+    if not policy.seen_tenants(request.user).exists():
+        raise NotVisible(_("There is nothing here."))
+    return UsageForm(request.user, request.GET.dict())
 
 
-def _midnight(day: date) -> datetime:
-    return timezone.make_aware(datetime.combine(day, time()))
-
-
-def _sane(day: date) -> date:
-    if day.year not in YEARS:
-        raise forms.ValidationError(_("This date is out of range."))
-    return day
+def _may_export(request: PersonRequest) -> bool:
+    return policy.billed_tenants(request.user).exists()

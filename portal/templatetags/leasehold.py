@@ -21,6 +21,8 @@ from leasing.quotas import Standing
 from leasing.terms import WHOLE_CURRENCIES
 from portal.pages import words
 from portal.pages.looks import FATE_LOOKS, STEP_LOOKS, TRUST_LOOKS, Look, look_of_gpu, look_of_lease
+from portal.pages.usage_chart import Span
+from portal.pages.usage_form import UsageForm
 
 register = template.Library()
 for _words in (
@@ -237,6 +239,26 @@ def money(amount: Decimal | None, currency: str, places: int | None = None) -> s
     figure = formats.number_format(amount, decimal_pos=decimals, use_l10n=True, force_grouping=True)
     sign = SYMBOLS.get(currency)
     return f"{sign}{figure}" if sign else f"{figure} {currency}"
+
+
+@register.simple_tag
+def amount(value: Decimal, currency: str) -> str:
+    """Money, or hours where there is no currency."""
+    if currency:
+        return money(value, currency)
+    return formats.number_format(value, decimal_pos=1, use_l10n=True, force_grouping=True)
+
+
+@register.simple_tag
+def narrowed(form: UsageForm, by: str, key: str, then_by: str = "") -> str:
+    """The usage pages' filter, narrowed to one of those that it is divided by."""
+    return form.address(**{by: key, "by": then_by})
+
+
+@register.simple_tag
+def within(form: UsageForm, span: Span) -> str:
+    """The same for the time of one bar."""
+    return form.address(month="", since=span.first.isoformat(), through=span.last.isoformat())
 
 
 @register.filter

@@ -165,7 +165,7 @@ def test_a_workstation_is_leased_seen_kept_over_a_restart_and_billed(var: Path, 
             "every GPU is clean again",
             seconds=60,
         )
-        assert lease_id in demo.call("/api/v1/usage/csv/", ("studio", "finance"))
+        assert lease_id in demo.call("/api/v1/usage/export/", ("studio", "finance"))
     for proof in (["fsck"], ["audit", "verify"]):
         done = subprocess.run(
             [sys.executable, "manage.py", *proof],

@@ -201,7 +201,7 @@ def test_nothing_is_left_on_the_hypervisor(stage: Stage, second: SecondLease) ->
 
 def test_usage_to_the_second_is_in_the_csv(stage: Stage, first: FirstLease, second: SecondLease) -> None:
     lease = stage.lease(first.lease["id"], DANA)
-    rows = list(csv.DictReader(io.StringIO(stage.lab.portal.call("usage/csv/", STUDIO_FINANCE))))
+    rows = list(csv.DictReader(io.StringIO(stage.lab.portal.call("usage/export/", STUDIO_FINANCE))))
     (row,) = [row for row in rows if row["lease"] == lease["id"]]
     lasted = datetime.fromisoformat(lease["stopped_at"]) - datetime.fromisoformat(lease["active_at"])
     assert abs(int(row["seconds"]) - lasted.total_seconds()) < 1

@@ -139,6 +139,10 @@ def audited(subject: str) -> Arguments:
     return arguments
 
 
+def line(name: str) -> Arguments:
+    return lambda scene: {"number": getattr(scene, name).segments.get().pk}
+
+
 def posting(name: str, codes: str = "", *, others: int = 404, **more: Any) -> Row:
     body = tuple(more.pop("body", {}).items())
     return Row(name, codes, others, "post", body, **more)
@@ -265,8 +269,13 @@ TABLE = [
     Row("audit-entry", "auditor=200", arguments=audited("lease:{theirs}")),
     Row("audit-entry", arguments=lambda _scene: {"number": 2**70}),
     posting("audit-verify", "auditor=302"),
-    Row("usage", "finance=200 auditor=200 money=200"),
-    Row("usage-csv", "finance=200 auditor=200 money=200"),
+    Row("usage", "approver=200 finance=200 auditor=200 money=200"),
+    Row("usage-lines", "approver=200 finance=200 auditor=200 money=200"),
+    Row("usage-line", "approver=200 finance=200 auditor=200 money=200", arguments=line("ended")),
+    Row("usage-line", "auditor=200 money=200", arguments=line("theirs")),
+    Row("usage-line", arguments=lambda _scene: {"number": 2**70}),
+    Row("usage-export", "finance=200 auditor=200 money=200"),
+    Row("usage-export", "finance=400 auditor=400 money=400", query="?form=docx"),
     Row("account", others=EVERYBODY),
     posting("language", "", others=302, body={"language": "zh-hans"}),
     posting("add-token", "", others=200, body={"days": "30"}),
@@ -398,8 +407,9 @@ TABLE = [
     posting("api-weight", "operator=200", body={"weight": 3}, arguments=team),
     Row("api-scrub-records", others=EVERYBODY),
     Row("api-audit", "approver=200 auditor=200"),
-    Row("api-usage", "finance=200 auditor=200 money=200"),
-    Row("api-usage-csv", "finance=200 auditor=200 money=200"),
+    Row("api-usage", "approver=200 finance=200 auditor=200 money=200"),
+    Row("api-usage-export", "finance=200 auditor=200 money=200"),
+    Row("api-usage-export", "finance=400 auditor=400 money=400", query="?form=docx"),
 ]
 
 

@@ -93,7 +93,7 @@ def test_usage_as_json_and_csv_agree(scene: Scene) -> None:
     finance = Api(scene.finance)
     rows = finance.get("usage/", before=f"{scene.until:%Y-%m-%dT%H:%M:%SZ}").json()["results"]
     assert {row["tenant"] for row in rows} == {"studio"}
-    text = finance.get("usage/csv/").content.decode()
+    text = finance.get("usage/export/").getvalue().decode()
     assert len(text.splitlines()) == 1 + len(rows)
     assert rows[0]["amount"] in text
 

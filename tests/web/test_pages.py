@@ -153,10 +153,10 @@ def test_usage_is_the_same_on_the_page_and_in_the_csv(scene: Scene, sign_in: Sig
         "since": f"{scene.until - timedelta(days=2):%F}",
         "through": f"{scene.until + timedelta(days=1):%F}",
     }
-    page = client.get(reverse("usage"), days).content.decode()
+    page = client.get(reverse("usage-lines"), days).content.decode()
     assert "€4.57" in page
-    answer = client.get(reverse("usage-csv"), days)
-    rows = list(csv.DictReader(answer.content.decode().splitlines()))
+    answer = client.get(reverse("usage-export"), days)
+    rows = list(csv.DictReader(answer.getvalue().decode().splitlines()))
     assert {row["tenant"] for row in rows} == {"studio"}
     assert "4.57" in {row["amount"] for row in rows}
     assert answer.headers["Content-Disposition"].endswith('.csv"')
@@ -174,7 +174,7 @@ def test_usage_is_the_same_on_the_page_and_in_the_csv(scene: Scene, sign_in: Sig
 )
 def test_an_odd_period_is_answered_in_the_form(period: dict[str, str], scene: Scene, sign_in: SignIn) -> None:
     client = sign_in(scene.finance)
-    for name in ("usage", "usage-csv"):
+    for name in ("usage", "usage-lines", "usage-export"):
         answer = client.get(reverse(name), period)
         assert answer.status_code == 400
         assert 'class="fault"' in answer.content.decode()

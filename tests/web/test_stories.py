@@ -166,11 +166,17 @@ def test_booking_works_without_javascript(visits: Visits, site: Site) -> None:
 def test_finance_downloads_what_the_page_shows(visits: Visits, site: Site) -> None:
     page = visits.page(site.scene.finance)
     page.goto("/usage/")
+    page.locator(".figure").first.click()
+    expect(page.get_by_role("heading", name="Lines of usage")).to_be_visible()
+    page.get_by_text("Download", exact=True).click()
     with page.expect_download() as download:
-        page.get_by_role("link", name="Download as CSV").click()
+        page.get_by_role("link", name="CSV", exact=True).click()
     text = download.value.path().read_text()
     assert text.startswith("lease,tenant,person")
     assert len(text.splitlines()) - 1 == page.locator("table.data tbody tr").count()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Excel").click()
+    assert download.value.path().read_bytes().startswith(b"PK")
 
 
 def test_every_page_fits_a_phone(visits: Visits, site: Site) -> None:
@@ -214,7 +220,8 @@ def _pages(scene: Scene) -> dict[str, list[str]]:
         ],
         "approver": ["/approvals/", "/audit/", "/workstations/"],
         "operator": ["/fleet/", "/fleet/models/", f"/fleet/gpus/{scene.quarantined.pk}/"],
-        "finance": ["/usage/"],
+        "finance": ["/usage/", "/usage/lines/", f"/usage/lines/{scene.ended.segments.get().pk}/"],
+        "auditor": ["/audit/1/"],
     }
 
 
