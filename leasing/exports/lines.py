@@ -14,9 +14,9 @@ from uuid import UUID
 from django.db import connection
 from django.db.models import QuerySet
 
-from leasing.metering import WHOLE_CURRENCIES
 from leasing.models import UsageSegment
 from leasing.statements import fields_of, stream_rows
+from leasing.terms import WHOLE_CURRENCIES
 
 # A rate has four decimals, and an hour 3600 seconds: how many of seconds × rate × 10 000 make a hundredth.
 PER_HUNDREDTH = 360_000
