@@ -65,9 +65,9 @@ lab-image:
 debian-build:
 	@tools/debian-packages build
 debian-demo: debian-account
-	@tools/debian-packages build demo
+	@tools/debian-packages build demo portal
 debian-test: debian-account
-	@tools/debian-packages build demo test lab
+	@tools/debian-packages build demo portal test lab
 
 # libvirt's QEMU driver does not start without this account, though the demo's machines run as another.
 debian-account:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import transaction
@@ -17,7 +18,7 @@ from leasing.audit.log import record
 from leasing.errors import InvalidRequest, NotVisible, WrongState
 from leasing.fleet import authorise
 from leasing.locking import locked
-from leasing.models import Image, Lease, WaitlistEntry
+from leasing.models import Image, ImageUpload, Lease, StoredImage, WaitlistEntry
 from leasing.states.lease import ON_HOST, LeaseState
 
 _AHEAD = (LeaseState.REQUESTED, LeaseState.SCHEDULED)
@@ -42,8 +43,9 @@ def _count(states: Collection[str]) -> Coalesce:
 def add_version(*, actor: Actor, slug: str, facts: Mapping[str, Any], now: datetime) -> Image:
     """Offer another version of an image, the first one if there is none yet. InvalidRequest names the field.
 
-    `facts` are some of FIELDS. The version that was offered is retired; leases keep it, and who waits for the
-    image, or was offered a lease with it, gets the new one.
+    `facts` are some of FIELDS, or the id of a finished `upload` in the place of format, file and digest. The
+    version that was offered is retired; leases keep it, and who waits for the image, or was offered a lease
+    with it, gets the new one.
     """
     authorise(actor)
     with transaction.atomic():
@@ -54,7 +56,12 @@ def add_version(*, actor: Actor, slug: str, facts: Mapping[str, Any], now: datet
             _retire(before, reason=_told_replaced(number), now=now)
         kept = {name: getattr(versions[-1], name) for name in FIELDS} if versions else {}
         given = {name: _tidy(name, facts[name]) for name in FIELDS if name in facts}
-        image = Image(slug=slug, version=number, **kept | given)
+        stored = _stored(facts["upload"]) if facts.get("upload") else None
+        if stored is not None:
+            given |= {"format": Image.Format.RAW, "digest": stored.digest, "file_name": stored.name}
+        elif not {"digest", "file_name"} <= given.keys():
+            raise InvalidRequest(_("Choose an upload, or name a file and its digest."), field="file_name")
+        image = Image(slug=slug, version=number, stored=stored, **kept | given)
         _check(image)
         image.save()
         if before is not None:
@@ -105,6 +112,13 @@ def offer_image(*, actor: Actor, image_id: int, now: datetime) -> Image:
             _carry_over(before, image)
         record(action="image.offer", actor=actor, subject=_subject(image), now=now, slug=image.slug)
     return image
+
+
+def _stored(upload_id: UUID) -> StoredImage:
+    upload = ImageUpload.objects.filter(pk=upload_id).select_related("stored").first()
+    if upload is None or upload.stored is None:
+        raise InvalidRequest(_("This upload does not exist, or is not ready."), field="upload")
+    return upload.stored
 
 
 def _told_replaced(version: int) -> str:

@@ -28,6 +28,15 @@ TEXTS: dict[str, str | Promise] = {
     "gpu-failed": _("A GPU of the workstation has failed: %(reason)s"),
     "host-failed": _("The host could not start the machine: %(reason)s"),
     "host-silent": _("%(host)s did not answer in time."),
+    "image-damaged": _("The file is damaged, or a part of it is missing. %(words)s"),
+    "image-elsewhere": _("It takes its data from another file (%(file)s); an image must stand alone."),
+    "image-gave-up": _("Its conversion was cut short %(count)d times."),
+    "image-late": _("Its conversion took longer than it may."),
+    "image-no-room": _("There is not enough room in the portal's store."),
+    "image-no-sandbox": _("The portal's server cannot convert images safely: %(words)s"),
+    "image-other-digest": _("Its SHA-256 is %(found)s, not what was said."),
+    "image-too-large": _("Its disk would have %(gib)d GiB; at most %(limit)d GiB are allowed."),
+    "image-unreadable": _("It cannot be read as %(format)s. %(words)s"),
     "machine-lost": _("The host no longer has the machine."),
     "never-used": _(
         "Nobody used it in its first %(minutes)d minutes, so it was given back. "

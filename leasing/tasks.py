@@ -11,6 +11,7 @@ from hosts.models import Host
 from hosts.protocol.fence import DELIVER_COMMAND, DELIVER_REPORT, FencedTask, host_queue, push
 from leasing import notices, reports
 from leasing.audit.sinks import tell_sinks
+from leasing.imaging.launch import start_conversion
 from leasing.reports.inbox import refuse_report
 from leasing.tick import tick
 from leasing.wake import WAKE_TASK
@@ -42,6 +43,7 @@ def run_tick() -> None:
     global _last_tick_began
     _last_tick_began = time.time()
     tick(now=timezone.now(), send=send_command)
+    start_conversion()
 
 
 @shared_task(name=WAKE_TASK)

@@ -18,6 +18,8 @@ from leasing.actors import SYSTEM
 from leasing.approval import expire_series
 from leasing.audit.sealer import seal
 from leasing.errors import DomainError
+from leasing.imaging.copies import order_copies
+from leasing.imaging.uploads import forget_old
 from leasing.locking import locked
 from leasing.maintenance import reopening
 from leasing.models import Block, Hold, Lease, OutboxMessage, WaitlistEntry
@@ -200,6 +202,8 @@ DUTIES: tuple[Callable[[datetime], None], ...] = (
     open_again,
     serve_lines,
     forget_past,
+    order_copies,
+    forget_old,
     seal_audit,
 )
 

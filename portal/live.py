@@ -28,6 +28,8 @@ from leasing import policy
 from leasing.errors import NotVisible
 from leasing.models import (
     Closure,
+    ImageCopy,
+    ImageUpload,
     Lease,
     LeaseStep,
     Person,
@@ -171,7 +173,7 @@ async def stream(subscriber: Subscriber) -> AsyncIterator[str]:
 
 @in_database_thread
 def take_snapshot(session_keys: frozenset[str]) -> Snapshot:
-    """Five small queries, however many watch."""
+    """A few small queries, however many watch."""
     now = timezone.now()
     recent = Q(state__in=HOLDING) | Q(state_since__gt=now - AFTERGLOW)
     rows = Lease.objects.filter(recent).values_list(
@@ -199,6 +201,8 @@ def take_snapshot(session_keys: frozenset[str]) -> Snapshot:
         fleet=(
             tuple(Gpu.objects.values_list("pk", "state", "state_since")),
             tuple(Closure.objects.values_list("pk", "starts_at", "ends_at")),
+            tuple(ImageUpload.objects.values_list("pk", "state", "received", "percent")),
+            tuple(ImageCopy.objects.values_list("pk", "state", "done", "wanted")),
         ),
         roles=_roles(),
         sessions=frozenset(alive.values_list("session_key", flat=True)),

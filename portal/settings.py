@@ -220,6 +220,8 @@ SPECTACULAR_SETTINGS = {
         "StretchKindEnum": "portal.api.schema.STRETCH_KINDS",
         "GpuStateEnum": "hosts.models.GPU_STATES",
         "LeaseOutcomeEnum": "portal.api.schema.LEASE_OUTCOMES",
+        "ImageFormatEnum": "leasing.models.Image.Format",
+        "UploadFormatEnum": "leasing.models.ImageUpload.Format",
         "WaitlistOutcomeEnum": "portal.api.schema.WAITLIST_OUTCOMES",
     },
 }
@@ -241,6 +243,10 @@ PROVIDER_NAME = os.environ.get("LEASEHOLD_PROVIDER_NAME", "Leasehold")
 # Told the signed heads besides: /dev/log or udp://host:port, and an https:// address.
 AUDIT_SYSLOG = os.environ.get("LEASEHOLD_AUDIT_SYSLOG", "")
 AUDIT_WEBHOOK = _secret("LEASEHOLD_AUDIT_WEBHOOK")
+# Disk images: the folder of their files, how large one may be, and how long a conversion may take.
+IMAGE_STORE = Path(os.environ.get("LEASEHOLD_IMAGE_STORE", VAR_DIR / "image-store"))
+IMAGE_AT_MOST_BYTES = int(os.environ.get("LEASEHOLD_IMAGE_MAX_GIB", "256")) << 30
+IMAGE_CONVERSION_SECONDS = int(os.environ.get("LEASEHOLD_IMAGE_CONVERSION_MINUTES", "120")) * 60
 # Where hosts dial the console gateway; the browser uses SITE_URL.
 GATEWAY_URL = os.environ.get("LEASEHOLD_GATEWAY_URL", SITE_URL.replace("http", "ws", 1) + "/ws/host-console/")
 # After how long a workstation that nobody has used is given back; 0 is never. Needs a source that watches.

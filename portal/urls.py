@@ -20,6 +20,7 @@ from portal.pages import (
     fleet,
     home,
     hosts,
+    image_files,
     images,
     maintenance,
     quota,
@@ -85,6 +86,11 @@ urlpatterns = [
     path("fleet/hosts/<uuid:host_id>/account/", hosts.make_account, name="host-account"),
     path("fleet/hosts/<uuid:host_id>/retire/", hosts.retire, name="host-retire"),
     path("fleet/images/", images.images, name="images"),
+    path("fleet/images/live/", image_files.images_live, name="images-live"),
+    path("fleet/images/upload/", image_files.upload_image, name="upload-image"),
+    path(
+        "fleet/images/uploads/<uuid:upload_id>/remove/", image_files.remove_upload, name="remove-image-upload"
+    ),
     path("fleet/images/add/", images.add_image, name="add-image"),
     path("fleet/images/<int:image_id>/retire/", images.retire_image, name="retire-image"),
     path("fleet/images/<int:image_id>/offer/", images.offer_image, name="offer-image"),

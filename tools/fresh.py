@@ -73,9 +73,10 @@ def enter(script: Path, *words: str) -> list[str]:
     """Run Python in the new root, in namespaces of its own: what it leaves running dies with it.
 
     The shell stays as their first process, because a shell reaps what others leave dead: to libvirt a QEMU
-    that nobody reaped has not gone.
+    that nobody reaped has not gone. The root is a mount of its own, or no sandbox could be made in it.
     """
-    mounts = 'cd "$0" && mount --rbind /dev dev && mount -t proc proc proc && mount -t sysfs sys sys'
+    own = 'mount --bind "$0" "$0" && cd "$0"'
+    mounts = f"{own} && mount --rbind /dev dev && mount -t proc proc proc && mount -t sysfs sys sys"
     alone = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
     return [
         *alone,

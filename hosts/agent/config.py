@@ -36,7 +36,10 @@ class Rom(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The operator's decisions, all of which may be left out. Times in seconds."""
+    """The operator's decisions, all of which may be left out. Times in seconds.
+
+    `image_mib_per_second` bounds how fast images are fetched; 0 is as fast as they come.
+    """
 
     state_directory: Path = Path("/var/lib/leasehold")
     images_directory: Path = Path("/var/lib/leasehold/images")
@@ -49,6 +52,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     roms: tuple[Rom, ...] = ()
     usb_devices: tuple[UsbId, ...] = ()
     network: NetworkSettings = NetworkSettings()
+    image_mib_per_second: Annotated[float, Meta(ge=0)] = 0.0
     resend_seconds: Seconds = 10.0
     inventory_seconds: Seconds = 60.0
     check_up_seconds: Seconds = 3600.0

@@ -14,6 +14,7 @@ from hosts.agent.spool import Origin
 from hosts.protocol.messages import (
     Goal,
     GpuOrder,
+    HoldImages,
     Inspect,
     Intake,
     OpenConsole,
@@ -51,6 +52,8 @@ def take_goal(rig: Rig, goal: Goal, origin: Origin) -> None:
             _take_console(rig, goal)
         case Intake():
             _take_intake(rig, goal, origin)
+        case HoldImages():
+            rig.copies.want(goal)
         case Inspect():
             rig.plans.add("inspect", goal, origin, lease_id=None, locks=())
         case _:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from hosts.agent import building
 from hosts.agent.bus import BusError, Card
+from hosts.agent.images import sha256_of
 from hosts.agent.machines import ACTIVE, HypervisorError, MachineFacts
 from hosts.agent.network import connecting
 from hosts.agent.proven import was_away
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 
 STOP_POLL_SECONDS = 0.2
 FORCED_STOP_SECONDS = 20.0
+# The portal gives a machine that does not come up within a quarter of an hour up.
+IMAGE_SECONDS = 12 * 60.0
 
 
 def provision_of(job: Job) -> Provision:
@@ -132,7 +135,27 @@ def _is_bound(job: Job) -> bool:
     return True
 
 
+def _await_image(job: Job) -> None:
+    """Until the portal's image is here whole. One that was put here by hand is looked at when it is used."""
+    order = provision_of(job).machine.image
+    copies, directory = job.rig.copies, job.rig.config.images_directory
+    copy = copies.find(order.digest)
+    if copy is None or copy.image.name != order.name:
+        return
+    path = copy.path(directory)
+    if copy.state == "held" and (not path.exists() or sha256_of(path) != order.digest):
+        copies.change(copy.digest, state="waiting", done=0)
+    here = copies.await_held(order.digest, seconds=IMAGE_SECONDS, is_over=lambda: _is_overtaken(job))
+    if here is None or here.state != "held":
+        raise StepFailed(f"Its image is not here yet. {here.reason if here else ''}".strip())
+
+
+def _is_overtaken(job: Job) -> bool:
+    return job.rig.plans.get(job.plan.plan_id).state == "cancelling"
+
+
 def _reserve(job: Job) -> None:
+    _await_image(job)
     building.make_disks(job.rig, provision_of(job))
 
 

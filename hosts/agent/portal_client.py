@@ -1,4 +1,4 @@
-"""Speaks with the portal over HTTPS, for enrolment alone; everything else goes through the broker."""
+"""Speaks with the portal over HTTPS, for enrolment and images; everything else goes through the broker."""
 
 from __future__ import annotations
 
@@ -41,17 +41,27 @@ class Declined(PortalError):
 
 def post(portal: str, path: str, body: Mapping[str, Any], *, ca_file: str = "") -> dict[str, Any]:
     """The portal's JSON answer. NotAsked, NoAnswer, Declined, or PortalError if it is not a portal."""
-    connection = _connection(portal, ca_file)
+    connection = connect(portal, ca_file=ca_file)
     try:
-        _connect(connection, portal)
         connection.request("POST", path, json.dumps(body), HEADERS)
         response = connection.getresponse()
         text = response.read(ANSWER_AT_MOST)
     except (OSError, http.client.HTTPException) as error:
-        raise NoAnswer(f"{portal} did not answer: {_reason(error)}.", "Run this again.") from error
+        raise NoAnswer(f"{portal} did not answer: {reason_of(error)}.", "Run this again.") from error
     finally:
         connection.close()
     return _read(portal, response, text)
+
+
+def connect(portal: str, *, ca_file: str = "") -> http.client.HTTPConnection:
+    """A connection to be closed. NotAsked says why there is none."""
+    connection = _connection(portal, ca_file)
+    try:
+        _connect(connection, portal)
+    except PortalError:
+        connection.close()
+        raise
+    return connection
 
 
 def check_address(portal: str) -> None:
@@ -90,12 +100,13 @@ def _connect(connection: http.client.HTTPConnection, portal: str) -> None:
         ) from error
     except OSError as error:
         raise NotReached(
-            f"{portal} cannot be reached: {_reason(error)}.",
+            f"{portal} cannot be reached: {reason_of(error)}.",
             "Check the address and the way there, then run this again.",
         ) from error
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """What is wrong with the way there, in a few words."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 

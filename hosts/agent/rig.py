@@ -8,6 +8,7 @@ from uuid import UUID
 
 from hosts.agent.bus import PciBus
 from hosts.agent.config import Config
+from hosts.agent.copies import Copies
 from hosts.agent.doctor.reader import Reader
 from hosts.agent.hardware import Hardware
 from hosts.agent.journal import Journal
@@ -34,6 +35,7 @@ class Books:
     machines: Machines
     consoles: Consoles
     lanes: Lanes
+    copies: Copies
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,18 @@ class Rig(Books):
 
 def open_books(*, config: Config, clock: Clock, journal: Journal, signer: Signer) -> Books:
     """The tables of an open journal."""
+    spool = Spool(journal, signer=signer, host=config.host, clock=clock)
     return Books(
         config=config,
         clock=clock,
         journal=journal,
-        spool=Spool(journal, signer=signer, host=config.host, clock=clock),
+        spool=spool,
         plans=Plans(journal, clock=clock),
         gpus=Gpus(journal),
         machines=Machines(journal),
         consoles=Consoles(journal),
         lanes=Lanes(journal, config.network),
+        copies=Copies(journal, spool, host=config.host),
     )
 
 

@@ -68,6 +68,15 @@ def status(rig: Books) -> dict[str, Any]:
                 }
                 for gpu in rig.gpus.all()
             ],
+            "images": [
+                {
+                    "name": copy.image.name,
+                    "state": copy.state,
+                    "percent": 100 * copy.done // max(copy.image.size, 1),
+                    "reason": copy.reason,
+                }
+                for copy in rig.copies.all()
+            ],
             "machines": [
                 {
                     "lease": str(machine.lease_id),

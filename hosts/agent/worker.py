@@ -15,11 +15,13 @@ from hosts.agent.console_desk import ConsoleDesk
 from hosts.agent.control_socket import ControlSocket
 from hosts.agent.delivery import Delivery
 from hosts.agent.executor import Executor
+from hosts.agent.fetching import Fetcher
 from hosts.agent.hardware import Hardware
 from hosts.agent.host_plans import PLAN_KINDS
 from hosts.agent.identity import Identity
 from hosts.agent.journal import Journal
 from hosts.agent.loop import Loop
+from hosts.agent.pieces import portal_source
 from hosts.agent.receiver import Receiver, make_app, register_delivery
 from hosts.agent.reconcile import reconcile
 from hosts.agent.rig import make_rig, open_books
@@ -69,6 +71,7 @@ class Worker:
         self._receiver = Receiver(app, on_death=self._die)
         self._delivery = Delivery(app, self.rig.spool, resend_seconds=config.resend_seconds)
         self._watch = Watch(self.rig, on_death=self._die)
+        self._fetcher = Fetcher(self.rig, lambda: portal_source(config, identity.signing, clock))
         self._control = ControlSocket(config.socket_path, answers(self.rig))
 
     def run(self) -> int:
@@ -88,6 +91,7 @@ class Worker:
         self._executor.start()
         self._delivery.start()
         self._watch.start()
+        self._fetcher.start()
         self._receiver.start()
         log.info("Host %s is up; journal %s", self._config.host, self.rig.journal.journal_id)
 
@@ -104,6 +108,7 @@ class Worker:
                 parts.callback(suspend_machines, self.rig)
             parts.callback(self._executor.stop, seconds=STOP_SECONDS)
             parts.callback(self._watch.stop, seconds=STOP_SECONDS)
+            parts.callback(self._fetcher.stop, seconds=STOP_SECONDS)
             parts.callback(self._receiver.stop, seconds=STOP_SECONDS)
 
     def _on_signal(self, number: int, _frame: object) -> None:

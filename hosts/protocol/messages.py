@@ -30,6 +30,10 @@ from hosts.protocol.fields import (
     TcpPort,
     Text,
 )
+from hosts.protocol.images import CopyFacts as CopyFacts
+from hosts.protocol.images import HeldImage as HeldImage
+from hosts.protocol.images import HoldImages as HoldImages
+from hosts.protocol.images import ImageCopies as ImageCopies
 from hosts.protocol.machine import GuestOrder as GuestOrder
 from hosts.protocol.machine import ImageOrder as ImageOrder
 from hosts.protocol.machine import MachineOrder as MachineOrder
@@ -110,7 +114,7 @@ class Receipt(Message, frozen=True, kw_only=True, tag="receipt"):
     through: Counter
 
 
-Goal = Provision | Release | Power | Update | OpenConsole | Intake | Inspect | Receipt
+Goal = Provision | Release | Power | Update | OpenConsole | Intake | Inspect | HoldImages | Receipt
 
 
 class Command(Message, frozen=True, kw_only=True):
@@ -324,7 +328,8 @@ class Inventory(Message, frozen=True, kw_only=True, tag="inventory"):
 
 MachineEvent = MachineRunning | MachineStopped | MachineGone | ProvisionFailed
 GpuEvent = ScrubStarted | Scrubbed | GpuFailed | Ordered | GpuReset
-Event = Accepted | Refused | StepReport | MachineEvent | GpuEvent | ConsoleClosed | Inventory | CheckUp
+HostEvent = ConsoleClosed | Inventory | CheckUp | ImageCopies
+Event = Accepted | Refused | StepReport | MachineEvent | GpuEvent | HostEvent
 
 
 class Report(Message, frozen=True, kw_only=True):

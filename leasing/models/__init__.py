@@ -12,6 +12,7 @@ from leasing.models.audit import (
 from leasing.models.catalogue import Flavor, Image
 from leasing.models.enrolment import EnrolmentToken
 from leasing.models.feeds import CalendarFeed
+from leasing.models.imaging import ImageCopy, ImageGoal, ImageUpload, StoredImage
 from leasing.models.invoices import BudgetWarning, Invoice, InvoiceLine, MonthClose, NumberSeries, Outage
 from leasing.models.keys import SshKey
 from leasing.models.leases import ConsoleSession, Extension, Hold, Lease, LeaseStep, LeaseTerm
@@ -43,6 +44,9 @@ __all__ = [
     "HeadDelivery",
     "Hold",
     "Image",
+    "ImageCopy",
+    "ImageGoal",
+    "ImageUpload",
     "Invoice",
     "InvoiceLine",
     "Lease",
@@ -62,6 +66,7 @@ __all__ = [
     "ScrubRecord",
     "Series",
     "SshKey",
+    "StoredImage",
     "TaxRate",
     "Tenant",
     "TenantGroupPermission",

@@ -91,7 +91,8 @@ class Image(models.Model):
     was booked with. `retired_at` is since when, and `retired_because` why, this one is not offered any more.
     One with cloud-init makes `default_user` at its first start, with the SSH keys of the lease's owner, and
     mounts `mounts`, each with source, target, type and options as in fstab. `ports` are those that are
-    forwarded to it from its host, where hosts connect machines: SSH, or 3389 for Remote Desktop.
+    forwarded to it from its host, where hosts connect machines: SSH, or 3389 for Remote Desktop. Hosts fetch
+    what is `stored`; everything else somebody has put there by hand.
     """
 
     class Firmware(models.TextChoices):
@@ -120,6 +121,7 @@ class Image(models.Model):
     firmware = models.CharField(max_length=11, choices=Firmware, default=Firmware.UEFI)
     tpm = models.BooleanField(default=False, help_text=_("A TPM 2.0, as Windows 11 needs"))
     hides_hypervisor = models.BooleanField(default=False)
+    stored = models.ForeignKey("StoredImage", models.PROTECT, null=True, blank=True, related_name="versions")
     offered = models.BooleanField(default=True)
     retired_at = models.DateTimeField(null=True, blank=True)
     retired_because = models.CharField(max_length=200, blank=True)

@@ -14,6 +14,7 @@ from hosts.protocol import messages as m
 from leasing import changing, outbox
 from leasing.actors import Actor
 from leasing.audit.log import record
+from leasing.imaging import copies
 from leasing.locking import locked
 from leasing.models import ConsoleSession, Lease, LeaseStep, OutboxMessage
 from leasing.reasons import because
@@ -261,6 +262,12 @@ def _checked_up(host: Host, report: m.Report, event: m.CheckUp, stored: Received
     return APPLIED
 
 
+def _copies(host: Host, report: m.Report, event: m.ImageCopies, stored: ReceivedReport, now: datetime) -> str:
+    _answer(report, ("images",), "told", now)
+    copies.take_report(host, event, now=now)
+    return APPLIED
+
+
 _HANDLERS: dict[type[m.Event], Handler] = {
     m.Accepted: _accepted,
     m.Refused: _refused,
@@ -277,6 +284,7 @@ _HANDLERS: dict[type[m.Event], Handler] = {
     m.GpuReset: _gpu_reset,
     m.Inventory: _inventory,
     m.CheckUp: _checked_up,
+    m.ImageCopies: _copies,
 }
 
 

@@ -24,22 +24,33 @@ class ImageVersionSerializer(serializers.ModelSerializer[Image]):
     ports = serializers.ListField(child=serializers.IntegerField(), read_only=True)
     running = serializers.IntegerField(read_only=True, help_text="Leases that run from it")
     booked = serializers.IntegerField(read_only=True, help_text="Leases that are booked with it")
+    distributed = serializers.SerializerMethodField(help_text="Whether hosts fetch it from the portal")
 
     class Meta:
         model = Image
         fields = [
             "id", "slug", "version", *service.FIELDS, "offered", "retired_at", "retired_because", "running",
-            "booked",
+            "booked", "distributed",
         ]  # fmt: skip
         read_only_fields = fields
+
+    def get_distributed(self, image: Image) -> bool:
+        return image.stored_id is not None
 
 
 class NewVersionSerializer(StrictSerializer[dict[str, Any]]):
     """What is left out is as in the last version."""
 
     slug = serializers.SlugField(max_length=50)
-    digest = serializers.CharField(max_length=64, help_text="SHA-256 of the file, or of its manifest")
-    file_name = serializers.CharField(max_length=63, help_text="In each host's folder of images")
+    upload = serializers.UUIDField(
+        required=False, help_text="One that is ready, in the place of format, digest and file_name"
+    )
+    digest = serializers.CharField(
+        max_length=64, required=False, help_text="SHA-256 of the file, or of its manifest"
+    )
+    file_name = serializers.CharField(
+        max_length=63, required=False, help_text="In each host's folder of images"
+    )
     name = serializers.CharField(max_length=100, required=False)
     os_family = serializers.CharField(max_length=30, required=False)
     format = serializers.ChoiceField(Image.Format.choices, required=False)

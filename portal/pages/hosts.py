@@ -21,6 +21,7 @@ from hosts.protocol.broker import broker_user
 from leasing import fleet, policy
 from leasing.enrolment import accounts, changes, tokens
 from leasing.errors import DomainError, InvalidRequest
+from leasing.imaging.copies import known_copies
 from leasing.models import AuditEntry
 from leasing.timing import HOST_SILENT_AFTER
 from portal.checkups import by_subject, show
@@ -125,6 +126,7 @@ def _page(request: PersonRequest, found: Host) -> dict[str, Any]:
         "host": found,
         "silent": found.last_seen_at is None or now - found.last_seen_at > HOST_SILENT_AFTER,
         "gpus": found.gpus.select_related("model"),
+        "copies": known_copies().filter(host=found),
         "life": [happening(entry) for entry in entries[:SHOWN_ENTRIES]],
         "may_operate": may_operate,
         "may_change": may_operate and found.retired_at is None,

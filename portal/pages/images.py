@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
@@ -15,9 +16,11 @@ from django.views.decorators.http import require_safe
 
 from leasing import images as service
 from leasing import policy
-from leasing.models import Image
+from leasing.errors import NotVisible
+from leasing.models import Image, ImageUpload
 from portal.middleware import PersonRequest
 from portal.pages.actions import action
+from portal.pages.image_files import files_context, ready_uploads
 
 _FLAGS = ("cloud_init", "tpm", "hides_hypervisor")
 _TEXTS = tuple(name for name in service.FIELDS if name not in (*_FLAGS, "mounts"))
@@ -28,6 +31,10 @@ _TEXTS = tuple(name for name in service.FIELDS if name not in (*_FLAGS, "mounts"
 def images(request: PersonRequest) -> HttpResponse:
     policy.require_fleet_reader(request.user)
     context = {
+        **files_context(),
+        "back": request.path,
+        "ready": ready_uploads(),
+        "upload_formats": ImageUpload.Format.choices,
         "images": service.images_in_use(),
         "formats": Image.Format.choices,
         "firmwares": Image.Firmware.choices,
@@ -47,12 +54,21 @@ def add_image(request: PersonRequest) -> str:
     given = {name: request.POST.get(name, "").strip()[:501] for name in (*_TEXTS, *_FLAGS)}
     facts: dict[str, Any] = {name: given[name] for name in _TEXTS if given[name]}
     facts |= {name: given[name] == "yes" for name in _FLAGS if given[name] in ("yes", "no")}
+    if chosen := request.POST.get("upload", ""):
+        facts["upload"] = _upload_id(chosen)
     slug = request.POST.get("slug", "").strip()
     image = service.add_version(actor=request.actor, slug=slug, facts=facts, now=timezone.now())
     messages.success(
         request, _("Version %(n)d of %(image)s is offered.") % {"n": image.version, "image": image.name}
     )
     return reverse("images")
+
+
+def _upload_id(chosen: str) -> UUID:
+    try:
+        return UUID(chosen)
+    except ValueError:
+        raise NotVisible(_("There is no such upload.")) from None
 
 
 @action

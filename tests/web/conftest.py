@@ -51,6 +51,7 @@ def scene_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def own_files(settings: Settings, scene_files: Path, tmp_path: Path) -> None:
     """The scene's key, and a copy of its anchors: what a test seals goes with the test."""
     settings.AUDIT_ANCHOR_FILE = tmp_path / "anchors.jsonl"
+    settings.IMAGE_STORE = tmp_path / "image-store"
     if (scene_files / "anchors.jsonl").exists():
         shutil.copy(scene_files / "anchors.jsonl", settings.AUDIT_ANCHOR_FILE)
 

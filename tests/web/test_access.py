@@ -18,6 +18,7 @@ from knox.models import AuthToken
 from leasing.actors import SYSTEM
 from leasing.enrolment.tokens import make_token
 from leasing.feeds.keeping import NewFeed, create_feed
+from leasing.imaging.uploads import begin_upload
 from leasing.models import AuditEntry, Lease
 from leasing.ssh_keys import add_ssh_key
 from tests.web.conftest import SignIn, new_client
@@ -94,6 +95,11 @@ def gpu_model(scene: Scene) -> dict[str, Any]:
 
 def team(scene: Scene) -> dict[str, Any]:
     return {"slug": scene.studio.slug}
+
+
+def upload(scene: Scene) -> dict[str, Any]:
+    facts: dict[str, Any] = {"file_name": "debian.raw", "format": "raw", "size": 1}
+    return {"upload_id": begin_upload(actor=scene.actor(scene.operator), now=scene.now, **facts).pk}
 
 
 def image(scene: Scene) -> dict[str, Any]:
@@ -391,6 +397,19 @@ TABLE = [
     posting("retire-image", body={"reason": "old"}, arguments=lambda _scene: {"image_id": 999}),
     posting("offer-image", "operator=302", arguments=image),
     posting("offer-image", arguments=lambda _scene: {"image_id": 999}),
+    Row("images-live", READS_FLEET),
+    posting("upload-image", "operator=302"),
+    posting("remove-image-upload", "operator=302", arguments=upload),
+    posting("remove-image-upload", arguments=unknown("upload_id")),
+    Row("api-image-uploads", READS_FLEET),
+    posting(
+        "api-image-uploads", "operator=201", body={"file_name": "debian.raw", "format": "raw", "size": 1}
+    ),
+    Row("api-image-upload", READS_FLEET, arguments=upload),
+    Row("api-image-upload", "", arguments=unknown("upload_id")),
+    Row("api-image-upload", "operator=204", method="delete", arguments=upload),
+    Row("api-image-copies", READS_FLEET),
+    posting("api-host-images", "", others=404, nobody=404, body={"envelope": "nonsense"}),
     Row("api-image-versions", READS_FLEET),
     posting("api-image-versions", "operator=201", body=NEW_IMAGE),
     posting("api-image-retire", "operator=200", body={"reason": "old"}, arguments=image),

@@ -1,0 +1,158 @@
+"""qemu-img on a file that somebody uploaded, where it can do no harm: docs/adr/0036.
+
+It sees that one file, an empty folder for its result and Debian's programs; no network, no other process, no
+privilege, and bounds on memory, processor time, size of files and time.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from django.conf import settings
+
+INPUT, RESULT = "/in/image", "/out/image.raw"
+# nobody, in Debian and most others: owns nothing.
+NOBODY = 65534
+MEMORY_BYTES = 2 << 30
+LOOK_SECONDS = 60
+OUTPUT_AT_MOST = 1 << 20
+_PROGRESS = re.compile(rb"\(([0-9]+)\.[0-9]+/100%\)")
+
+
+class SandboxMissing(Exception):
+    """The programs for it are not installed, or the system does not let them work."""
+
+
+class Ran(NamedTuple):
+    """How a program in the sandbox ended, and the first of what it said. `late`: it was stopped."""
+
+    status: int
+    output: bytes
+    errors: str
+    late: bool
+
+
+def qemu_img(
+    *arguments: str,
+    source: Path,
+    result: Path | None = None,
+    seconds: float = LOOK_SECONDS,
+    file_bytes: int = 0,
+    on_percent: Callable[[int], None] = lambda _: None,
+) -> Ran:
+    """Run it on `source` (INPUT inside), with `result` as the folder of RESULT; SandboxMissing.
+
+    `file_bytes` bounds each file that it writes.
+    """
+    missing = [name for name in ("bwrap", "prlimit", "setpriv", "qemu-img") if shutil.which(name) is None]
+    if missing:
+        raise SandboxMissing(", ".join(missing))
+    limits = Limits(seconds=int(seconds), file_bytes=file_bytes)
+    command = sandboxed(
+        ("/usr/bin/qemu-img", *arguments), source=source, result=result, limits=limits, root=os.geteuid() == 0
+    )
+    ran = _run(command, seconds=seconds, on_percent=on_percent)
+    if ran.status and ran.errors.startswith("bwrap:"):
+        raise SandboxMissing(ran.errors.splitlines()[0])
+    return ran
+
+
+class Limits(NamedTuple):
+    """Of one run: processor time, and the size of a file."""
+
+    seconds: int
+    file_bytes: int
+
+
+def sandboxed(
+    program: Sequence[str], *, source: Path, result: Path | None, limits: Limits, root: bool
+) -> list[str]:
+    """The command line. Root becomes nobody inside; anybody else is themselves, in a user namespace."""
+    folders = ["--dir", str(Path(INPUT).parent), "--ro-bind", str(source), INPUT]
+    if result is not None:
+        folders += ["--bind", str(result), str(Path(RESULT).parent)]
+    kept = ("SETUID", "SETGID", "SETPCAP") if root else ()
+    caps = [word for name in kept for word in ("--cap-add", f"CAP_{name}")]
+    return [
+        "bwrap", *(() if root else ("--unshare-user",)),
+        "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try",
+        "--die-with-parent", "--new-session", "--clearenv",
+        "--setenv", "PATH", "/usr/bin", "--setenv", "LC_ALL", "C", "--setenv", "MALLOC_ARENA_MAX", "1",
+        "--ro-bind", "/usr", "/usr", "--symlink", "usr/bin", "/bin",
+        "--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64",
+        "--dev", "/dev", *folders, "--chdir", "/", "--cap-drop", "ALL", *caps, "--",
+        *(_as_nobody() if root else ()),
+        "prlimit", f"--as={MEMORY_BYTES}", f"--cpu={limits.seconds}", f"--fsize={limits.file_bytes}",
+        "--nofile=64", "--core=0", "--", *program,
+    ]  # fmt: skip
+
+
+def _as_nobody() -> tuple[str, ...]:
+    return (
+        "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs",
+        "--inh-caps=-all", "--bounding-set=-all", "--",
+    )  # fmt: skip
+
+
+def open_to_sandbox(folder: Path) -> None:
+    """Let who runs inside write into the folder."""
+    if os.geteuid() == 0:
+        os.chown(folder, NOBODY, NOBODY)
+
+
+def readable_inside(source: Path) -> None:
+    """Let who runs inside read the file; nobody outside reaches it, for its folder is closed."""
+    if os.geteuid() == 0:
+        os.chown(source, NOBODY, NOBODY)
+
+
+def _run(command: Sequence[str], *, seconds: float, on_percent: Callable[[int], None]) -> Ran:
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None and process.stderr is not None  # noqa: S101, PT018
+    late = threading.Event()
+
+    def stop() -> None:
+        late.set()
+        process.kill()  # --die-with-parent takes the rest along
+
+    timer = threading.Timer(seconds, stop)
+    said: list[bytes] = []
+    listener = threading.Thread(target=lambda: said.append(_read(process.stderr)), daemon=True)
+    timer.start()
+    listener.start()
+    try:
+        output = _read(process.stdout, on_percent)
+        status = process.wait()
+    finally:
+        timer.cancel()
+        process.kill()
+        process.wait()
+        listener.join()
+        process.stdout.close()
+        process.stderr.close()
+    return Ran(status, output, b"".join(said).decode(errors="replace").strip(), late.is_set())
+
+
+def _read(stream: IO[bytes] | None, on_percent: Callable[[int], None] = lambda _: None) -> bytes:
+    """The first of what it says, up to its end; the rest is thrown away."""
+    kept, told = b"", -1
+    while stream is not None and (chunk := stream.read1(65536)):  # type: ignore[attr-defined]
+        kept += chunk[: OUTPUT_AT_MOST - len(kept)]
+        found = _PROGRESS.findall(chunk)
+        if found and (percent := int(found[-1])) != told:
+            told = percent
+            on_percent(percent)
+    return kept
+
+
+def conversion_seconds() -> float:
+    return float(settings.IMAGE_CONVERSION_SECONDS)
