@@ -142,7 +142,7 @@ def billed_tenants(person: Person) -> QuerySet[Tenant]:
 
 
 def invoiced_tenants(person: Person) -> QuerySet[Tenant]:
-    """The tenants whose invoices and budgets the person may see."""
+    """The tenants whose usage, invoices and budgets the person may see."""
     if is_auditor(person) or is_money_manager(person):
         return Tenant.objects.all()
     return tenants_with_role(person, "finance", "approver")
@@ -249,25 +249,11 @@ def reads_audit(person: Person) -> bool:
     return is_auditor(person) or tenants_with_role(person, "approver").exists()
 
 
-def seen_tenants(person: Person) -> QuerySet[Tenant]:
-    """The tenants whose figures the person may see: those of finance, and those that they approve for."""
-    if is_auditor(person) or is_money_manager(person):
-        return Tenant.objects.all()
-    return tenants_with_role(person, "finance", "approver")
-
-
 def visible_usage(person: Person) -> QuerySet[UsageSegment]:
     segments = UsageSegment.objects.select_related("lease__tenant", "lease__owner", "lease__flavor__model")
     if is_auditor(person) or is_money_manager(person):
         return segments
-    return segments.filter(lease__tenant__in=seen_tenants(person))
-
-
-def exported_usage(person: Person) -> QuerySet[UsageSegment]:
-    """What the person may take away as files."""
-    if is_auditor(person) or is_money_manager(person):
-        return UsageSegment.objects.all()
-    return UsageSegment.objects.filter(lease__tenant__in=billed_tenants(person))
+    return segments.filter(lease__tenant__in=invoiced_tenants(person))
 
 
 def visible_series(person: Person) -> QuerySet[Series]:

@@ -34,6 +34,10 @@ def neutral(text: str) -> str:
     return text.replace("\r", " ")
 
 
+def cause_of(line: UsageLine) -> str:
+    return line.cause + (" (open)" if line.is_open else " (credit)" if line.is_credit else "")
+
+
 USAGE = (
     Column("lease", "text", lambda line: str(line.lease)),
     Column("tenant", "text", lambda line: line.tenant),
@@ -46,6 +50,9 @@ USAGE = (
     Column("seconds", "integer", lambda line: line.seconds),
     Column("rate_per_hour", "decimal", lambda line: line.rate_per_hour, digits=12, places=4),
     Column("currency", "text", lambda line: line.currency),
-    Column("cause", "text", lambda line: f"{line.cause} (open)" if line.is_open else line.cause),
+    Column("cause", "text", cause_of),
     Column("amount", "decimal", lambda line: line.amount),
+    Column("project", "text", lambda line: line.project),
+    Column("cost_centre", "text", lambda line: line.cost_centre),
+    Column("invoice", "text", lambda line: line.invoice),
 )

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from django.db import connection
-from django.db.models import QuerySet
 
 from leasing.exports.columns import USAGE
-from leasing.exports.lines import PER_WHOLE, counted
-from leasing.models import UsageSegment
+from leasing.exports.filter import Billed
+from leasing.exports.lines import ORDER, PER_WHOLE, counted
 
 _MOMENT = "TO_CHAR({0} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
 # '=', '+', '-', '@', tab and CR: see columns.FORMULA_STARTS.
@@ -26,15 +25,19 @@ _CELLS = {
     "starts_at": _MOMENT.format("starts_at"),
     "ends_at": _MOMENT.format("ends_at"),
     "rate_per_hour": "rate",
-    "cause": "CASE WHEN closed_at IS NULL THEN cause || ' (open)' ELSE cause END",
+    "cause": (
+        "CASE WHEN is_open THEN cause || ' (open)' WHEN is_credit THEN cause || ' (credit)' ELSE cause END"
+    ),
+    "project": _NEUTRAL.format("project"),
+    "cost_centre": _NEUTRAL.format("cost_centre"),
     "amount": f"CASE WHEN unit = {PER_WHOLE} THEN minor ELSE (minor * 0.01)::numeric(18, 2) END",
 }
 
 
-def copy_csv(segments: QuerySet[UsageSegment], *, now: datetime) -> Iterator[bytes]:
-    statement, parameters = counted(segments, now=now)
+def copy_csv(billed: Billed, *, now: datetime) -> Iterator[bytes]:
+    statement, parameters = counted(billed, now=now)
     cells = ", ".join(_CELLS.get(column.name, column.name) for column in USAGE)
-    select = f"{statement} SELECT {cells} FROM counted ORDER BY starts_at, line"
+    select = f"{statement} SELECT {cells} FROM counted {ORDER}"
     yield (",".join(column.name for column in USAGE) + "\n").encode()
     with connection.cursor() as cursor:
         # COPY takes no parameters: they are quoted by psycopg.

@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any
 
 from django.db import connection
-from django.db.models import QuerySet
 from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -19,13 +18,12 @@ from leasing.errors import InvalidRequest
 from leasing.exports import focus
 from leasing.exports.columns import USAGE
 from leasing.exports.copying import copy_csv
-from leasing.exports.filter import UsageFilter
+from leasing.exports.filter import Billed, UsageFilter
 from leasing.exports.lines import read_lines
 from leasing.exports.writers import write_csv, write_parquet, write_xlsx
-from leasing.models import UsageSegment
 
 Pieces = Iterable[str | bytes]
-Write = Callable[[QuerySet[UsageSegment], datetime], Pieces]
+Write = Callable[[Billed, datetime], Pieces]
 
 CSV, PARQUET = "text/csv; charset=utf-8", "application/vnd.apache.parquet"
 XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
@@ -50,10 +48,10 @@ class Export:
     pieces: Callable[[], Pieces]
 
 
-def _csv(segments: QuerySet[UsageSegment], now: datetime) -> Pieces:
+def _csv(billed: Billed, now: datetime) -> Pieces:
     if connection.vendor == "postgresql":
-        return copy_csv(segments, now=now)
-    return write_csv(USAGE, read_lines(segments, now=now))
+        return copy_csv(billed, now=now)
+    return write_csv(USAGE, read_lines(billed, now=now))
 
 
 FORMS = {
@@ -77,17 +75,15 @@ FORMS = {
 }
 
 
-def export_usage(
-    *, actor: Actor, segments: QuerySet[UsageSegment], chosen: UsageFilter, form: str, now: datetime
-) -> Export:
-    """Of the segments, which are those that the actor may see, the chosen ones. Raises InvalidRequest."""
+def export_usage(*, actor: Actor, billed: Billed, chosen: UsageFilter, form: str, now: datetime) -> Export:
+    """The chosen lines of those that the actor may see. Raises InvalidRequest."""
     if form not in FORMS:
         raise InvalidRequest(
             _("“%(form)s” is not a form that exports have.") % {"form": form},
             hint=_("Choose one of: %(forms)s.") % {"forms": ", ".join(FORMS)},
             field="form",
         )
-    found, made = chosen.of(segments), FORMS[form]
+    found, made = chosen.of(billed), FORMS[form]
     told: dict[str, Any] = {"form": form, "chosen": chosen.told()}
     record(action="usage.export", actor=actor, subject="usage:lines", now=now, **told)
     name = f"usage-{chosen.month or format(now, '%Y-%m-%d')}.{made.suffix}"

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import datetime
+from typing import TypeVar
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
-from django.db.models import Q, QuerySet
-from django.utils.translation import gettext as _
+from django.db.models import Model, Q, QuerySet
+from django.db.models.functions import Coalesce
 
-from leasing.errors import InvalidRequest
-from leasing.models import Tenant, UsageSegment
+from leasing.billing.months import month_named
+from leasing.models import InvoiceLine, Tenant, UsageSegment
 
-FIRST_YEAR, LAST_YEAR = 2000, 2099
+M = TypeVar("M", bound=Model)
+
+
+@dataclass(frozen=True)
+class Billed:
+    """Usage segments, and what was credited of those that are on an invoice."""
+
+    segments: QuerySet[UsageSegment]
+    credits: QuerySet[InvoiceLine]
+
+    @classmethod
+    def everything(cls) -> Billed:
+        return cls(UsageSegment.objects.all(), InvoiceLine.objects.filter(corrects__isnull=False))
+
+    @classmethod
+    def of_tenants(cls, tenants: QuerySet[Tenant]) -> Billed:
+        everything = cls.everything()
+        theirs = {"lease__tenant__in": tenants}
+        return cls(everything.segments.filter(**theirs), everything.credits.filter(**theirs))
 
 
 @dataclass(frozen=True)
@@ -29,53 +47,46 @@ class UsageFilter:
     tenant: str = ""
     person: str = ""
     model: str = ""
+    project: str = ""
+    cost_centre: str = ""
     lease: UUID | None = None
 
-    def of(self, segments: QuerySet[UsageSegment]) -> QuerySet[UsageSegment]:
-        """Those that are meant. Raises InvalidRequest for a month that is none."""
-        if self.since:
-            segments = segments.filter(Q(ends_at__isnull=True) | Q(ends_at__gt=self.since))
-        if self.before:
-            segments = segments.filter(starts_at__lt=self.before)
-        if self.month:
-            segments = segments.filter(_in_month(self.month))
-        exact = {
-            "lease__tenant__slug": self.tenant,
-            "lease__owner__username": self.person,
-            "lease__flavor__model__slug": self.model,
-            "lease": self.lease,
-        }
-        return segments.filter(**{name: value for name, value in exact.items() if value})
+    def of(self, billed: Billed) -> Billed:
+        """What of it is meant. Raises InvalidRequest for a month that is none."""
+        # What is on an invoice keeps the words that it was billed under.
+        tagged = billed.segments.annotate(
+            project=Coalesce("line__project", "lease__project"),
+            cost_centre=Coalesce("line__cost_centre", "lease__cost_centre"),
+        )
+        return Billed(self._of(tagged), self._of(billed.credits))
 
     def told(self) -> dict[str, object]:
         """What is asked for, for the audit log."""
         return {name: value for name, value in vars(self).items() if value}
 
-
-def month_span(month: str, zone: str) -> tuple[datetime, datetime]:
-    """A month in a zone as `[start, end)`, UTC. Raises InvalidRequest."""
-    try:
-        first = date.fromisoformat(f"{month}-01")
-    except ValueError:
-        first = date.min
-    if not FIRST_YEAR <= first.year <= LAST_YEAR:
-        raise InvalidRequest(
-            _("“%(month)s” is not a month.") % {"month": month},
-            hint=_("Write it as in 2026-03."),
-            field="month",
-        )
-    following = date(first.year + first.month // 12, first.month % 12 + 1, 1)
-    start, end = (
-        datetime(day.year, day.month, 1, tzinfo=ZoneInfo(zone)).astimezone(UTC) for day in (first, following)
-    )
-    return start, end
+    def _of(self, rows: QuerySet[M]) -> QuerySet[M]:
+        if self.since:
+            rows = rows.filter(Q(ends_at__isnull=True) | Q(ends_at__gt=self.since))
+        if self.before:
+            rows = rows.filter(starts_at__lt=self.before)
+        if self.month:
+            rows = rows.filter(_in_month(self.month))
+        exact = {
+            "lease__tenant__slug": self.tenant,
+            "lease__owner__username": self.person,
+            "lease__flavor__model__slug": self.model,
+            "lease": self.lease,
+            "project": self.project,
+            "cost_centre": self.cost_centre,
+        }
+        return rows.filter(**{name: value for name, value in exact.items() if value})
 
 
-def _in_month(month: str) -> Q:
+def _in_month(name: str) -> Q:
     zones = Tenant.objects.order_by("timezone").values_list("timezone", flat=True).distinct()
     meant = Q(pk=None)
     for zone in [*zones] or ["UTC"]:
-        start, end = month_span(month, zone)
-        touching = (Q(ends_at__isnull=True) | Q(ends_at__gt=start)) & Q(starts_at__lt=end)
-        meant |= Q(lease__tenant__timezone=zone) & touching
+        month = month_named(name, zone)
+        touching = Q(ends_at__isnull=True) | Q(ends_at__gt=month.starts_at)
+        meant |= Q(lease__tenant__timezone=zone) & touching & Q(starts_at__lt=month.ends_at)
     return meant

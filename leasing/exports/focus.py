@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
 
+from leasing.billing.months import Month, month_named
 from leasing.exports.columns import Cell, Column, Kind
-from leasing.exports.filter import month_span
 from leasing.exports.lines import UsageLine
 
 SERVICE = "GPU workstation"
@@ -38,11 +37,11 @@ def _cost(line: UsageLine) -> Decimal:
 
 
 @lru_cache(maxsize=4096)
-def _month(zone: str, year: int, month: int) -> tuple[datetime, datetime]:
-    return month_span(f"{year:04d}-{month:02d}", zone)
+def _month(zone: str, year: int, month: int) -> Month:
+    return month_named(f"{year:04d}-{month:02d}", zone)
 
 
-def _period(line: UsageLine) -> tuple[datetime, datetime]:
+def _period(line: UsageLine) -> Month:
     """The month of the team's zone in which the charge begins."""
     at = line.starts_at.astimezone(ZoneInfo(line.zone))
     return _month(line.zone, at.year, at.month)
@@ -53,7 +52,10 @@ def _description(line: UsageLine) -> str:
 
 
 def _tags(line: UsageLine) -> str:
-    return json.dumps({"person": line.person}, sort_keys=True, ensure_ascii=False)
+    told = {"person": line.person, "project": line.project, "cost_centre": line.cost_centre}
+    return json.dumps(
+        {name: value for name, value in told.items() if value}, sort_keys=True, ensure_ascii=False
+    )
 
 
 def _price_details(line: UsageLine) -> str:
@@ -80,10 +82,10 @@ COLUMNS = (
     _column("BillingAccountName", "text", lambda line: line.tenant_name),
     _column("BillingAccountType", "text", _fixed("Team")),
     _column("BillingCurrency", "text", lambda line: line.currency),
-    _column("BillingPeriodEnd", "moment", lambda line: _period(line)[1]),
-    _column("BillingPeriodStart", "moment", lambda line: _period(line)[0]),
+    _column("BillingPeriodEnd", "moment", lambda line: _period(line).ends_at),
+    _column("BillingPeriodStart", "moment", lambda line: _period(line).starts_at),
     _column("ChargeCategory", "text", _fixed("Usage")),
-    _column("ChargeClass", "text", lambda _line: None),
+    _column("ChargeClass", "text", lambda line: "Correction" if line.is_credit else None),
     _column("ChargeDescription", "text", _description),
     _column("ChargeFrequency", "text", _fixed("Usage-Based")),
     _column("ChargePeriodEnd", "moment", lambda line: line.ends_at),
@@ -93,6 +95,7 @@ COLUMNS = (
     _column("ContractedCost", "decimal", _cost),
     _column("ContractedUnitPrice", "decimal", lambda line: line.rate_per_hour),
     _column("EffectiveCost", "decimal", _cost),
+    _column("InvoiceId", "text", lambda line: line.invoice),
     _column("InvoiceIssuerName", "text", _named),
     _column("ListCost", "decimal", _cost),
     _column("ListUnitPrice", "decimal", lambda line: line.rate_per_hour),
@@ -102,7 +105,7 @@ COLUMNS = (
     _column("ProviderName", "text", _named),
     _column("PublisherName", "text", _named),
     _column("ResourceId", "text", lambda line: str(line.lease)),
-    _column("ResourceName", "text", lambda line: f"ws-{line.lease.hex[:8]}"),
+    _column("ResourceName", "text", lambda line: line.machine_name),
     _column("ResourceType", "text", _fixed("Workstation")),
     _column("ServiceCategory", "text", _fixed("Compute")),
     _column("ServiceName", "text", _fixed(SERVICE)),

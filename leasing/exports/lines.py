@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.db import connection
-from django.db.models import QuerySet
+from django.db.models import Expression, QuerySet
+from django.db.models.functions import Coalesce
 
+from leasing.exports.filter import Billed
 from leasing.models import UsageSegment
 from leasing.statements import fields_of, stream_rows
 from leasing.terms import WHOLE_CURRENCIES
@@ -22,9 +24,9 @@ from leasing.terms import WHOLE_CURRENCIES
 PER_HUNDREDTH = 360_000
 PER_WHOLE = PER_HUNDREDTH * 100
 
-# What a line knows, by the names that the statement gives it.
-FIELDS = {
-    "line": "pk",
+Taken = str | Expression
+# What lines know, by the names that the statement gives it, and where segments and credits have it.
+_SAME: dict[str, Taken] = {
     "lease": "lease_id",
     "tenant": "lease__tenant__slug",
     "tenant_name": "lease__tenant__name",
@@ -37,15 +39,33 @@ FIELDS = {
     "model_name": "lease__flavor__model__name",
     "starts_at": "starts_at",
     "closed_at": "ends_at",
-    "lease_ends_at": "lease__ends_at",
     "rate": "rate_per_hour",
-    "currency": "currency",
     "cause": "cause",
+}
+OF_SEGMENTS: dict[str, Taken] = _SAME | {
+    "line": "pk",
+    "lease_ends_at": "lease__ends_at",
+    "currency": "currency",
+    "project": Coalesce("line__project", "lease__project"),
+    "cost_centre": Coalesce("line__cost_centre", "lease__cost_centre"),
+    "invoice": "line__invoice__number",
+}
+_OF_CREDITS: dict[str, Taken] = _SAME | {
+    "line": "corrects__segment_id",
+    "currency": "invoice__currency",
+    "project": "project",
+    "cost_centre": "cost_centre",
+    "invoice": "invoice__number",
+    "seconds": "seconds",
+    "amount": "amount",
 }
 
 
 class UsageLine(NamedTuple):
-    """One segment as it is billed, or, if `is_open`, would be if it ended now."""
+    """A segment as it is billed, or, if `is_open`, would be if it ended now; or what is credited of one.
+
+    `line` is the segment's number. Seconds and amount of a credit are negative. `invoice` is the number.
+    """
 
     line: int
     lease: UUID
@@ -61,36 +81,52 @@ class UsageLine(NamedTuple):
     starts_at: datetime
     ends_at: datetime
     is_open: bool
+    is_credit: bool
     seconds: int
     rate_per_hour: Decimal
     currency: str
     cause: str
+    project: str
+    cost_centre: str
+    invoice: str | None
     amount: Decimal
 
+    @property
+    def machine_name(self) -> str:
+        return f"ws-{self.lease.hex[:8]}"
 
-CURRENCY = UsageLine._fields.index("currency")
+
 Statement = tuple[str, tuple[Any, ...]]
+_CURRENCY = UsageLine._fields.index("currency")
+_FLAGS = ("is_open", "is_credit")
+_SHARED = (
+    "line, lease, tenant, tenant_name, zone, person, flavor, flavor_name, gpus, model, model_name, starts_at,"
+    " rate, currency, cause, project, cost_centre, invoice"
+)
 _READ = (
     "line, lease, tenant, tenant_name, zone, person, flavor, flavor_name, gpus, model, model_name, starts_at,"
-    " ends_at, closed_at IS NULL, seconds, rate, currency, cause, minor"
+    " ends_at, is_open, is_credit, seconds, rate, currency, cause, project, cost_centre, invoice, minor"
 )
+ORDER = "ORDER BY starts_at, line, is_credit"
 
 
-def counted(segments: QuerySet[UsageSegment], *, now: datetime) -> Statement:
+def counted(billed: Billed, *, now: datetime) -> Statement:
     """The beginning of a statement: `WITH … counted AS (…)`, to which a SELECT is to be added."""
-    compiler = segments.order_by().values_list(*FIELDS.values()).query.get_compiler(connection.alias)
-    inner, parameters = compiler.as_sql()
+    segments, of_segments = _taken(billed.segments, OF_SEGMENTS)
+    credits_, of_credits = _taken(billed.credits, _OF_CREDITS)
     until, seconds = _clock()
-    whole = ", ".join(f"'{currency}'" for currency in sorted(WHOLE_CURRENCIES))
     statement = (
-        f"WITH found({', '.join(FIELDS)}) AS ({inner}),"
+        f"WITH found({', '.join(OF_SEGMENTS)}) AS ({segments}),"
         f" timed AS (SELECT found.*, {until} AS ends_at FROM found),"
-        f" lasting AS (SELECT timed.*, {seconds} AS seconds,"
-        f" CASE WHEN currency IN ({whole}) THEN {PER_WHOLE} ELSE {PER_HUNDREDTH} END AS unit FROM timed),"
-        f" counted AS (SELECT lasting.*, {minor_units('seconds')} AS minor FROM lasting)"
+        f" lasting AS (SELECT timed.*, {seconds} AS seconds, {_UNIT} AS unit FROM timed),"
+        f" credited({', '.join(_OF_CREDITS)}) AS ({credits_}),"
+        f" counted AS (SELECT {_SHARED}, ends_at, seconds, unit, closed_at IS NULL AS is_open,"
+        f" FALSE AS is_credit, {minor_units('seconds')} AS minor FROM lasting"
+        f" UNION ALL SELECT {_SHARED}, closed_at, seconds, {_UNIT}, FALSE, TRUE,"
+        f" CAST(ROUND(amount * {PER_WHOLE} / {_UNIT}) AS BIGINT) FROM credited)"
     )
     moment = connection.ops.adapt_datetimefield_value(now)
-    return statement, (*parameters, moment)
+    return statement, (*of_segments, moment, *of_credits)
 
 
 def minor_units(seconds: str) -> str:
@@ -115,28 +151,34 @@ def greatest(*parts: str) -> str:
     return f"{'GREATEST' if connection.vendor == 'postgresql' else 'MAX'}({', '.join(parts)})"
 
 
-def read_lines(segments: QuerySet[UsageSegment], *, now: datetime) -> Iterator[UsageLine]:
+def read_lines(
+    billed: Billed, *, now: datetime, skip: int = 0, most: int | None = None
+) -> Iterator[UsageLine]:
     """In the order of their start, a few at a time, however many there are."""
-    statement, parameters = counted(segments, now=now)
+    statement, parameters = counted(billed, now=now)
     lease, starts_at, rate = fields_of(UsageSegment, "lease", "starts_at", "rate_per_hour")
-    columns = (
-        *(None, lease),
-        *(None,) * 9,
-        *(starts_at, starts_at, None, None, rate),
-        *(None,) * 3,
-    )
-    rows = stream_rows(
-        f"{statement} SELECT {_READ} FROM counted ORDER BY starts_at, line", parameters, columns
-    )
+    converted = {"lease": lease, "starts_at": starts_at, "ends_at": starts_at, "rate_per_hour": rate}
+    columns = [converted.get(name) for name in UsageLine._fields]
+    page = f" LIMIT {int(most)} OFFSET {int(skip)}" if most is not None else ""
+    rows = stream_rows(f"{statement} SELECT {_READ} FROM counted {ORDER}{page}", parameters, columns)
     for *told, minor in rows:
-        currency = told[CURRENCY]
-        line = UsageLine._make((*told, amount_of(minor, currency)))
-        yield line if connection.vendor == "postgresql" else line._replace(is_open=bool(line.is_open))
+        line = UsageLine._make((*told, amount_of(minor, told[_CURRENCY])))
+        yield line._replace(is_open=bool(line.is_open), is_credit=bool(line.is_credit))
 
 
 def amount_of(minor: int, currency: str) -> Decimal:
     """An amount in the currency from its smallest unit."""
     return Decimal(minor) if currency in WHOLE_CURRENCIES else Decimal(minor).scaleb(-2)
+
+
+_WHOLE = ", ".join(f"'{currency}'" for currency in sorted(WHOLE_CURRENCIES))
+_UNIT = f"CASE WHEN currency IN ({_WHOLE}) THEN {PER_WHOLE} ELSE {PER_HUNDREDTH} END"
+
+
+def _taken(rows: QuerySet[Any], fields: dict[str, Taken]) -> Statement:
+    query = rows.order_by().values_list(*fields.values()).query
+    statement, parameters = query.get_compiler(connection.alias).as_sql()
+    return statement, tuple(parameters)
 
 
 def _clock() -> tuple[str, str]:

@@ -14,10 +14,9 @@ from itertools import pairwise
 from typing import Literal
 
 from django.db import connection
-from django.db.models import QuerySet
 
+from leasing.exports.filter import Billed
 from leasing.exports.lines import amount_of, counted, greatest, least, minor_units, whole_seconds
-from leasing.models import UsageSegment
 
 By = Literal["tenant", "person", "model"]
 # The key by which lines are told apart, and what it is called.
@@ -50,8 +49,8 @@ class Total:
     amount: Decimal
 
 
-def totals(segments: QuerySet[UsageSegment], *, now: datetime) -> list[Total]:
-    statement, parameters = counted(segments, now=now)
+def totals(billed: Billed, *, now: datetime) -> list[Total]:
+    statement, parameters = counted(billed, now=now)
     with connection.cursor() as cursor:
         cursor.execute(
             f"{statement} SELECT currency, COUNT(*), SUM(gpus * seconds), SUM(minor)"
@@ -65,24 +64,26 @@ def totals(segments: QuerySet[UsageSegment], *, now: datetime) -> list[Total]:
     ]
 
 
-def sums(segments: QuerySet[UsageSegment], edges: Sequence[datetime], *, by: By, now: datetime) -> list[Sum]:
+def sums(billed: Billed, edges: Sequence[datetime], *, by: By, now: datetime) -> list[Sum]:
     """What falls between each two neighbouring edges, by span and then by key."""
-    statement, parameters = counted(segments, now=now)
+    statement, parameters = counted(billed, now=now)
     key, name = _GROUPS[by]
     is_postgres = connection.vendor == "postgresql"
     moment = "CAST(%s AS TIMESTAMP WITH TIME ZONE)" if is_postgres else "%s"
     values = ", ".join([f"(%s, {moment}, {moment})".replace("%s", "{}", 1)] * (len(edges) - 1))
     spans = values.format(*range(len(edges) - 1))
     bounds = [connection.ops.adapt_datetimefield_value(edge) for pair in pairwise(edges) for edge in pair]
-    first, start = whole_seconds(greatest("begins", "starts_at")), whole_seconds("starts_at")
-    last = whole_seconds(least("finishes", "ends_at"))
+    start = whole_seconds("starts_at")
+    whole = greatest("1", f"{whole_seconds('ends_at')} - {start}")
+    first, last = whole_seconds(greatest("begins", "starts_at")), whole_seconds(least("finishes", "ends_at"))
     query = (
         f"{statement}, spans(number, begins, finishes) AS (VALUES {spans}),"
-        f" cut AS (SELECT number, {key} AS key, {name} AS name, currency, gpus, rate, unit,"
+        f" cut AS (SELECT number, {key} AS key, {name} AS name, currency, gpus, rate, unit, is_credit, minor,"
+        f" seconds, {whole} AS whole,"
         f" {first} - {start} AS before, {greatest('0', f'{last} - {start}')} AS upto"
         " FROM counted JOIN spans ON starts_at < finishes AND ends_at > begins)"
-        f" SELECT number, key, name, currency, SUM(gpus * (upto - before)),"
-        f" SUM({minor_units('upto')} - ({minor_units('before')}))"
+        f" SELECT number, key, name, currency, SUM(gpus * ({_time('upto')} - {_time('before')})),"
+        f" SUM({_cost('upto')} - ({_cost('before')}))"
         " FROM cut GROUP BY number, key, name, currency ORDER BY number, key, currency"
     )
     with connection.cursor() as cursor:
@@ -92,3 +93,12 @@ def sums(segments: QuerySet[UsageSegment], edges: Sequence[datetime], *, by: By,
         Sum(number, key, name, currency, int(seconds), amount_of(int(minor), currency))
         for number, key, name, currency, seconds, minor in rows
     ]
+
+
+def _cost(seconds: str) -> str:
+    """What falls on the first so many seconds of a line; of a credit, a part in proportion."""
+    return f"CASE WHEN is_credit THEN minor * {seconds} / whole ELSE {minor_units(seconds)} END"
+
+
+def _time(seconds: str) -> str:
+    return f"CASE WHEN is_credit THEN seconds * {seconds} / whole ELSE {seconds} END"

@@ -19,8 +19,8 @@ from leasing import policy
 from leasing.audit.search import Search, find
 from leasing.errors import NotVisible
 from leasing.exports.export import FORMS, PARQUET, XLSX, export_usage
-from leasing.exports.filter import UsageFilter
-from leasing.models import AuditEntry, ScrubRecord, UsageSegment
+from leasing.exports.filter import Billed, UsageFilter
+from leasing.models import AuditEntry, InvoiceLine, ScrubRecord, UsageSegment
 from portal.api.fields import MomentField
 from portal.api.serializers import AuditEntrySerializer, ScrubRecordSerializer, UsageSerializer
 from portal.api.views import ActionView, ListView, api_actor, checked, person_of
@@ -63,6 +63,8 @@ class UsageFilterSerializer(serializers.Serializer[dict[str, Any]]):
     tenant = serializers.SlugField(required=False)
     person = serializers.CharField(required=False, max_length=150)
     model = serializers.SlugField(required=False, help_text="of the GPU")
+    project = serializers.CharField(required=False, max_length=60)
+    cost_centre = serializers.CharField(required=False, max_length=60)
     lease = serializers.UUIDField(required=False)
 
 
@@ -125,10 +127,11 @@ class UsageList(ListView[UsageSegment]):
 
     def get_queryset(self) -> QuerySet[UsageSegment]:
         person = person_of(self.request)
-        if not policy.seen_tenants(person).exists():
+        if not policy.invoiced_tenants(person).exists():
             raise NotVisible(_("There is nothing here."))
         chosen = UsageFilter(**checked(UsageFilterSerializer, self.request.query_params.dict()))
-        return chosen.of(policy.visible_usage(person)).order_by("starts_at", "id")
+        mine = Billed(policy.visible_usage(person), InvoiceLine.objects.filter(corrects__isnull=False))
+        return chosen.of(mine).segments.order_by("starts_at", "id")
 
     def get_serializer_context(self) -> dict[str, Any]:
         return {**super().get_serializer_context(), "now": timezone.now()}
@@ -158,7 +161,7 @@ class UsageExport(ActionView):
         chosen = checked(ExportSerializer, request.query_params.dict())
         made = export_usage(
             actor=api_actor(request),
-            segments=policy.exported_usage(person),
+            billed=Billed.of_tenants(policy.billed_tenants(person)),
             form=chosen.pop("form"),
             chosen=UsageFilter(**chosen),
             now=timezone.now(),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 from django.contrib.auth.decorators import login_required
 from django.core.paginator import Paginator
@@ -18,9 +19,9 @@ from django.views.decorators.http import require_safe
 from leasing import policy
 from leasing.errors import NotVisible
 from leasing.exports.export import FORMS, export_usage
+from leasing.exports.filter import Billed
+from leasing.exports.lines import UsageLine, read_lines
 from leasing.exports.sums import sums, totals
-from leasing.metering import billed_seconds, segment_amount
-from leasing.models import UsageSegment
 from portal.middleware import PersonRequest
 from portal.pages.usage_chart import charts_of, spans_of
 from portal.pages.usage_form import UsageForm, found, midnight
@@ -31,13 +32,18 @@ PAGE = 50
 NARROWER = {"tenant": "person", "person": "model", "model": "tenant"}
 
 
-@dataclass(frozen=True)
-class Line:
-    """One segment as it is billed, or would be if it ended now."""
+class Lines(Sequence[UsageLine]):
+    """All lines that are meant, for pages of them: only those of a page are read."""
 
-    segment: UsageSegment
-    seconds: int
-    amount: Decimal
+    def __init__(self, billed: Billed, count: int, now: datetime) -> None:
+        self._billed, self._count, self._now = billed, count, now
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, wanted: Any) -> Any:
+        first, last, _step = wanted.indices(self._count)
+        return list(read_lines(self._billed, now=self._now, skip=first, most=last - first))
 
 
 @login_required
@@ -71,13 +77,13 @@ def usage_lines(request: PersonRequest) -> HttpResponse:
     form, now = _form(request), timezone.now()
     if not form.is_valid():
         return render(request, "usage/lines.html", {"form": form}, status=400)
-    segments = found(request.user, form).order_by("starts_at", "id")
-    page = Paginator(segments, PAGE).get_page(request.GET.get("page"))
+    billed = found(request.user, form)
+    sums_of_all = totals(billed, now=now)
+    lines = Lines(billed, sum(one.lines for one in sums_of_all), now)
     context = {
         "form": form,
-        "page": page,
-        "lines": [Line(one, billed_seconds(one, now), segment_amount(one, now)) for one in page],
-        "totals": totals(segments, now=now),
+        "page": Paginator(lines, PAGE).get_page(request.GET.get("page")),
+        "totals": sums_of_all,
         "may_export": _may_export(request),
         "forms": FORMS.items(),
     }
@@ -95,7 +101,7 @@ def usage_download(request: PersonRequest) -> HttpResponseBase:
         return render(request, "usage/lines.html", {"form": form}, status=400)
     made = export_usage(
         actor=request.actor,
-        segments=policy.exported_usage(request.user),
+        billed=Billed.of_tenants(policy.billed_tenants(request.user)),
         chosen=form.chosen,
         form=request.GET.get("form", "csv"),
         now=timezone.now(),
@@ -104,7 +110,7 @@ def usage_download(request: PersonRequest) -> HttpResponseBase:
 
 
 def _form(request: PersonRequest) -> UsageForm:
-    if not policy.seen_tenants(request.user).exists():
+    if not policy.invoiced_tenants(request.user).exists():
         raise NotVisible(_("There is nothing here."))
     return UsageForm(request.user, request.GET.dict())
 

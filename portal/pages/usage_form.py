@@ -8,16 +8,17 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django import forms
-from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from hosts.models import GpuModel
 from leasing import policy
-from leasing.exports.filter import FIRST_YEAR, LAST_YEAR, UsageFilter
+from leasing.billing.months import FIRST_YEAR, LAST_YEAR
+from leasing.exports.filter import Billed, UsageFilter
 from leasing.exports.sums import By
-from leasing.models import Person, Tenant, UsageSegment
+from leasing.models import Person, Tenant
+from leasing.models.leases import LONGEST_TAG
 
 BY: dict[By, Any] = {
     "tenant": gettext_lazy("by team"),
@@ -62,6 +63,18 @@ class UsageForm(forms.Form):
         empty_label=gettext_lazy("all models"),
         widget=forms.Select(_SELECT),
     )
+    project = forms.CharField(
+        max_length=LONGEST_TAG,
+        label=gettext_lazy("Project"),
+        required=False,
+        widget=forms.TextInput({"class": "form-control"}),
+    )
+    cost_centre = forms.CharField(
+        max_length=LONGEST_TAG,
+        label=gettext_lazy("Cost centre"),
+        required=False,
+        widget=forms.TextInput({"class": "form-control"}),
+    )
     lease = forms.UUIDField(required=False, widget=forms.HiddenInput)
     by = forms.ChoiceField(choices=list(BY.items()), required=False, widget=forms.Select(_SELECT))
     show = forms.ChoiceField(choices=list(SHOWN.items()), required=False, widget=forms.Select(_SELECT))
@@ -72,7 +85,7 @@ class UsageForm(forms.Form):
         if not {"month", "since", "through", "lease"} & {name for name, value in told.items() if value}:
             told |= {"since": today.replace(day=1).isoformat(), "through": today.isoformat()}
         super().__init__(told)
-        self.fields["tenant"].queryset = policy.seen_tenants(person)  # type: ignore[attr-defined]
+        self.fields["tenant"].queryset = policy.invoiced_tenants(person)  # type: ignore[attr-defined]
 
     def clean_since(self) -> date | None:
         return _sane(self.cleaned_data["since"])
@@ -108,6 +121,8 @@ class UsageForm(forms.Form):
             tenant=tenant.slug if tenant else "",
             person=told["person"],
             model=model.slug if model else "",
+            project=told["project"],
+            cost_centre=told["cost_centre"],
             lease=told["lease"],
         )
 
@@ -128,15 +143,27 @@ class UsageForm(forms.Form):
 
     def address(self, **changes: str) -> str:
         """The filter as part of an address, with these parameters changed; empty ones are left out."""
-        names = ("since", "through", "month", "tenant", "person", "model", "lease", "by", "show")
+        names = (
+            "since",
+            "through",
+            "month",
+            "tenant",
+            "person",
+            "model",
+            "project",
+            "cost_centre",
+            "lease",
+            "by",
+            "show",
+        )
         told = {name: self.data.get(name) or "" for name in names} | changes
         if told["month"]:
             told |= {"since": "", "through": ""}
         return "?" + urlencode({name: value for name, value in told.items() if value})
 
 
-def found(person: Person, form: UsageForm) -> QuerySet[UsageSegment]:
-    return form.chosen.of(policy.visible_usage(person))
+def found(person: Person, form: UsageForm) -> Billed:
+    return form.chosen.of(Billed.of_tenants(policy.invoiced_tenants(person)))
 
 
 def midnight(day: date) -> datetime:

@@ -41,7 +41,7 @@ class Cleaned:
 @require_safe
 def usage_line(request: PersonRequest, number: int) -> HttpResponse:
     now, person = timezone.now(), request.user
-    if not policy.seen_tenants(person).exists():
+    if not policy.invoiced_tenants(person).exists():
         raise NotVisible(_("There is nothing here."))
     segments = policy.visible_usage(person).select_related("lease__image", "lease__host", "lease__decided_by")
     segment = segments.filter(pk=min(number, LARGEST)).first()

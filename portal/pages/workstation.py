@@ -151,7 +151,7 @@ def _shown(person: Person, lease: Lease, now: datetime) -> dict[str, Any]:
     return {
         "lease": lease,
         "cost": lease_cost(lease, now=now) if sees_cost else None,
-        "sees_lines": policy.seen_tenants(person).filter(pk=lease.tenant_id).exists(),
+        "sees_lines": policy.invoiced_tenants(person).filter(pk=lease.tenant_id).exists(),
         "passed_permille": passed_permille(lease, now),
         "running": lease.state == LeaseState.ACTIVE,
         "may_use": usable and lease.state == LeaseState.ACTIVE,

@@ -16,7 +16,7 @@ from django.utils.translation import pgettext
 
 from hosts.models import Gpu
 from leasing.limits import Limit, Measure, plain
-from leasing.models import Lease, QuotaKind, QuotaRequest
+from leasing.models import Lease, QuotaKind, QuotaRequest, UsageSegment
 from leasing.quotas import Standing
 from leasing.terms import WHOLE_CURRENCIES
 from portal.pages import words
@@ -259,6 +259,12 @@ def narrowed(form: UsageForm, by: str, key: str, then_by: str = "") -> str:
 def within(form: UsageForm, span: Span) -> str:
     """The same for the time of one bar."""
     return form.address(month="", since=span.first.isoformat(), through=span.last.isoformat())
+
+
+@register.filter
+def cause_words(cause: str) -> str:
+    """Why a line of usage is there."""
+    return str(UsageSegment.Cause(cause).label)
 
 
 @register.filter

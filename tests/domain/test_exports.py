@@ -19,17 +19,22 @@ import pytest
 from django.db import connection
 
 from leasing.actors import SYSTEM
+from leasing.billing.closing import close_month
+from leasing.billing.issuing import issue
+from leasing.billing.months import month_named
+from leasing.billing.sums import credit_totals
 from leasing.errors import InvalidRequest
 from leasing.exports import focus
 from leasing.exports.columns import USAGE
 from leasing.exports.copying import copy_csv
 from leasing.exports.export import FORMS, export_usage
-from leasing.exports.filter import UsageFilter, month_span
+from leasing.exports.filter import Billed, UsageFilter
 from leasing.exports.lines import UsageLine, read_lines
 from leasing.exports.sums import sums, totals
 from leasing.exports.writers import write_csv
 from leasing.metering import billed_seconds, billed_until, segment_amount
-from leasing.models import AuditEntry, Lease, Person, Tenant, UsageSegment
+from leasing.models import AuditEntry, InvoiceLine, Lease, Person, Tenant, UsageSegment
+from leasing.reasons import NONE
 from tests.domain.ground import NOW, Ground
 
 EVERYTHING = UsageFilter()
@@ -58,7 +63,7 @@ def random_lines(ground: Ground, count: int, *, seed: int) -> None:
 
 
 def export(form: str, chosen: UsageFilter = EVERYTHING, *, now: datetime = NOW) -> bytes:
-    made = export_usage(actor=SYSTEM, segments=UsageSegment.objects.all(), chosen=chosen, form=form, now=now)
+    made = export_usage(actor=SYSTEM, billed=Billed.everything(), chosen=chosen, form=form, now=now)
     return b"".join(part.encode() if isinstance(part, str) else part for part in made.pieces())
 
 
@@ -69,7 +74,7 @@ def rows_of(text: bytes) -> list[dict[str, str]]:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_database_counts_as_the_rules_say(ground: Ground, seed: int) -> None:
     random_lines(ground, 150, seed=seed)
-    lines = {line.line: line for line in read_lines(UsageSegment.objects.all(), now=NOW)}
+    lines = {line.line: line for line in read_lines(Billed.everything(), now=NOW)}
     segments = UsageSegment.objects.select_related("lease__tenant", "lease__owner", "lease__flavor__model")
     assert len(lines) == len(segments) == 150
     for segment in segments:
@@ -83,17 +88,17 @@ def test_the_database_counts_as_the_rules_say(ground: Ground, seed: int) -> None
 
 def test_the_parts_of_lines_add_up_to_the_lines(ground: Ground) -> None:
     random_lines(ground, 150, seed=3)
-    segments = UsageSegment.objects.all()
+    billed = Billed.everything()
     edges = [NOW - timedelta(days=60) + timedelta(hours=7 * number) for number in range(400)]
-    whole = {one.currency: (one.amount, one.gpu_seconds) for one in totals(segments, now=NOW)}
+    whole = {one.currency: (one.amount, one.gpu_seconds) for one in totals(billed, now=NOW)}
     for by in ("tenant", "person", "model"):
         added: dict[str, list[Any]] = {currency: [Decimal(0), 0] for currency in whole}
-        for part in sums(segments, edges, by=by, now=NOW):
+        for part in sums(billed, edges, by=by, now=NOW):
             added[part.currency][0] += part.amount
             added[part.currency][1] += part.gpu_seconds
         assert {currency: tuple(sum_) for currency, sum_ in added.items()} == whole
-    line = next(line for line in read_lines(segments, now=NOW) if line.amount and line.seconds > 90_000)
-    alone = UsageSegment.objects.filter(pk=line.line)
+    line = next(line for line in read_lines(billed, now=NOW) if line.amount and line.seconds > 90_000)
+    alone = Billed(UsageSegment.objects.filter(pk=line.line), billed.credits)
     middle = line.starts_at + (line.ends_at - line.starts_at) / 3
     first, second = sums(alone, [line.starts_at, middle, line.ends_at], by="person", now=NOW)
     assert (first.amount > 0, first.amount + second.amount) == (True, line.amount)
@@ -104,9 +109,9 @@ def test_postgres_copies_what_python_writes(ground: Ground) -> None:
         pytest.skip("SQLite has no COPY")
     random_lines(ground, 100, seed=4)
     type(ground.model).objects.update(name='A "6000",\tnew\rnow')
-    segments = UsageSegment.objects.all()
-    copied = b"".join(copy_csv(segments, now=NOW)).decode()
-    assert copied == "".join(write_csv(USAGE, read_lines(segments, now=NOW)))
+    billed = Billed.everything()
+    copied = b"".join(copy_csv(billed, now=NOW)).decode()
+    assert copied == "".join(write_csv(USAGE, read_lines(billed, now=NOW)))
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
@@ -133,7 +138,7 @@ def test_a_spreadsheet_has_texts_numbers_and_moments(ground: Ground, monkeypatch
     assert "<f>" not in "".join(texts)
     assert ">@bob</t>" in "".join(texts)
     cells = dict(re.findall(r'<c r="([A-M]2)"[^>]*>.*?<[vt][^>]*>([^<]*)<', texts[0]))
-    first = next(read_lines(UsageSegment.objects.all(), now=NOW))
+    first = next(read_lines(Billed.everything(), now=NOW))
     assert (cells["A2"], int(cells["I2"]), Decimal(cells["M2"])) == (
         str(first.lease), first.seconds, first.amount,
     )  # fmt: skip
@@ -156,7 +161,7 @@ def test_parquet_is_exact_and_in_row_groups(ground: Ground, monkeypatch: pytest.
     table = file.read()
     assert table.schema.field("amount").type == pa.decimal128(16, 2)
     assert table.schema.field("starts_at").type == pa.timestamp("us", tz="UTC")
-    lines = list(read_lines(UsageSegment.objects.all(), now=NOW))
+    lines = list(read_lines(Billed.everything(), now=NOW))
     assert table.column("amount").to_pylist() == [line.amount for line in lines]
     assert table.column("starts_at").to_pylist() == [line.starts_at for line in lines]
 
@@ -225,9 +230,9 @@ def test_focus_keeps_the_rules_of_its_columns(ground: Ground) -> None:
     rows = rows_of(text)
     names = text.decode().splitlines()[0].split(",")
     ours = {name for name in names if name.startswith("x_")}
-    assert set(names) == set(MANDATORY) | GIVEN | ours
+    assert set(names) == set(MANDATORY) | GIVEN | {"InvoiceId"} | ours
     assert [fault for row in rows for fault in (*malformed(row), *contradicting(row))] == []
-    lines: Sequence[UsageLine] = list(read_lines(UsageSegment.objects.all(), now=NOW))
+    lines: Sequence[UsageLine] = list(read_lines(Billed.everything(), now=NOW))
     assert len(rows) == sum(1 for line in lines if line.seconds) < len(lines)
     assert sum(Decimal(row["BilledCost"]) for row in rows) == sum(line.amount for line in lines)
     east = next(row for row in rows if row["BillingAccountId"] == "east")
@@ -255,7 +260,7 @@ def test_each_filter_takes_what_it_says(ground: Ground) -> None:
     third = used("2026-02-01T00:00Z")
 
     def found(**wanted: Any) -> list[Lease]:
-        segments = UsageFilter(**wanted).of(UsageSegment.objects.all()).order_by("starts_at")
+        segments = UsageFilter(**wanted).of(Billed.everything()).segments.order_by("starts_at")
         return [one.lease for one in segments]
 
     assert found() == [first, second, third]
@@ -271,8 +276,52 @@ def test_each_filter_takes_what_it_says(ground: Ground) -> None:
         if month:
             with pytest.raises(InvalidRequest):
                 found(month=month)
-    start, end = month_span("2026-12", "Europe/Berlin")
-    assert (start.isoformat(), end.isoformat()) == ("2026-11-30T23:00:00+00:00", "2026-12-31T23:00:00+00:00")
+
+
+def test_what_was_invoiced_and_credited_adds_up(ground: Ground) -> None:
+    """Lines name their invoice and keep its words; what is credited of them is a negative line."""
+    start = NOW - timedelta(days=10)
+    lease = ground.lease(
+        starts_at=start,
+        ends_at=start + timedelta(hours=3),
+        project="stand",
+        state="ended",
+        outcome="completed",
+    )
+    segment = UsageSegment.objects.create(
+        lease=lease, starts_at=start, ends_at=lease.ends_at, rate_per_hour=lease.rate_per_hour, currency="EUR"
+    )
+    closed = close_month(actor=SYSTEM, tenant=ground.tenant, name="2026-02", now=NOW)
+    (invoice,), line = closed.invoices, segment.line
+    credit = InvoiceLine(
+        corrects=line, lease=lease, starts_at=line.starts_at, ends_at=line.ends_at, seconds=-2000,
+        amount=Decimal("-2.11"), cause="use", rate_per_hour=line.rate_per_hour, gpus=1, project="stand",
+    )  # fmt: skip
+    note = issue(
+        tenant=ground.tenant, month=month_named("2026-02", "UTC"), currency="EUR", lines=[credit],
+        totals=credit_totals([credit.amount], left=invoice.net, percent=Decimal(0), currency="EUR"),
+        tax=("", Decimal(0)), corrects=invoice, reason=NONE, now=NOW,
+    )  # fmt: skip
+    Lease.objects.update(project="something else")
+    rows = rows_of(export("csv", UsageFilter(month="2026-02", project="stand")))
+    told = [(row["cause"], row["seconds"], row["amount"], row["invoice"], row["project"]) for row in rows]
+    assert told == [
+        ("use", "10800", "11.40", invoice.number, "stand"),
+        ("use (credit)", "-2000", "-2.11", note.number, "stand"),
+    ]
+    assert export("csv", UsageFilter(project="something else")).count(b"\n") == 1
+    charges = rows_of(export("focus-csv"))
+    assert [row["ChargeClass"] for row in charges] == ["", "Correction"]
+    assert [fault for row in charges for fault in (*malformed(row), *contradicting(row))] == []
+    assert sum(Decimal(row["BilledCost"]) for row in charges) == invoice.net + note.net
+    billed = Billed.everything()
+    (whole,) = totals(billed, now=NOW)
+    assert (whole.amount, whole.gpu_seconds, whole.lines) == (Decimal("9.29"), 8800, 2)
+    edges = [start + timedelta(minutes=17 * number) for number in range(12)]
+    parts = sums(billed, edges, by="tenant", now=NOW)
+    assert sum(part.amount for part in parts) == whole.amount
+    assert sum(part.gpu_seconds for part in parts) == whole.gpu_seconds
+    assert all(part.amount >= 0 for part in parts)
 
 
 def test_an_export_is_recorded_with_what_was_asked_for(ground: Ground) -> None:

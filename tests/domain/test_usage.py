@@ -7,10 +7,11 @@ from datetime import timedelta
 from decimal import Decimal
 
 from leasing.exports.columns import USAGE
+from leasing.exports.filter import Billed
 from leasing.exports.lines import read_lines
 from leasing.exports.writers import write_csv
 from leasing.metering import follow_lease
-from leasing.models import Lease, UsageSegment
+from leasing.models import Lease
 from leasing.states.lease import LeaseEvent
 from leasing.usage import lease_cost
 from tests.domain.ground import NOW, Ground
@@ -27,7 +28,7 @@ def use(lease: Lease, *, seconds: int | None) -> None:
 
 
 def rows(now_after: int = 6 * 3600) -> list[dict[str, str]]:
-    lines = read_lines(UsageSegment.objects.all(), now=NOW + now_after * SECOND)
+    lines = read_lines(Billed.everything(), now=NOW + now_after * SECOND)
     return list(csv.DictReader(write_csv(USAGE, lines)))
 
 
@@ -49,6 +50,9 @@ def test_a_closed_segment_is_one_line_to_the_second(ground: Ground) -> None:
             "currency": "EUR",
             "cause": "use",
             "amount": "3.83",
+            "project": "",
+            "cost_centre": "",
+            "invoice": "",
         }
     ]
     assert lease_cost(lease, now=NOW + 6 * 3600 * SECOND) == Decimal("3.83")

@@ -16,10 +16,9 @@ from django.utils import timezone
 from leasing.actors import SYSTEM
 from leasing.errors import DomainError
 from leasing.exports.export import FORMS, export_usage
-from leasing.exports.filter import UsageFilter
-from leasing.models import UsageSegment
+from leasing.exports.filter import Billed, UsageFilter
 
-FILTERS = ("since", "before", "month", "tenant", "person", "model", "lease")
+FILTERS = ("since", "before", "month", "tenant", "person", "model", "project", "cost_centre", "lease")
 
 
 class Command(BaseCommand):
@@ -36,6 +35,8 @@ class Command(BaseCommand):
         export.add_argument("--tenant", default="", help="the team's short name")
         export.add_argument("--person", default="", help="by their name")
         export.add_argument("--model", default="", help="the GPU model's short name")
+        export.add_argument("--project", default="", help="as its leases are tagged")
+        export.add_argument("--cost-centre", default="", help="as its leases are tagged")
         export.add_argument("--lease", type=UUID, help="only of one lease")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -45,7 +46,7 @@ class Command(BaseCommand):
         try:
             made = export_usage(
                 actor=SYSTEM,
-                segments=UsageSegment.objects.all(),
+                billed=Billed.everything(),
                 chosen=chosen,
                 form=options["form"],
                 now=timezone.now(),
