@@ -133,8 +133,9 @@ def _compare(tree: Frontier, known: list[_Known]) -> Iterator[str]:
         if row.place != tree.size:
             yield _describe_gap(tree.size, row.place)
             return
-        yield from _check_row(row)
-        tree.append(leaf_hash(row.text.encode()))
+        hashed = leaf_hash(row.text.encode())
+        yield from _check_row(row, hashed.hex())
+        tree.append(hashed)
         for head, kind in heads.pop(tree.size, ()):
             if head.root_hash != tree.root().hex():
                 yield _describe_difference(agreed, head, kind)
@@ -167,8 +168,8 @@ def _rows() -> Iterator[_Row]:
     return map(_Row._make, rows.iterator(chunk_size=2000))
 
 
-def _check_row(row: _Row) -> Iterator[str]:
-    if row.leaf_hash != leaf_hash(row.text.encode()).hex():
+def _check_row(row: _Row, hashed: str) -> Iterator[str]:
+    if row.leaf_hash != hashed:
         yield f"Entry {row.entry_id} (leaf {row.place}): its text is not what was sealed."
     elif not _tells_the_same(row):
         yield f"Entry {row.entry_id} (leaf {row.place}): its columns do not say what its sealed text says."

@@ -23,6 +23,7 @@ from leasing.exports.filter import Billed
 from leasing.exports.lines import UsageLine, read_lines
 from leasing.exports.sums import sums, totals
 from portal.middleware import PersonRequest
+from portal.pages.fleet_use import may_read
 from portal.pages.usage_chart import charts_of, spans_of
 from portal.pages.usage_form import UsageForm, found, midnight
 from portal.streaming import streamed
@@ -61,6 +62,7 @@ def usage(request: PersonRequest) -> HttpResponse:
         "form": form,
         "charts": charts_of(spans, had, show=show),
         "show": show,
+        "reads_time": may_read(request.user),
         "by": form.divided,
         "narrower": NARROWER[form.divided],
         "gpu_hours": sum((Decimal(one.gpu_seconds) for one in had), Decimal(0)) / 3600,

@@ -174,6 +174,19 @@ def acts_of(text: str) -> tuple[str, ...]:
     return family or ((text,) if text else ())
 
 
+TIMES: dict[str, Promise] = {
+    "used": _("used"),
+    "unused": _("booked, not used"),
+    "repair": _("out of service"),
+    "idle": _("idle"),
+}
+
+
+def time_words(name: str) -> str | Promise:
+    """What became of a GPU's time."""
+    return TIMES[name]
+
+
 def plan_words(name: str) -> str | Promise:
     return PLANS.get(name, name)
 

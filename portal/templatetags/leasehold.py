@@ -29,6 +29,7 @@ for _words in (
     words.plan_words,
     words.step_words,
     words.role_words,
+    words.time_words,
     words.act_words,
     words.method_words,
     words.window_words,
@@ -259,6 +260,11 @@ def narrowed(form: UsageForm, by: str, key: str, then_by: str = "") -> str:
 def within(form: UsageForm, span: Span) -> str:
     """The same for the time of one bar."""
     return form.address(month="", since=span.first.isoformat(), through=span.last.isoformat())
+
+
+@register.filter
+def hours(seconds_of_gpus: int) -> str:
+    return formats.number_format(Decimal(seconds_of_gpus) / 3600, decimal_pos=1, force_grouping=True)
 
 
 @register.filter
