@@ -217,6 +217,8 @@ SPECTACULAR_SETTINGS = {
     "ENUM_NAME_OVERRIDES": {
         "LeaseStateEnum": "portal.api.schema.LEASE_STATES",
         "QuotaKindEnum": "leasing.models.QuotaKind",
+        "InvoiceKindEnum": "leasing.models.invoices.Invoice.Kind",
+        "OutageKindEnum": "portal.api.schema.OUTAGE_KINDS",
         "StretchKindEnum": "portal.api.schema.STRETCH_KINDS",
         "GpuStateEnum": "hosts.models.GPU_STATES",
         "LeaseOutcomeEnum": "portal.api.schema.LEASE_OUTCOMES",

@@ -5,11 +5,14 @@ Months that are open are billed without it; of closed ones, credit notes take it
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from django.db import transaction
 from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 
@@ -37,6 +40,14 @@ class Recorded:
     leases: int
     credit_notes: list[Invoice]
 
+    @property
+    def credited(self) -> dict[str, Decimal]:
+        """What is taken back, with its tax, by currency."""
+        sums: dict[str, Decimal] = defaultdict(Decimal)
+        for note in self.credit_notes:
+            sums[note.currency] -= note.gross
+        return dict(sums)
+
 
 def record_outage(
     *,
@@ -61,6 +72,24 @@ def record_outage(
     if ends_at - starts_at > LONGEST_OUTAGE:
         raise InvalidRequest(_("An outage lasts a year at most."), field="starts_at")
     return _record(actor, _about(what), starts_at, ends_at, words, now)
+
+
+def preview_outage(
+    *,
+    actor: Actor,
+    what: Host | Gpu | GpuModel,
+    starts_at: datetime,
+    ends_at: datetime,
+    reason: str,
+    now: datetime,
+) -> Recorded:
+    """What recording it would do: it is done, and undone. No number is used up."""
+    with transaction.atomic():
+        recorded = record_outage(
+            actor=actor, what=what, starts_at=starts_at, ends_at=ends_at, reason=reason, now=now
+        )
+        transaction.set_rollback(True)
+    return recorded
 
 
 def leases_in(outage: Outage) -> QuerySet[Lease]:

@@ -64,7 +64,8 @@ def _taxes() -> Iterator[Finding]:
     """Of an invoice with its credit notes, up to each of them."""
     left: dict[str, Decimal] = {}
     taxed: dict[str, Decimal] = {}
-    for one in Invoice.objects.select_related("corrects").order_by("issued_at", "kind", "number"):
+    # Invoices come before what corrects them, and credit notes in the order of their numbers.
+    for one in Invoice.objects.select_related("corrects").order_by("-kind", "number"):
         of = one.corrects.number if one.corrects else one.number
         left[of] = left.get(of, Decimal(0)) + one.net
         taxed[of] = taxed.get(of, Decimal(0)) + one.tax

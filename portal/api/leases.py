@@ -20,6 +20,7 @@ from leasing.console import open_console
 from leasing.ending import end_lease
 from leasing.idleness import say_in_use
 from leasing.models import Lease
+from leasing.models.leases import LONGEST_TAG
 from leasing.power import switch_power
 from leasing.states.lease import LeaseState
 from leasing.timing import TICKET_LIFETIME
@@ -34,6 +35,8 @@ from portal.console.admission import credential_of_token
 class BookingSerializer(WindowSerializer):
     image = serializers.SlugField()
     purpose = serializers.CharField(required=False, allow_blank=True, default="", max_length=500)
+    project = serializers.CharField(required=False, allow_blank=True, default="", max_length=LONGEST_TAG)
+    cost_centre = serializers.CharField(required=False, allow_blank=True, default="", max_length=LONGEST_TAG)
 
 
 class PowerSerializer(StrictSerializer[dict[str, Any]]):
@@ -89,6 +92,8 @@ class LeaseList(ListView[Lease]):
             starts_at=asked["starts_at"],
             ends_at=end_of(asked, now),
             purpose=asked["purpose"],
+            project=asked["project"],
+            cost_centre=asked["cost_centre"],
             now=now,
         )
         location = reverse("api-lease", args=[lease.pk])

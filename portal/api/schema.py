@@ -19,6 +19,7 @@ from portal.api.problems import MEDIA_TYPE
 LEASE_STATES = [(state.value, state.value) for state in LeaseState]
 LEASE_OUTCOMES = [(outcome.value, outcome.value) for outcome in Outcome]
 WAITLIST_OUTCOMES = WaitlistEntry.Outcome.choices
+OUTAGE_KINDS = [(kind, kind) for kind in ("host", "gpu", "model")]
 STRETCH_KINDS = [(kind.value, kind.value) for kind in Kind]
 
 # RFC 9457 problem details. `hint` says what to do; `errors` names the fields at fault.

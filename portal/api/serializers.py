@@ -137,9 +137,10 @@ class LeaseSerializer(serializers.ModelSerializer[Lease]):
         fields = [
             "id", "machine_name", "tenant", "owner", "flavor", "image", "state", "state_since", "outcome",
             "outcome_reason", "machine", "starts_at", "ends_at", "pending_ends_at", "requested_at",
-            "decide_by", "purpose", "series", "occurs_on", "needs_approval_because", "decided_by",
-            "decided_at", "decision_note", "rate_per_hour", "currency", "quoted_total", "cost", "active_at",
-            "stopped_at", "waiting_because", "first_used_at", "last_used_at", "given_back_at", "access",
+            "decide_by", "purpose", "project", "cost_centre", "series", "occurs_on",
+            "needs_approval_because", "decided_by", "decided_at", "decision_note", "rate_per_hour",
+            "currency", "quoted_total", "cost", "active_at", "stopped_at",
+            "waiting_because", "first_used_at", "last_used_at", "given_back_at", "access",
         ]  # fmt: skip
         read_only_fields = fields
 

@@ -18,6 +18,7 @@ from leasing import policy
 from leasing.approval import approve_series, reject_series
 from leasing.ending import end_series
 from leasing.models import Series
+from leasing.models.leases import LONGEST_TAG
 from leasing.recurrence import MOST_OCCURRENCES, MOST_WEEKS_BETWEEN, Pattern
 from leasing.series import book_series
 from leasing.series_plan import Plan, preview_series
@@ -60,6 +61,8 @@ class RepeatSerializer(StrictSerializer[dict[str, Any]]):
 class RepeatBookingSerializer(RepeatSerializer):
     image = serializers.SlugField()
     purpose = serializers.CharField(required=False, allow_blank=True, default="", max_length=500)
+    project = serializers.CharField(required=False, allow_blank=True, default="", max_length=LONGEST_TAG)
+    cost_centre = serializers.CharField(required=False, allow_blank=True, default="", max_length=LONGEST_TAG)
 
 
 class OccurrenceSerializer(serializers.Serializer[Any]):
@@ -149,6 +152,8 @@ class SeriesList(ListView[Series]):
             pattern=_pattern(asked),
             without=asked["without"],
             purpose=asked["purpose"],
+            project=asked["project"],
+            cost_centre=asked["cost_centre"],
             now=timezone.now(),
         )
         location = reverse("api-series", args=[series.pk])

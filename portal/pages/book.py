@@ -61,7 +61,7 @@ def require_member(person: Person) -> None:
 
 def _booked(request: PersonRequest, form: BookingForm, now: datetime) -> Lease | Series | None:
     chosen = form.cleaned_data
-    names = ("tenant", "flavor", "image", "purpose")
+    names = ("tenant", "flavor", "image", "purpose", "project", "cost_centre")
     asked = {"actor": request.actor, "now": now, **{name: chosen[name] for name in names}}
     try:
         if form.is_repeated:

@@ -14,6 +14,7 @@ from django.utils.translation import gettext_lazy
 from leasing import policy
 from leasing.errors import DomainError, InvalidRequest
 from leasing.models import Flavor, Image, Person, Tenant
+from leasing.models.leases import LONGEST_TAG
 from leasing.recurrence import Pattern
 
 LENGTHS = {
@@ -98,6 +99,8 @@ class BookingForm(forms.Form):
     every_weeks = forms.ChoiceField(choices=list(WEEKS.items()), required=False)
     without = DatesField(required=False)
     purpose = forms.CharField(required=False, max_length=500)
+    project = forms.CharField(required=False, max_length=LONGEST_TAG)
+    cost_centre = forms.CharField(required=False, max_length=LONGEST_TAG)
 
     def __init__(self, person: Person, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -34,6 +34,8 @@ def parts_of(person: Person, roles: dict[Tenant, set[str]]) -> dict[str, bool]:
         "oversee": "approver" in names or auditor,
         "fleet": operator or auditor,
         "audit": "approver" in names or auditor,
+        "invoices": bool(names & {"approver", "finance"}) or auditor or policy.is_money_manager(person),
+        "prices": auditor or policy.is_money_manager(person),
         "usage": bool(names & {"finance", "approver"}) or auditor or policy.is_money_manager(person),
     }
 

@@ -158,6 +158,7 @@ def _shown(person: Person, lease: Lease, now: datetime) -> dict[str, Any]:
         "ways": ways_in(lease) if usable else None,
         "may_end": lease.state in ENDABLE and policy.may(person, lease, "end"),
         "known": considerations(lease, now=now) if _may_decide(person, lease) else None,
+        "may_tag": policy.may_tag(person, lease),
         "more": more_time(lease, now=now) if usable and lease.state in ENDABLE else None,
         "steps": lease.steps.order_by("id"),
         "scrubs": lease.scrubs.select_related("gpu__host", "gpu__model"),

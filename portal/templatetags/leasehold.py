@@ -9,12 +9,14 @@ from typing import Any
 from django import template
 from django.templatetags.static import static
 from django.utils import formats, timezone
+from django.utils.dates import WEEKDAYS_ABBR
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import pgettext
 
 from hosts.models import Gpu
+from leasing.billing.budgets import Forecast
 from leasing.limits import Limit, Measure, plain
 from leasing.models import Lease, QuotaKind, QuotaRequest, UsageSegment
 from leasing.quotas import Standing
@@ -209,6 +211,32 @@ def span(value: timedelta | int | float | None) -> str:
 
 
 @register.filter
+def exact_span(seconds: int) -> str:
+    """Hours, minutes and seconds of a bill; what is taken back has a minus."""
+    hours, rest = divmod(abs(seconds), HOUR)
+    sign = "−" if seconds < 0 else ""
+    return f"{sign}{hours}:{rest // MINUTE:02d}:{rest % MINUTE:02d}"
+
+
+@register.filter
+def stamp(at: datetime) -> str:
+    """A time to the second, for columns on paper."""
+    return f"{timezone.localtime(at):%Y-%m-%d %H:%M:%S}"
+
+
+@register.filter
+def part_of(forecast: Forecast, value: Decimal) -> str:
+    """What is used and booked, in per cent of a budget."""
+    return f"{plain(forecast.certain * 100 / value)} %" if value else "–"
+
+
+@register.filter
+def weekdays(days: str) -> str:
+    """ISO weekdays such as 12345, in words."""
+    return ", ".join(str(WEEKDAYS_ABBR[int(day) - 1]) for day in sorted(days))
+
+
+@register.filter
 def whole_seconds(value: timedelta) -> int:
     """For scripts that count down."""
     return max(0, int(value.total_seconds()))
@@ -237,9 +265,10 @@ def money(amount: Decimal | None, currency: str, places: int | None = None) -> s
     if amount is None:
         return "–"
     decimals = places if places is not None else (0 if currency in WHOLE_CURRENCIES else 2)
-    figure = formats.number_format(amount, decimal_pos=decimals, use_l10n=True, force_grouping=True)
+    figure = formats.number_format(abs(amount), decimal_pos=decimals, use_l10n=True, force_grouping=True)
     sign = SYMBOLS.get(currency)
-    return f"{sign}{figure}" if sign else f"{figure} {currency}"
+    minus = "−" if amount < 0 else ""
+    return f"{minus}{sign}{figure}" if sign else f"{minus}{figure} {currency}"
 
 
 @register.simple_tag

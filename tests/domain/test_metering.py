@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
 
@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase
 
-from leasing.metering import billable_span, follow_lease, lease_amount, overrun_span
-from leasing.models import Lease, UsageSegment
+from leasing.booking import fill_quote
+from leasing.metering import append_terms, billable_span, follow_lease, lease_amount, overrun_span
+from leasing.models import Discount, Extension, Lease, Rate, Tenant, UsageSegment
+from leasing.pricing import keep_terms, quote_extension
 from leasing.states.lease import LeaseEvent
 from leasing.terms import line_amount, whole_seconds
 from tests.domain.ground import NOW, Ground
@@ -179,6 +181,46 @@ class TestAnyHistory(TestCase):
             covering = [s.cause for s in segments if s.ends_at and s.starts_at <= probe < s.ends_at]
             assert covering == ["use"] * usable + ["overrun"] * over
         assert all(segment.ends_at is not None for segment in segments)
+
+    @settings(max_examples=60, deadline=None)
+    @given(
+        rates=st.lists(st.integers(0, 99_999_999), min_size=4, max_size=4),
+        lengths=st.lists(st.integers(1, 200_000), min_size=2, max_size=2),
+        percent=st.integers(0, 10_000),
+        ahead=st.integers(0, 48),
+        zone=st.sampled_from(["Europe/Berlin", "Asia/Kolkata", "America/St_Johns"]),
+    )
+    def test_what_is_used_in_full_costs_what_was_quoted(
+        self, rates: list[int], lengths: list[int], percent: int, ahead: int, zone: str
+    ) -> None:
+        """Also over months, clocks that change, peak hours, and an extension at another price."""
+        ground = Ground()
+        Tenant.objects.update(timezone=zone)
+        per_hour = [Decimal(rate) / 10_000 for rate in rates]
+        starts_at = datetime(2026, 3, 28, tzinfo=UTC)
+        middle, ends_at = (starts_at + sum(lengths[:n]) * SECOND for n in (1, 2))
+        for at, (peak, off_peak) in ((starts_at, per_hour[:2]), (middle, per_hour[2:])):
+            Rate.objects.create(
+                flavor=ground.flavor, per_hour=peak, off_peak_per_hour=off_peak, currency="EUR",
+                peak_zone=zone, reserved_hours=24, reserved_percent=20, valid_from=at,
+            )  # fmt: skip
+        tenant = Tenant.objects.get()
+        Discount.objects.create(tenant=tenant, percent=Decimal(percent) / 100, valid_from=NOW)
+        lease = ground.lease(tenant=tenant, starts_at=starts_at, ends_at=middle)
+        quote = fill_quote(lease, now=starts_at - timedelta(hours=ahead))
+        lease.save()
+        keep_terms(lease, quote)
+        more = quote_extension(lease, ends_at, now=middle)
+        asked = Extension.objects.create(
+            lease=lease, old_ends_at=middle, new_ends_at=ends_at, rate_per_hour=more.rate_per_hour,
+            currency="EUR", quoted_total=more.total, asked_by=ground.person, asked_at=middle,
+            state=Extension.State.CONFIRMED, state_since=middle,
+        )  # fmt: skip
+        append_terms(lease, asked, more.terms)
+        lease.ends_at = ends_at
+        live(lease, (E.RUNNING, starts_at - SECOND), (E.END, ends_at + SECOND))
+        segments = UsageSegment.objects.filter(lease=lease)
+        assert lease_amount(segments, ends_at) == quote.total + more.total
 
     @settings(max_examples=60, deadline=None)
     @given(active=offsets, looked=st.lists(gaps, min_size=2, max_size=5))

@@ -16,6 +16,8 @@ from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from knox.models import AuthToken
 
 from leasing.actors import SYSTEM
+from leasing.billing.closing import close_month
+from leasing.billing.months import month_of
 from leasing.enrolment.tokens import make_token
 from leasing.feeds.keeping import NewFeed, create_feed
 from leasing.imaging.uploads import begin_upload
@@ -102,6 +104,18 @@ def upload(scene: Scene) -> dict[str, Any]:
     return {"upload_id": begin_upload(actor=scene.actor(scene.operator), now=scene.now, **facts).pk}
 
 
+def invoice(scene: Scene) -> dict[str, Any]:
+    """Over this month, as if it were over."""
+    later = month_of(scene.now, scene.studio.timezone).ends_at
+    name = month_of(scene.ended.starts_at, scene.studio.timezone).name
+    closed = close_month(actor=SYSTEM, tenant=scene.studio, name=name, now=later)
+    return {"invoice_id": closed.invoices[0].pk}
+
+
+def month_of_team(scene: Scene) -> dict[str, Any]:
+    return {"slug": scene.studio.slug, "month": "2026-01"}
+
+
 def image(scene: Scene) -> dict[str, Any]:
     return {"image_id": scene.image.pk}
 
@@ -158,6 +172,7 @@ NEW_KEY = {"key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGIVdXM+GJSIWZABFD3ltQ8IY
 ACTIVE, REQUESTED, ENDED = lease("active"), lease("requested"), lease("ended")
 SEES_ACTIVE = "ada=200 approver=200 auditor=200"
 USES_ACTIVE = "ada=302 approver=403 auditor=403"
+SEES_MONEY = "approver=200 finance=200 auditor=200 money=200"
 READS_FLEET = "operator=200 auditor=200"
 EVERYBODY = 200
 
@@ -428,6 +443,53 @@ TABLE = [
     ),
     Row("api-weights", READS_FLEET),
     posting("api-weight", "operator=200", body={"weight": 3}, arguments=team),
+    Row("budget", SEES_MONEY),
+    posting("change-budget", "approver=302 money=302", body={"rule": "warn"}, arguments=team),
+    Row("invoices", SEES_MONEY),
+    Row("invoice", SEES_MONEY, arguments=invoice),
+    Row("invoice", arguments=unknown("invoice_id")),
+    Row("invoice-pdf", SEES_MONEY, arguments=invoice),
+    Row("invoice-draft", SEES_MONEY, arguments=month_of_team),
+    Row(
+        "invoice-draft", "auditor=200 money=200", arguments=lambda s: {**month_of_team(s), "slug": "research"}
+    ),
+    posting("close-month", "money=302", arguments=month_of_team),
+    Row("prices", "auditor=200 money=200"),
+    posting("add-rate", "money=302", body={"flavor": "studio"}),
+    posting("add-discount", "money=302", body={"tenant": "studio"}),
+    posting("add-tax", "money=302", body={"label": "VAT"}),
+    posting("change-billing", "money=302", body={"tenant_slug": "studio"}),
+    Row("outages", READS_FLEET),
+    posting("add-outage", "operator=302", body={"what": "host:x"}),
+    posting("workstation-tags", "ada=302 approver=302 finance=302", body={"project": "x"}, arguments=ACTIVE),
+    Row("api-budgets", others=EVERYBODY),
+    posting("api-budget", "approver=200 money=200", body={"rule": "warn"}, arguments=team),
+    Row("api-invoices", others=EVERYBODY),
+    Row("api-invoice", SEES_MONEY, arguments=invoice),
+    Row("api-invoice", arguments=unknown("invoice_id")),
+    Row("api-month", SEES_MONEY, query="?tenant=studio&month=2026-01"),
+    Row("api-month", "auditor=200 money=200", query="?tenant=research&month=2026-01"),
+    posting("api-close-month", "money=200", body={"tenant": "studio", "month": "2026-01"}),
+    Row("api-rates", "auditor=200 money=200"),
+    posting("api-rates", "money=400", body={"flavor": "studio"}),
+    Row("api-discounts", "auditor=200 money=200"),
+    posting("api-discounts", "money=201", body={"tenant": "studio", "percent": "5"}),
+    Row("api-taxes", "auditor=200 money=200"),
+    posting("api-taxes", "money=201", body={"name": "VAT", "percent": "19"}),
+    posting("api-billing", "money=200", body={"region": "DE", "billing_address": ""}, arguments=team),
+    posting(
+        "api-billing",
+        body={"region": "DE", "billing_address": ""},
+        arguments=lambda _scene: {"slug": "unknown"},
+    ),
+    Row("api-outages", READS_FLEET),
+    posting("api-outages", "operator=400", body={"kind": "host", "id": "x"}),
+    posting(
+        "api-lease-tags",
+        "ada=200 approver=200 finance=200",
+        body={"project": "x", "cost_centre": ""},
+        arguments=ACTIVE,
+    ),
     Row("api-scrub-records", others=EVERYBODY),
     Row("api-audit", "approver=200 auditor=200"),
     Row("api-usage", "approver=200 finance=200 auditor=200 money=200"),

@@ -1,0 +1,152 @@
+"""Rates, discounts and tax: shown to those who manage the money and to auditors, set by the former."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django import forms
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.db.models import Q
+from django.http import HttpResponse
+from django.shortcuts import render
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+from django.views.decorators.http import require_safe
+
+from leasing import policy
+from leasing.billing.prices import LARGEST_RATE, set_billing, set_discount, set_rate, set_tax
+from leasing.errors import InvalidRequest, NotVisible
+from leasing.models import Discount, Flavor, Rate, TaxRate, Tenant
+from leasing.models.people import check_zone
+from leasing.models.prices import CURRENCY
+from portal.middleware import PersonRequest
+from portal.pages.actions import action
+from portal.pages.booking_form import LocalTimeField
+
+FLAVORS = Flavor.objects.order_by("name")
+TENANTS = Tenant.objects.order_by("name")
+
+
+def rate_field(*, required: bool = True) -> forms.DecimalField:
+    return forms.DecimalField(
+        min_value=0, max_value=LARGEST_RATE, max_digits=12, decimal_places=4, required=required
+    )
+
+
+def percent_field(*, required: bool = True) -> forms.DecimalField:
+    return forms.DecimalField(min_value=0, max_value=100, max_digits=5, decimal_places=2, required=required)
+
+
+class RateForm(forms.Form):
+    flavor = forms.ModelChoiceField(FLAVORS, to_field_name="slug", empty_label=None)
+    per_hour = rate_field()
+    currency = forms.CharField(max_length=3, validators=[CURRENCY], initial="EUR")
+    off_peak_per_hour = rate_field(required=False)
+    peak_days = forms.RegexField(r"^[1-7]{1,7}$", initial="12345")
+    peak_from_hour = forms.IntegerField(min_value=0, max_value=23, initial=8)
+    peak_until_hour = forms.IntegerField(min_value=1, max_value=24, initial=20)
+    peak_zone = forms.CharField(max_length=64, validators=[check_zone], initial="UTC")
+    reserved_hours = forms.IntegerField(min_value=0, max_value=17520, initial=0)
+    reserved_percent = percent_field()
+    valid_from = LocalTimeField()
+
+
+class DiscountForm(forms.Form):
+    tenant = forms.ModelChoiceField(TENANTS, to_field_name="slug", empty_label=None)
+    flavor = forms.ModelChoiceField(
+        FLAVORS, to_field_name="slug", required=False, empty_label=gettext_lazy("all workstations")
+    )
+    percent = percent_field()
+    valid_from = LocalTimeField()
+    valid_until = LocalTimeField()
+
+
+class TaxForm(forms.Form):
+    label = forms.CharField(max_length=40, initial="VAT")
+    percent = percent_field()
+    tenant = forms.ModelChoiceField(
+        TENANTS, to_field_name="slug", required=False, empty_label=gettext_lazy("all of the region")
+    )
+    region = forms.CharField(max_length=20, required=False)
+    valid_from = LocalTimeField()
+
+
+class BillingForm(forms.Form):
+    tenant_slug = forms.SlugField()
+    region = forms.CharField(max_length=20, required=False)
+    address = forms.CharField(max_length=500, required=False)
+
+
+@login_required
+@require_safe
+def prices(request: PersonRequest) -> HttpResponse:
+    if not (policy.is_money_manager(request.user) or policy.is_auditor(request.user)):
+        raise NotVisible(_("There is nothing here."))
+    now = timezone.now()
+    valid = Q(valid_until=None) | Q(valid_until__gt=now)
+    context: dict[str, Any] = {
+        "rates": _marked(Rate.objects.filter(valid).select_related("flavor"), "flavor_id"),
+        "discounts": Discount.objects.filter(valid).select_related("tenant", "flavor"),
+        "taxes": TaxRate.objects.filter(valid).select_related("tenant"),
+        "tenants": TENANTS.all(),
+        "may_set": policy.is_money_manager(request.user),
+        "rate_form": _styled(RateForm(initial={"reserved_percent": 0})),
+        "discount_form": _styled(DiscountForm()),
+        "tax_form": _styled(TaxForm()),
+    }
+    return render(request, "money/prices.html", context)
+
+
+@action
+def add_rate(request: PersonRequest) -> str:
+    return _set(request, RateForm, set_rate, _("The rate is set. What is booked keeps its price."))
+
+
+@action
+def add_discount(request: PersonRequest) -> str:
+    return _set(
+        request, DiscountForm, set_discount, _("The discount is set. What is booked keeps its price.")
+    )
+
+
+@action
+def add_tax(request: PersonRequest) -> str:
+    return _set(request, TaxForm, set_tax, _("The tax is set. Closed months keep theirs."))
+
+
+@action
+def change_billing(request: PersonRequest) -> str:
+    return _set(request, BillingForm, set_billing, _("Saved. Invoices that are issued keep their address."))
+
+
+def _set(request: PersonRequest, form: type[forms.Form], service: Callable[..., Any], words: str) -> str:
+    policy.require_money_manager(request.user)
+    given = form(request.POST)
+    if not given.is_valid():
+        field, errors = next(iter(given.errors.items()))
+        raise InvalidRequest(f"{field}: {errors[0]}", field=field)
+    service(actor=request.actor, now=timezone.now(), **given.cleaned_data)
+    messages.success(request, words)
+    return reverse("prices")
+
+
+def _marked(rates: Any, key: str) -> list[tuple[Rate, str]]:
+    """Each with whether it is replaced, in force or to come."""
+    now, found = timezone.now(), list(rates.order_by("flavor__name", "valid_from"))
+    newest: dict[int, Rate] = {getattr(one, key): one for one in found if one.valid_from <= now}
+    marks = []
+    for one in found:
+        mark = "coming" if one.valid_from > now else "now" if newest[getattr(one, key)] is one else "past"
+        marks.append((one, mark))
+    return marks
+
+
+def _styled(form: forms.Form) -> forms.Form:
+    for field in form.fields.values():
+        chosen = isinstance(field.widget, forms.Select)
+        field.widget.attrs["class"] = "form-select" if chosen else "form-control"
+    return form
