@@ -1,4 +1,4 @@
-"""A million usage lines in PostgreSQL: closing the month, exports beside a bare COPY, the audit log's pace.
+"""A million usage lines in PostgreSQL: exports beside a bare COPY, the audit log's pace, closing the month.
 
     python -m benchmarks.billing [--quick] [--json] [--lines N]
 
@@ -46,10 +46,10 @@ def main() -> int:
         os.environ["LEASEHOLD_VAR"] = folder
         steps: list[tuple[str, Callable[..., dict[str, Any]], tuple[Any, ...]]] = [
             ("build", _build, (lines,)),
-            ("close", _close, ()),
             ("csv_beside_copy", _csv_beside_copy, ()),
             *((f"{form}_of_{count}", _export, (form, count)) for form in FORMS for count in (FEW, lines)),
             ("audit", _audit, (entries,)),
+            ("close", _close, ()),
         ]
         for name, work, arguments in steps:
             # A process of its own, so that its peak of memory is its own.

@@ -15,7 +15,7 @@ from leasing.exports.columns import Cell, Column, neutral
 from leasing.exports.lines import UsageLine
 
 PIECE = 64 * 1024
-ROW_GROUP = 20_000
+ROW_GROUP = 5_000
 # Of the 1,048,576 rows that a sheet can have.
 SHEET_ROWS = 1_000_000
 WIDTHS = {"text": 18, "integer": 10, "decimal": 14, "moment": 20}

@@ -498,6 +498,14 @@ TABLE = [
 ]
 
 
+DONE = frozenset({200, 201, 202, 204, 302})
+# Posts of the table that only ask, or change how somebody is spoken to, or are refused with a message.
+NOTHING_DONE = frozenset({
+    "api-quote", "api-closure-preview", "language", "workstation-end-at", "decide-series", "ask-quota",
+    "join-waitlist", "waiting-deadline", "host-account", "host-retire", "offer-image", "upload-image",
+})  # fmt: skip
+
+
 def names(resolver: URLResolver) -> Iterator[str]:
     for pattern in resolver.url_patterns:
         if isinstance(pattern, URLResolver):
@@ -519,8 +527,9 @@ def test_answers_by_role(row: Row, scene: Scene, sign_in: SignIn) -> None:
 
 
 def ask(client: Client, row: Row, url: str) -> int:
-    """The status, with everything that the request did undone."""
+    """The status, with everything that the request did undone. What it did is in the audit log."""
     with transaction.atomic():
+        entries = AuditEntry.objects.count()
         if row.name.startswith("api-"):
             body = json.dumps(dict(row.body)) if row.method == "post" else ""
             response = (
@@ -530,6 +539,9 @@ def ask(client: Client, row: Row, url: str) -> int:
             )
         else:
             response = getattr(client, row.method)(url, dict(row.body))
+        if row.method != "get" and response.status_code in DONE and row.name not in NOTHING_DONE:
+            signed_out = response.headers.get("Location", "").startswith(reverse("sign-in"))
+            assert signed_out or AuditEntry.objects.count() > entries, f"{row} left no entry"
         transaction.set_rollback(True)
     status: int = response.status_code
     return status
