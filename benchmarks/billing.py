@@ -78,7 +78,13 @@ def _build(dsn: str, lines: int) -> dict[str, Any]:
     first.state, first.outcome, first.active_at = "ended", "completed", start
     leases = _Rows(first)
     segments = _Rows(
-        UsageSegment(lease_id=uuid4(), starts_at=start, rate_per_hour=Decimal(3), currency="EUR")
+        UsageSegment(
+            lease_id=uuid4(),
+            person=fleet.people[0],
+            starts_at=start,
+            rate_per_hour=Decimal(3),
+            currency="EUR",
+        )
     )
     for number in range(lines // SEGMENTS_PER_LEASE):
         lease, place = uuid4(), number % len(fleet.tenants)
@@ -91,7 +97,8 @@ def _build(dsn: str, lines: int) -> dict[str, Any]:
         leases.add(id=lease, flavor_id=fleet.flavors[(1, 4, 8)[number % 3]].pk, **owner, **window)
         for n in range(SEGMENTS_PER_LEASE):
             rate = Decimal(30_000 + number % 977 * 10 + n).scaleb(-4)
-            segments.add(lease_id=lease, starts_at=edges[n], ends_at=edges[n + 1], rate_per_hour=rate)
+            span = {"starts_at": edges[n], "ends_at": edges[n + 1]}
+            segments.add(lease_id=lease, person_id=owner["owner_id"], **span, rate_per_hour=rate)
     leases.copy()
     segments.copy()
     _run("VACUUM ANALYZE")

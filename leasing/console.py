@@ -21,7 +21,7 @@ from leasing.actors import SYSTEM, Actor
 from leasing.audit.log import record
 from leasing.errors import NotAllowed, NotVisible, WrongState
 from leasing.locking import locked
-from leasing.models import ConsoleSession, Lease
+from leasing.models import ConsoleSession, Lease, Person
 from leasing.outbox import queue_command
 from leasing.signs_of_use import note_use
 from leasing.states.lease import LeaseState
@@ -42,7 +42,7 @@ def open_console(*, actor: Actor, lease_id: UUID, session_key: str, now: datetim
     """Admit this browser session to the machine's console and tell the host to dial the gateway."""
     if actor.person is None:
         raise TypeError("only a person opens a console")
-    policy.fetch_lease(actor.person, lease_id, "use")
+    policy.fetch_lease(actor.person, lease_id, "control")
     lease = locked(Lease.objects.select_related("host", "tenant")).get(pk=lease_id)
     if lease.state != LeaseState.ACTIVE or lease.machine != Lease.Machine.RUNNING or lease.host is None:
         raise WrongState(_("There is no picture: the machine is not running."), hint=_("Power it on first."))
@@ -105,7 +105,7 @@ def still_admitted(session_id: UUID) -> bool:
     if session is None or not session.person.is_active:
         return False
     try:
-        policy.fetch_lease(session.person, session.lease_id, "use")
+        policy.fetch_lease(session.person, session.lease_id, "control")
     except (NotVisible, NotAllowed):
         return False
     return True
@@ -119,6 +119,11 @@ def close_console(*, session_id: UUID, now: datetime) -> None:
 def close_consoles(lease: Lease, *, now: datetime) -> None:
     """All of a lease that has stopped."""
     _close(lease.console_sessions.all(), now=now)
+
+
+def close_consoles_of(lease: Lease, person: Person, *, now: datetime) -> None:
+    """Those of somebody who may no longer use it."""
+    _close(lease.console_sessions.filter(person=person), now=now)
 
 
 @atomically

@@ -18,10 +18,13 @@ from leasing.reasons import Reason, filled
 from leasing.states.gpu import GpuEvent
 from leasing.states.lease import LeaseEvent, LeaseState
 from leasing.timing import PROVISION_DEADLINE, RELEASE_DEADLINE, UPDATE_DEADLINE
+from leasing.together.closing import close_with_lease
 
 
 def after_lease_event(lease: Lease, *, event: LeaseEvent, at: datetime, actor: Actor, now: datetime) -> None:
     """Queue and write everything that this transition entails; its owner is told by `tell_owner`."""
+    if lease.state in (LeaseState.RELEASING, LeaseState.ENDED):
+        close_with_lease(lease, now=now)
     if event is LeaseEvent.START:
         _hand_over(lease, at=at, actor=actor, now=now)
         _tell_host(lease, goal=goals.provision(lease), now=now, deadline=PROVISION_DEADLINE)

@@ -12,10 +12,11 @@ from datetime import datetime
 from decimal import Decimal
 from operator import itemgetter
 from typing import NamedTuple
+from uuid import UUID
 
 from django.db.models import Q, QuerySet
 
-from leasing.models import Extension, Hold, Lease, LeaseTerm, Outage, UsageSegment
+from leasing.models import Extension, HandOver, Hold, Lease, LeaseTerm, Outage, UsageSegment
 from leasing.states.lease import LeaseEvent
 from leasing.terms import Span, Term, cut_span, line_amount, month_cuts, total_of, trimmed, whole_seconds
 
@@ -43,19 +44,22 @@ def overrun_span(*, active_at: datetime, gone_at: datetime, ends_at: datetime) -
     return _span(max(active_at, ends_at), gone_at)
 
 
-def due(terms: Iterable[Term], used: Span | None, outages: Iterable[Span]) -> list[Due]:
-    """What is due for a span of use: its terms, but for the outages."""
+def due(
+    terms: Iterable[Term], used: Span | None, outages: Iterable[Span], handed_over: Iterable[datetime] = ()
+) -> list[Due]:
+    """What is due for a span of use: its terms, but for the outages; each line is of one person's time."""
     if used is None:
         return []
-    known = list(outages)
-    edges = [edge for outage in known for edge in outage]
+    known, hands = list(outages), set(handed_over)
+    edges = [*hands, *(edge for outage in known for edge in outage)]
     found: list[Due] = []
     for term in trimmed(terms, *used):
         for part in cut_span(Span(term.starts_at, term.ends_at), edges):
             free = any(outage.starts_at <= part.starts_at < outage.ends_at for outage in known)
             rate, cause = (Decimal(0), Cause.OUTAGE) if free else (term.rate_per_hour, Cause.USE)
             last = found[-1] if found else None
-            if free and last and last.cause == cause and last.ends_at == part.starts_at > term.starts_at:
+            adjoins = last is not None and last.ends_at == part.starts_at and part.starts_at not in hands
+            if free and last and adjoins and last.cause == cause and part.starts_at > term.starts_at:
                 found[-1] = last._replace(ends_at=part.ends_at)
             else:
                 found.append(Due(*part, rate, cause))
@@ -167,9 +171,11 @@ def follow(lease: Lease) -> None:
             wanted.remove(known)
         else:
             one.delete()
+    hands = hand_overs_of(lease)
     UsageSegment.objects.bulk_create(
         UsageSegment(
             lease=lease,
+            person_id=_whose(lease, hands, starts_at),
             starts_at=starts_at,
             ends_at=ends_at,
             rate_per_hour=rate,
@@ -190,7 +196,19 @@ def due_lines(lease: Lease) -> list[Due]:
         starts_at=lease.starts_at,
         ends_at=lease.ends_at,
     )
-    return due(terms(lease), used, [Span(one.starts_at, one.ends_at) for one in outages_of(lease)])
+    outages = [Span(one.starts_at, one.ends_at) for one in outages_of(lease)]
+    return due(terms(lease), used, outages, [at for at, _giver in hand_overs_of(lease)])
+
+
+def hand_overs_of(lease: Lease) -> list[tuple[datetime, UUID]]:
+    """When it went from one person to another, and from whom, in their order."""
+    accepted = lease.hand_overs.filter(state=HandOver.State.ACCEPTED).order_by("decided_at")
+    return [(at, giver) for at, giver in accepted.values_list("decided_at", "giver") if at is not None]
+
+
+def _whose(lease: Lease, hands: Iterable[tuple[datetime, UUID]], at: datetime) -> UUID:
+    """Who had it at a moment."""
+    return next((giver for when, giver in hands if when > at), lease.owner_id)
 
 
 def outages_of(lease: Lease) -> QuerySet[Outage]:
@@ -207,6 +225,7 @@ def _add_overrun(lease: Lease, active_at: datetime, gone_at: datetime) -> None:
         UsageSegment.objects.bulk_create(
             UsageSegment(
                 lease=lease,
+                person_id=lease.owner_id,
                 starts_at=part.starts_at,
                 ends_at=part.ends_at,
                 rate_per_hour=Decimal(0),

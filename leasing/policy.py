@@ -19,18 +19,20 @@ from leasing.errors import InvalidRequest, NotAllowed, NotVisible
 from leasing.models import (
     AuditEntry,
     Flavor,
+    HandOver,
     Invoice,
     Lease,
     Person,
     ScrubRecord,
     Series,
+    Share,
     Tenant,
     TenantGroupPermission,
     TenantPersonPermission,
     UsageSegment,
 )
 from leasing.prepared import Prepared
-from leasing.states.lease import NEVER_CLAIMED, LeaseState
+from leasing.states.lease import NEVER_CLAIMED, RUNNING, LeaseState
 
 Role = Literal["member", "approver", "finance"]
 ROLES: tuple[Role, ...] = ("member", "approver", "finance")
@@ -39,7 +41,7 @@ GLOBAL_ROLES = {
     "platform-finance": "manage_money",
     "auditor": "audit_everything",
 }
-Action = Literal["view", "use", "end", "decide", "cost"]
+Action = Literal["view", "use", "control", "end", "decide", "cost"]
 
 
 def tenants_with_role(person: Person, *roles: Role) -> QuerySet[Tenant]:
@@ -221,7 +223,8 @@ def grant_global_role(*, actor: Actor, person: Person, role: str, now: datetime)
 
 
 def visible_leases(person: Person) -> QuerySet[Lease]:
-    """Own ones in tenants where the person still is a member, all of a tenant for its approvers.
+    """Own ones in tenants where the person still is a member, all of a tenant for its approvers; besides
+    what is shared with them, or offered to them by its owner.
 
     What was offered to somebody who waits is no workstation unless they claim it.
     """
@@ -229,8 +232,21 @@ def visible_leases(person: Person) -> QuerySet[Lease]:
     leases = leases.exclude(state=LeaseState.OFFERED).exclude(outcome__in=NEVER_CLAIMED)
     if is_auditor(person):
         return leases
-    own = Q(owner=person, tenant__in=tenants_with_role(person, "member"))
-    return leases.filter(own | Q(tenant__in=tenants_with_role(person, "approver")))
+    member_of = tenants_with_role(person, "member")
+    own = Q(owner=person, tenant__in=member_of)
+    offered = HandOver.objects.filter(taker=person, state=HandOver.State.OPEN, lease__tenant__in=member_of)
+    others = Q(pk__in=shares_with(person).values("lease")) | Q(pk__in=offered.values("lease"))
+    return leases.filter(own | others | Q(tenant__in=tenants_with_role(person, "approver")))
+
+
+def shares_with(person: Person) -> QuerySet[Share]:
+    """Those that count now: of leases that run, in tenants where the person is a member."""
+    return Share.objects.filter(
+        person=person,
+        closed_at=None,
+        lease__state__in=RUNNING,
+        lease__tenant__in=tenants_with_role(person, "member"),
+    )
 
 
 def visible_audit(person: Person) -> QuerySet[AuditEntry]:
@@ -250,7 +266,7 @@ def reads_audit(person: Person) -> bool:
 
 
 def visible_usage(person: Person) -> QuerySet[UsageSegment]:
-    segments = UsageSegment.objects.select_related("lease__tenant", "lease__owner", "lease__flavor__model")
+    segments = UsageSegment.objects.select_related("lease__tenant", "person", "lease__flavor__model")
     if is_auditor(person) or is_money_manager(person):
         return segments
     return segments.filter(lease__tenant__in=invoiced_tenants(person))
@@ -295,6 +311,9 @@ def may(person: Person, lease: Lease | Series, action: Action) -> bool:
             return True
         case "use":
             return owns
+        case "control":
+            shared = shares_with(person).filter(level=Share.Level.USE, lease=lease.pk)
+            return owns or (isinstance(lease, Lease) and shared.exists())
         case "end":
             return owns or has_role(person, lease.tenant, "approver")
         case "decide":
@@ -304,12 +323,14 @@ def may(person: Person, lease: Lease | Series, action: Action) -> bool:
                 owns
                 or is_auditor(person)
                 or tenants_with_role(person, "approver", "finance").filter(pk=lease.tenant_id).exists()
+                or (isinstance(lease, Lease) and shares_with(person).filter(lease=lease.pk).exists())
             )
 
 
 _REFUSALS = {
     "view": lambda: _("You may not see this workstation."),
     "use": lambda: _("Only the person who booked this workstation may use it."),
+    "control": lambda: _("Only the person who booked it, and whom they let use it, may do this."),
     "end": lambda: _("Only the person who booked this workstation, or an approver of the team, may end it."),
     "decide": lambda: _("Nobody decides on their own request, and only approvers of the team decide."),
     "cost": lambda: _("You may not see what this workstation costs."),

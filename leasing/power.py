@@ -25,7 +25,7 @@ def switch_power(*, actor: Actor, lease_id: UUID, action: goals.PowerAction, now
     """Start, stop or restart the machine. The lease goes on, and is billed, while it is off."""
     if actor.person is None:
         raise TypeError("only a person switches a machine")
-    policy.fetch_lease(actor.person, lease_id, "use")
+    policy.fetch_lease(actor.person, lease_id, "control")
     lease = locked(Lease.objects.select_related("host", "tenant")).get(pk=lease_id)
     if lease.state != LeaseState.ACTIVE or lease.host is None:
         raise WrongState(

@@ -28,12 +28,14 @@ from leasing import policy
 from leasing.errors import NotVisible
 from leasing.models import (
     Closure,
+    HandOver,
     ImageCopy,
     ImageUpload,
     Lease,
     LeaseStep,
     Person,
     ScrubRecord,
+    Share,
     TenantGroupPermission,
     TenantPersonPermission,
 )
@@ -78,6 +80,7 @@ class Snapshot:
 
     leases: dict[UUID, Hashable]
     owners: dict[UUID, tuple[UUID, UUID]]
+    shares: frozenset[tuple[UUID, UUID]]
     fleet: Hashable
     roles: Hashable
     sessions: frozenset[str]
@@ -186,6 +189,7 @@ def take_snapshot(session_keys: frozenset[str]) -> Snapshot:
         "ends_at",
         "waiting_because",
         "host_id",
+        "owner_id",
     )
     leases: dict[UUID, Hashable] = {row[0]: row[3:] for row in rows}
     for model, mark in ((LeaseStep, Max("finished_at")), (ScrubRecord, Max("recorded_at"))):
@@ -198,6 +202,7 @@ def take_snapshot(session_keys: frozenset[str]) -> Snapshot:
     return Snapshot(
         leases=leases,
         owners={row[0]: (row[1], row[2]) for row in rows},
+        shares=frozenset(Share.objects.filter(closed_at=None).values_list("lease_id", "person_id")),
         fleet=(
             tuple(Gpu.objects.values_list("pk", "state", "state_since")),
             tuple(Closure.objects.values_list("pk", "starts_at", "ends_at")),
@@ -210,7 +215,7 @@ def take_snapshot(session_keys: frozenset[str]) -> Snapshot:
 
 
 def _roles() -> Hashable:
-    """Changes whenever anybody is given or loses a role, or is locked out."""
+    """Changes whenever anybody is given or loses a role or a share, is offered a lease, or is locked out."""
     tables = (
         TenantPersonPermission,
         TenantGroupPermission,
@@ -218,6 +223,9 @@ def _roles() -> Hashable:
         Person.groups.through,
     )
     marks = [tuple(table.objects.aggregate(Count("pk"), Max("pk")).values()) for table in tables]
+    open_to = (Share.objects.filter(closed_at=None), HandOver.objects.filter(state=HandOver.State.OPEN))
+    marks += [tuple(rows.aggregate(Count("pk")).values()) for rows in open_to]
+    marks.append(tuple(Share.objects.aggregate(Max("pk")).values()))
     return *marks, Person.objects.filter(is_active=False).count()
 
 
@@ -241,7 +249,12 @@ def _signed_out(subscriber: Subscriber, before: Snapshot, after: Snapshot) -> bo
 
 def _concerning(subscriber: Subscriber, changed: set[UUID], after: Snapshot, *, fleet: bool) -> list[str]:
     if subscriber.watches is None:
-        return [str(pk) for pk in changed if _theirs(subscriber, *after.owners[pk])]
+        person_id = subscriber.person_id
+        return [
+            str(pk)
+            for pk in changed
+            if _theirs(subscriber, *after.owners[pk]) or (pk, person_id) in after.shares
+        ]
     subjects = {str(pk) for pk in changed} | ({FLEET} if fleet else set())
     return sorted(subjects & subscriber.watches)
 

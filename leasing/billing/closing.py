@@ -181,7 +181,7 @@ def _line(segment: UsageSegment, until: datetime) -> InvoiceLine:
         rate_per_hour=segment.rate_per_hour,
         amount=line_amount(seconds=seconds, rate_per_hour=segment.rate_per_hour, currency=segment.currency),
         cause=segment.cause,
-        **frozen_facts(segment.lease),
+        **frozen_facts(segment),
     )
 
 
@@ -202,7 +202,7 @@ def _due(tenant: Tenant, month: Month) -> QuerySet[UsageSegment]:
 
 
 def _related(segments: QuerySet[UsageSegment]) -> QuerySet[UsageSegment]:
-    related = segments.select_related("lease__flavor__model", "lease__owner")
+    related = segments.select_related("lease__flavor__model", "person")
     return related.order_by("lease__project", "lease__cost_centre", "lease__starts_at", "lease", "starts_at")
 
 

@@ -12,7 +12,7 @@ from django.db.models import F, Q
 from leasing.billing.months import Month
 from leasing.billing.sums import Totals
 from leasing.locking import locked
-from leasing.models import Invoice, InvoiceLine, Lease, NumberSeries, TaxRate, Tenant
+from leasing.models import Invoice, InvoiceLine, NumberSeries, TaxRate, Tenant, UsageSegment
 from leasing.reasons import NONE, Reason
 
 NO_TAX = ("", Decimal(0))
@@ -79,14 +79,15 @@ def issue(
     return invoice
 
 
-def frozen_facts(lease: Lease) -> dict[str, object]:
-    """What a line says of a lease, as it is now."""
+def frozen_facts(segment: UsageSegment) -> dict[str, object]:
+    """What a line says of a lease, as it is now, and of who had it."""
+    lease = segment.lease
     return {
         "lease": lease,
         "flavor_name": lease.flavor.name,
         "gpu_model": lease.flavor.model.name,
         "gpus": lease.flavor.gpu_count,
-        "person_name": str(lease.owner),
+        "person_name": str(segment.person),
         "project": lease.project,
         "cost_centre": lease.cost_centre,
     }

@@ -58,13 +58,14 @@ class UsageFilter:
             project=Coalesce("line__project", "lease__project"),
             cost_centre=Coalesce("line__cost_centre", "lease__cost_centre"),
         )
-        return Billed(self._of(tagged), self._of(billed.credits))
+        whose = "person__username"
+        return Billed(self._of(tagged, whose), self._of(billed.credits, f"corrects__segment__{whose}"))
 
     def told(self) -> dict[str, object]:
         """What is asked for, for the audit log."""
         return {name: value for name, value in vars(self).items() if value}
 
-    def _of(self, rows: QuerySet[M]) -> QuerySet[M]:
+    def _of(self, rows: QuerySet[M], whose: str) -> QuerySet[M]:
         if self.since:
             rows = rows.filter(Q(ends_at__isnull=True) | Q(ends_at__gt=self.since))
         if self.before:
@@ -73,7 +74,7 @@ class UsageFilter:
             rows = rows.filter(_in_month(self.month))
         exact = {
             "lease__tenant__slug": self.tenant,
-            "lease__owner__username": self.person,
+            whose: self.person,
             "lease__flavor__model__slug": self.model,
             "lease": self.lease,
             "project": self.project,

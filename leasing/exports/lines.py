@@ -31,7 +31,6 @@ _SAME: dict[str, Taken] = {
     "tenant": "lease__tenant__slug",
     "tenant_name": "lease__tenant__name",
     "zone": "lease__tenant__timezone",
-    "person": "lease__owner__username",
     "flavor": "lease__flavor__slug",
     "flavor_name": "lease__flavor__name",
     "gpus": "lease__flavor__gpu_count",
@@ -44,6 +43,7 @@ _SAME: dict[str, Taken] = {
 }
 OF_SEGMENTS: dict[str, Taken] = _SAME | {
     "line": "pk",
+    "person": "person__username",
     "lease_ends_at": "lease__ends_at",
     "currency": "currency",
     "project": Coalesce("line__project", "lease__project"),
@@ -52,6 +52,7 @@ OF_SEGMENTS: dict[str, Taken] = _SAME | {
 }
 _OF_CREDITS: dict[str, Taken] = _SAME | {
     "line": "corrects__segment_id",
+    "person": "corrects__segment__person__username",
     "currency": "invoice__currency",
     "project": "project",
     "cost_centre": "cost_centre",

@@ -38,6 +38,7 @@ class Booking:
     gone_at: datetime | None = None
     project: str = ""
     cost_centre: str = ""
+    handed_over: list[datetime] = field(default_factory=list)
 
     @property
     def ran(self) -> bool:

@@ -17,7 +17,7 @@ from leasing.errors import NotAllowed, NotVisible
 from leasing.fsck.finding import Finding
 from leasing.fsck.history import histories
 from leasing.keys import stored_report_verifier
-from leasing.models import ConsoleSession, Lease, OutboxMessage
+from leasing.models import ConsoleSession, Lease, OutboxMessage, Share
 from leasing.policy import fetch_lease
 from leasing.reports.inventory import lost_machines
 from leasing.states.gpu import BOOKABLE
@@ -64,6 +64,8 @@ def nothing_is_left(now: datetime) -> Iterator[Finding]:
         yield Finding(f"lease:{lease.pk}", f"is {lease.state} and says how its machine is reached")
     for session in ConsoleSession.objects.filter(lease__in=ended, closed_at=None):
         yield Finding(f"lease:{session.lease_id}", f"console session {session.pk} is still open")
+    for share in Share.objects.filter(lease__in=ended, closed_at=None):
+        yield Finding(f"lease:{share.lease_id}", f"it is still shared with {share.person}")
     for message in OutboxMessage.objects.filter(lease__in=ended, answered_at=None):
         yield Finding(f"lease:{message.lease_id}", f"its command “{message.kind}” was never answered")
 
@@ -97,7 +99,7 @@ def open_consoles_are_permitted(now: datetime) -> Iterator[Finding]:
     connected = ConsoleSession.objects.filter(closed_at=None).exclude(ticket_used_at=None)
     for session in connected.select_related("person"):
         try:
-            fetch_lease(session.person, session.lease_id, "use")
+            fetch_lease(session.person, session.lease_id, "control")
         except (NotAllowed, NotVisible):
             yield Finding(
                 f"lease:{session.lease_id}", f"{session.person} may not use the console they have open"

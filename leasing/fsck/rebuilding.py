@@ -173,7 +173,7 @@ def _due(story: _Story, lease: str) -> list[Due]:
         starts_at=one.starts_at,
         ends_at=one.ends_at,
     )
-    lines = due(one.terms, used, _outages(story, lease, one))
+    lines = due(one.terms, used, _outages(story, lease, one), one.handed_over)
     if one.gone_at is not None:
         over = overrun_span(active_at=one.active_at, gone_at=one.gone_at, ends_at=one.ends_at)
         if over is not None:

@@ -73,6 +73,11 @@ def _change(booking: Booking, told: dict[str, Any]) -> None:
     booking.terms, booking.currency = terms_of(told), told["currency"]
 
 
+def _hand_over(booking: Booking, told: dict[str, Any]) -> None:
+    booking.owner = told["owner"]
+    booking.handed_over.append(moment(told["at"]))
+
+
 def _tag(booking: Booking, told: dict[str, Any]) -> None:
     booking.project, booking.cost_centre = told["after"]["project"], told["after"]["cost_centre"]
 
@@ -84,4 +89,5 @@ _CHANGES: dict[str, Callable[[Booking, dict[str, Any]], None]] = {
     "shorten": _end_at,
     "change": _change,
     "tag": _tag,
+    "hand-over": _hand_over,
 }

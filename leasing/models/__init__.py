@@ -25,6 +25,7 @@ from leasing.models.prices import Discount, Rate, TaxRate
 from leasing.models.proof import ScrubRecord
 from leasing.models.quotas import Quota, QuotaKind, QuotaRequest
 from leasing.models.series import Series
+from leasing.models.together import HandOver, LeaseNote, Share
 from leasing.models.waitlist import WaitlistEntry
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "EnrolmentToken",
     "Extension",
     "Flavor",
+    "HandOver",
     "HeadDelivery",
     "Hold",
     "Image",
@@ -50,6 +52,7 @@ __all__ = [
     "Invoice",
     "InvoiceLine",
     "Lease",
+    "LeaseNote",
     "LeaseStep",
     "LeaseTerm",
     "MonthClose",
@@ -65,6 +68,7 @@ __all__ = [
     "Rate",
     "ScrubRecord",
     "Series",
+    "Share",
     "SshKey",
     "StoredImage",
     "TaxRate",

@@ -7,10 +7,14 @@ from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
 from leasing.models.leases import Lease
+from leasing.models.people import Person
 
 
 class UsageSegment(models.Model):
-    """`[starts_at, ends_at)` at a rate; an open one is still running. Zero-rated ones carry their cause."""
+    """`[starts_at, ends_at)` at a rate; an open one is still running. Zero-rated ones carry their cause.
+
+    `person` is whose lease it was then.
+    """
 
     class Cause(models.TextChoices):
         USE = "use", _("use")
@@ -18,6 +22,7 @@ class UsageSegment(models.Model):
         OUTAGE = "outage", _("outage of ours, free")
 
     lease = models.ForeignKey(Lease, models.PROTECT, related_name="segments")
+    person = models.ForeignKey(Person, models.PROTECT, related_name="+")
     starts_at = models.DateTimeField()
     ends_at = models.DateTimeField(null=True)
     rate_per_hour = models.DecimalField(max_digits=12, decimal_places=4)

@@ -131,7 +131,7 @@ class PowerView(ActionView):
     @extend_schema(request=PowerSerializer, responses={202: LeaseDetailSerializer})
     def post(self, request: Request, lease_id: UUID) -> Response:
         """Ask the host to switch the machine; `machine` follows when it has."""
-        policy.fetch_lease(person_of(request), lease_id, "use")
+        policy.fetch_lease(person_of(request), lease_id, "control")
         wanted = checked(PowerSerializer, request.data)["action"]
         lease = switch_power(actor=api_actor(request), lease_id=lease_id, action=wanted, now=timezone.now())
         return shown(lease, status.HTTP_202_ACCEPTED)
@@ -141,7 +141,7 @@ class ConsoleView(ActionView):
     @extend_schema(request=NothingSerializer, responses={201: ConsoleSerializer})
     def post(self, request: Request, lease_id: UUID) -> Response:
         """A one-time ticket for the machine's console, bound to this session or token."""
-        policy.fetch_lease(person_of(request), lease_id, "use")
+        policy.fetch_lease(person_of(request), lease_id, "control")
         checked(NothingSerializer, request.data)
         opened = open_console(
             actor=api_actor(request), lease_id=lease_id, session_key=_credential(request), now=timezone.now()

@@ -296,7 +296,7 @@ class AuditEntrySerializer(serializers.ModelSerializer[AuditEntry]):
 class UsageSerializer(serializers.ModelSerializer[UsageSegment]):
     lease = serializers.UUIDField(source="lease_id", read_only=True)
     tenant = serializers.CharField(source="lease.tenant.slug", read_only=True)
-    owner = serializers.CharField(source="lease.owner.username", read_only=True)
+    owner = serializers.CharField(source="person.username", read_only=True)
     flavor = serializers.CharField(source="lease.flavor.slug", read_only=True)
     seconds = serializers.SerializerMethodField()
     amount = serializers.SerializerMethodField()

@@ -30,6 +30,7 @@ from portal.api import (
     series,
     slots,
     ssh_keys,
+    together,
     waitlist,
 )
 
@@ -65,6 +66,22 @@ urlpatterns = [
     path("leases/<uuid:lease_id>/revoke/", approvals.RevokeView.as_view(), name="api-lease-revoke"),
     path("approvals/", approvals.RequestList.as_view(), name="api-approvals"),
     path("leases/<uuid:lease_id>/console/", leases.ConsoleView.as_view(), name="api-lease-console"),
+    path("leases/<uuid:lease_id>/shares/", together.SharesView.as_view(), name="api-lease-shares"),
+    path("shares/<int:share_id>/", together.ShareView.as_view(), name="api-share"),
+    path("leases/<uuid:lease_id>/hand-over/", together.HandOverView.as_view(), name="api-lease-hand-over"),
+    path("hand-overs/", together.HandOverList.as_view(), name="api-hand-overs"),
+    path("hand-overs/<uuid:hand_over_id>/accept/", together.AcceptView.as_view(), name="api-accept-lease"),
+    path(
+        "hand-overs/<uuid:hand_over_id>/decline/",
+        together.DeclineView.as_view(),
+        name="api-decline-lease",
+    ),
+    path(
+        "hand-overs/<uuid:hand_over_id>/take-back/",
+        together.TakeBackView.as_view(),
+        name="api-take-back",
+    ),
+    path("leases/<uuid:lease_id>/notes/", together.NotesView.as_view(), name="api-lease-notes"),
     path("series/", series.SeriesList.as_view(), name="api-series-list"),
     path("series/preview/", series.SeriesPreview.as_view(), name="api-series-preview"),
     path("series/<uuid:series_id>/", series.SeriesDetail.as_view(), name="api-series"),

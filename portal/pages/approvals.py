@@ -30,6 +30,7 @@ from portal.middleware import PersonRequest
 from portal.pages.actions import action, back_of
 from portal.pages.booking_form import chosen_end
 from portal.pages.series import asked_series
+from portal.pages.together import Together, together_on
 
 NOTE_LENGTH = 500
 PAGE = 20
@@ -43,6 +44,7 @@ class Request:
     lease: Lease
     may_decide: bool
     known: Considerations
+    together: Together
 
 
 @login_required
@@ -58,7 +60,10 @@ def approvals(request: PersonRequest) -> HttpResponse:
     context = {
         "page": page,
         "repeated": asked_series(person),
-        "waiting": [Request(one, one.owner_id != person.pk, considerations(one, now=now)) for one in page],
+        "waiting": [
+            Request(one, one.owner_id != person.pk, considerations(one, now=now), together_on(person, one))
+            for one in page
+        ],
         "decided": [(one, is_revocable(one) and policy.may(person, one, "decide")) for one in decided],
     }
     return render(request, "approvals.html", context)

@@ -17,12 +17,14 @@ from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from leasing import policy
-from leasing.models import Lease, Person
+from leasing.models import Lease, Person, Share
 from leasing.more_time import MoreTime, more_time
 from leasing.reminders import LADDER
 from leasing.states.lease import HOLDING, ON_HOST, LeaseState
+from leasing.together.handing_over import offered_to
 from leasing.usage import lease_cost
 from portal.middleware import PersonRequest
+from portal.pages.together import shared_with
 from portal.pages.waitlist import in_line
 
 RECENT = 5
@@ -37,8 +39,10 @@ class Card:
     cost: Decimal
     passed_permille: int
     usable: bool
+    controlled: bool
     step: Any
     more: MoreTime | None
+    share: Share | None = None
 
 
 @dataclass
@@ -77,9 +81,14 @@ def workstations(request: PersonRequest) -> HttpResponse:
 
 
 def _mine(person: Person, now: datetime) -> dict[str, Any]:
-    mine = policy.visible_leases(person).filter(owner=person)
+    visible = policy.visible_leases(person)
+    mine = visible.filter(owner=person)
     running = mine.filter(state__in=ON_HOST).order_by("ends_at")
+    shares = shared_with(person)
+    shared = visible.filter(pk__in=shares).exclude(owner=person).order_by("ends_at")
     return {
+        "offers": offered_to(person),
+        "shared": [_card(lease, person, now, shares[lease.pk]) for lease in shared],
         "cards": [_card(lease, person, now) for lease in running],
         "line": in_line(person, now),
         "coming": _rows(mine.filter(state=LeaseState.SCHEDULED).order_by("starts_at")),
@@ -99,14 +108,17 @@ def _rows(leases: Iterable[Lease]) -> list[Row]:
     return list(first.values())
 
 
-def _card(lease: Lease, person: Person, now: datetime) -> Card:
-    usable = lease.state == LeaseState.ACTIVE and policy.may(person, lease, "use")
+def _card(lease: Lease, person: Person, now: datetime, share: Share | None = None) -> Card:
+    active = lease.state == LeaseState.ACTIVE
+    usable = active and policy.may(person, lease, "use")
     ends_soon = lease.ends_at - now <= LADDER[0]
     return Card(
         lease=lease,
         cost=lease_cost(lease, now=now),
         passed_permille=passed_permille(lease, now),
         usable=usable,
+        controlled=usable or (active and share is not None and share.level == Share.Level.USE),
+        share=share,
         step=lease.steps.exclude(state="done").last(),
         more=more_time(lease, now=now) if usable and ends_soon else None,
     )

@@ -35,6 +35,7 @@ from portal.pages.actions import action, back_of
 from portal.pages.booking_form import chosen_end
 from portal.pages.history import history_of
 from portal.pages.home import passed_permille
+from portal.pages.together import colleagues_of, together_on
 
 POWER_ACTIONS: dict[str, PowerAction] = {"on": "on", "off": "off", "restart": "restart"}
 ENDABLE = frozenset({LeaseState.REQUESTED, LeaseState.SCHEDULED, LeaseState.PROVISIONING, LeaseState.ACTIVE})
@@ -123,7 +124,7 @@ def _end_now(request: PersonRequest, lease_id: UUID) -> str:
 @login_required
 @require_safe
 def console(request: PersonRequest, lease_id: UUID) -> HttpResponse:
-    lease = policy.fetch_lease(request.user, lease_id, "use")
+    lease = policy.fetch_lease(request.user, lease_id, "control")
     return render(request, "workstation/console.html", {"lease": lease})
 
 
@@ -155,6 +156,9 @@ def _shown(person: Person, lease: Lease, now: datetime) -> dict[str, Any]:
         "passed_permille": passed_permille(lease, now),
         "running": lease.state == LeaseState.ACTIVE,
         "may_use": usable and lease.state == LeaseState.ACTIVE,
+        "may_control": lease.state == LeaseState.ACTIVE and policy.may(person, lease, "control"),
+        "together": together_on(person, lease),
+        "colleagues": colleagues_of(person, lease) if usable else (),
         "ways": ways_in(lease) if usable else None,
         "may_end": lease.state in ENDABLE and policy.may(person, lease, "end"),
         "known": considerations(lease, now=now) if _may_decide(person, lease) else None,

@@ -57,8 +57,9 @@ def random_lines(ground: Ground, count: int, *, seed: int) -> None:
             starts_at=starts_at, ends_at=ends_at, rate_per_hour=rate, currency=currency, **owner
         )
         UsageSegment.objects.create(
-            lease=lease, starts_at=starts_at, ends_at=None if dice.random() < 0.2 else ends_at,
-            rate_per_hour=rate, currency=currency, cause=dice.choice(CAUSES),
+            lease=lease, person=lease.owner, starts_at=starts_at,
+            ends_at=None if dice.random() < 0.2 else ends_at, rate_per_hour=rate, currency=currency,
+            cause=dice.choice(CAUSES),
         )  # fmt: skip
 
 
@@ -251,8 +252,9 @@ def test_each_filter_takes_what_it_says(ground: Ground) -> None:
         start = datetime.fromisoformat(at)
         lease = ground.lease(starts_at=start, ends_at=start + timedelta(hours=1), **fields)
         UsageSegment.objects.create(
-            lease=lease, starts_at=start, ends_at=lease.ends_at, rate_per_hour=1, currency="EUR"
-        )
+            lease=lease, person=lease.owner, starts_at=start, ends_at=lease.ends_at, rate_per_hour=1,
+            currency="EUR",
+        )  # fmt: skip
         return lease
 
     first = used("2026-01-31T15:00Z")
@@ -289,8 +291,9 @@ def test_what_was_invoiced_and_credited_adds_up(ground: Ground) -> None:
         outcome="completed",
     )
     segment = UsageSegment.objects.create(
-        lease=lease, starts_at=start, ends_at=lease.ends_at, rate_per_hour=lease.rate_per_hour, currency="EUR"
-    )
+        lease=lease, person=lease.owner, starts_at=start, ends_at=lease.ends_at,
+        rate_per_hour=lease.rate_per_hour, currency="EUR",
+    )  # fmt: skip
     closed = close_month(actor=SYSTEM, tenant=ground.tenant, name="2026-02", now=NOW)
     (invoice,), line = closed.invoices, segment.line
     credit = InvoiceLine(

@@ -258,7 +258,11 @@ def hide_an_overrun(s: Story) -> None:
 
 def bill_what_never_ran(s: Story) -> None:
     UsageSegment.objects.create(
-        lease=s.approved, starts_at=s.world.now, rate_per_hour=Decimal(1), currency="EUR"
+        lease=s.approved,
+        person=s.approved.owner,
+        starts_at=s.world.now,
+        rate_per_hour=Decimal(1),
+        currency="EUR",
     )
 
 

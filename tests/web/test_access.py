@@ -23,6 +23,8 @@ from leasing.feeds.keeping import NewFeed, create_feed
 from leasing.imaging.uploads import begin_upload
 from leasing.models import AuditEntry, Lease
 from leasing.ssh_keys import add_ssh_key
+from leasing.together.handing_over import offer_lease
+from leasing.together.sharing import share_lease
 from tests.web.conftest import SignIn, new_client
 from tests.web.scenes import Scene
 
@@ -145,6 +147,23 @@ def _new_feed(scene: Scene) -> NewFeed:
     return create_feed(actor=scene.actor(scene.ada), name="mine", now=scene.now)
 
 
+def share(scene: Scene) -> dict[str, Any]:
+    """What ada lets a colleague use."""
+    made = share_lease(
+        actor=scene.actor(scene.ada), lease_id=scene.active.pk, username="approver", level="use",
+        now=datetime.now(UTC),
+    )  # fmt: skip
+    return {"share_id": made.pk}
+
+
+def offer(scene: Scene) -> dict[str, Any]:
+    """What ada wants to hand over to a colleague."""
+    made = offer_lease(
+        actor=scene.actor(scene.ada), lease_id=scene.active.pk, username="approver", now=datetime.now(UTC)
+    )
+    return {"hand_over_id": made.pk}
+
+
 def enrolment_token(scene: Scene) -> dict[str, Any]:
     return {"token_id": make_token(actor=SYSTEM, name="hv7", now=datetime.now(UTC))[0].pk}
 
@@ -181,6 +200,9 @@ NEW_IMAGE = {
     "file_name": "debian.qcow2",
 }  # fmt: skip
 
+SHARED = "ada=201 approver=403 auditor=403"
+COLLEAGUE = {"person": "approver", "level": "use"}
+
 TABLE = [
     Row("home", others=EVERYBODY),
     Row("home-live", others=EVERYBODY),
@@ -204,6 +226,28 @@ TABLE = [
     Row("workstation-extend", "ada=200 approver=403 auditor=403", arguments=ACTIVE),
     Row("workstation-extend", "ada=409 approver=403 auditor=403", arguments=ENDED),
     posting("workstation-in-use", USES_ACTIVE, arguments=ACTIVE),
+    posting("share", USES_ACTIVE, body=COLLEAGUE, arguments=ACTIVE),
+    posting("withdraw-share", "ada=302 approver=302", arguments=share),
+    posting("hand-over", USES_ACTIVE, body={"person": "approver"}, arguments=ACTIVE),
+    posting("accept-lease", "approver=302", arguments=offer),
+    posting("decline-lease", "approver=302", arguments=offer),
+    posting("take-back", "ada=302", arguments=offer),
+    posting("add-note", "ada=302 approver=302 auditor=403", body={"text": "Due."}, arguments=REQUESTED),
+    posting("api-lease-shares", SHARED, body=COLLEAGUE, arguments=ACTIVE),
+    Row("api-lease-shares", SEES_ACTIVE, arguments=ACTIVE),
+    Row("api-share", "ada=204 approver=204", method="delete", arguments=share),
+    posting("api-lease-hand-over", SHARED, body={"person": "approver"}, arguments=ACTIVE),
+    Row("api-hand-overs", others=EVERYBODY),
+    posting("api-accept-lease", "approver=200", arguments=offer),
+    posting("api-decline-lease", "approver=200", arguments=offer),
+    posting("api-take-back", "ada=200", arguments=offer),
+    posting(
+        "api-lease-notes",
+        "ada=201 approver=201 auditor=403",
+        body={"text": "Due."},
+        arguments=REQUESTED,
+    ),
+    Row("api-lease-notes", SEES_ACTIVE, arguments=REQUESTED),
     Row("certificate", SEES_ACTIVE, arguments=ENDED),
     Row("certificate", "ada=409 approver=409 auditor=409", arguments=ACTIVE),
     Row("certificate-json", SEES_ACTIVE, arguments=ENDED),

@@ -1,0 +1,253 @@
+"""Handing a lease over to a colleague: what it counts, and what it costs, is theirs from then on.
+
+Whether it is inside the limits of its new owner is asked in the transaction that makes it theirs. A request
+goes on waiting for an approver; what was approved goes to nobody who approved it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from django.db.models import QuerySet
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from leasing import metering, notices, policy, quotas
+from leasing.actors import Actor
+from leasing.addresses import of_lease
+from leasing.audit.log import record
+from leasing.billing.budget_warnings import warn
+from leasing.booking import limits_met
+from leasing.changing import OutsideLimits
+from leasing.console import close_consoles_of
+from leasing.errors import InvalidRequest, NotVisible, Words, WrongState
+from leasing.locking import locked
+from leasing.models import Extension, HandOver, Lease, Person, Tenant
+from leasing.models.together import LONGEST_NOTE
+from leasing.reasons import filled
+from leasing.states.lease import RUNNING, LeaseState
+from leasing.together.closing import answer_offer, close_offers, close_shares, note_offer
+from leasing.together.sharing import colleague
+from leasing.transactions import atomically
+from leasing.usage import lease_cost
+
+GIVEN = frozenset({LeaseState.REQUESTED, LeaseState.SCHEDULED, *RUNNING})
+State = HandOver.State
+
+
+@atomically
+def offer_lease(*, actor: Actor, lease_id: UUID, username: str, note: str = "", now: datetime) -> HandOver:
+    """Offer it to a colleague, who has to accept; until then it stays what and whose it is."""
+    giver = _person(actor)
+    policy.fetch_lease(giver, lease_id, "use")
+    lease = locked(Lease.objects.select_related("tenant", "owner", "flavor")).get(pk=lease_id)
+    _require_given(lease)
+    taker = colleague(lease.tenant, username, besides=giver)
+    _require_others_decision(lease, taker)
+    if lease.hand_overs.filter(state=State.OPEN).exists():
+        raise WrongState(_("It is offered to somebody already."), hint=_("Take that back first."))
+    made = HandOver.objects.create(
+        lease=lease, giver=giver, taker=taker, note=_checked_note(note), offered_at=now
+    )
+    note_offer("lease.offer-over", actor, made, now=now)
+    _tell(
+        taker,
+        lease,
+        filled(
+            gettext_lazy("%(person)s wants to hand %(name)s over to you"), person=giver, name=_name(lease)
+        ),
+        made.note or gettext_lazy("Accept it on its page, or decline. Nothing changes before you do."),
+        now=now,
+    )
+    return made
+
+
+@atomically
+def accept_lease(*, actor: Actor, hand_over_id: UUID, now: datetime) -> Lease:
+    """It is the person's from now on. Raises OutsideLimits, OverBudget or WrongState, and nothing changes."""
+    taker = _person(actor)
+    made = _open(HandOver.objects.filter(taker=taker), hand_over_id)
+    lease, tenant = _lock(made.lease_id, made.giver, taker)
+    made = _open(locked(HandOver.objects.filter(taker=taker)), hand_over_id)
+    made.lease = lease
+    if not policy.has_role(taker, tenant, "member"):
+        raise NotVisible(_("There is no such offer."))
+    made.state, made.decided_at = State.ACCEPTED, now
+    _give(actor, made, now=now)
+    return lease
+
+
+@atomically
+def give_lease(*, actor: Actor, lease_id: UUID, taker: Person, now: datetime) -> Lease:
+    """Make it somebody else's of the tenant at once, because its owner leaves. The caller may do that."""
+    owner = Lease.objects.select_related("owner").get(pk=lease_id).owner
+    lease, _tenant = _lock(lease_id, owner, taker)
+    close_offers(lease.hand_overs.all(), actor=actor, now=now)
+    made = HandOver(
+        lease=lease, giver=owner, taker=taker, offered_at=now, decided_at=now, state=State.ACCEPTED
+    )
+    _give(actor, made, now=now)
+    return lease
+
+
+@atomically
+def decline_lease(*, actor: Actor, hand_over_id: UUID, now: datetime) -> HandOver:
+    made = _open(locked(HandOver.objects.filter(taker=_person(actor))), hand_over_id)
+    answer_offer(made, State.DECLINED, actor=actor, now=now)
+    subject = filled(
+        gettext_lazy("%(person)s does not take %(name)s"), person=made.taker, name=_name(made.lease)
+    )
+    _tell(made.giver, made.lease, subject, gettext_lazy("It stays yours."), now=now)
+    return made
+
+
+@atomically
+def take_back_offer(*, actor: Actor, hand_over_id: UUID, now: datetime) -> HandOver:
+    made = _open(locked(HandOver.objects.filter(giver=_person(actor))), hand_over_id)
+    answer_offer(made, State.WITHDRAWN, actor=actor, now=now)
+    return made
+
+
+def offered_to(person: Person) -> QuerySet[HandOver]:
+    """What the person may accept now."""
+    return HandOver.objects.filter(
+        taker=person, state=State.OPEN, lease__in=policy.visible_leases(person).values("pk")
+    ).select_related("lease__flavor", "lease__tenant", "giver")
+
+
+def hand_overs_seen_by(person: Person) -> QuerySet[HandOver]:
+    """To and from the person, and those of the tenants that they approve for."""
+    seen = HandOver.objects.select_related("lease", "giver", "taker").filter(
+        lease__in=policy.visible_leases(person).values("pk")
+    )
+    led = policy.tenants_with_role(person, "approver")
+    own = seen.filter(taker=person) | seen.filter(giver=person) | seen.filter(lease__tenant__in=led)
+    return own.order_by("-offered_at", "id")
+
+
+def _give(actor: Actor, made: HandOver, *, now: datetime) -> None:
+    """The caller has locked tenant, people and lease."""
+    lease, taker = made.lease, made.taker
+    _require_given(lease)
+    _require_others_decision(lease, taker)
+    if lease.extensions.filter(state=Extension.State.PENDING).exists():
+        raise WrongState(_("A new end waits for the host's word already."), hint=_("Try again in a minute."))
+    lease.owner = taker
+    verdict = limits_met(lease, metering.terms(lease), now=now)
+    quotas.refuse_beyond(verdict)
+    _take_verdict(lease, verdict)
+    lease.warned_at_seconds = None
+    lease.save(update_fields=["owner", "needs_approval_because", "warned_at_seconds"])
+    made.save()
+    metering.follow(lease)
+    close_shares(lease.shares.filter(person=taker), actor=actor, now=now)
+    close_consoles_of(lease, made.giver, now=now)
+    cost = lease_cost(lease, now=now)
+    record(
+        action="lease.hand-over",
+        actor=actor,
+        subject=f"lease:{lease.pk}",
+        tenant=lease.tenant,
+        behalf=made.giver,
+        now=now,
+        owner=taker.username,
+        was=made.giver.username,
+        at=now,
+        cost_so_far=cost,
+        currency=lease.currency,
+        limits=verdict.described(),
+    )
+    warn(lease.tenant, verdict.measures, now=now)
+    _tell_both(made, f"{cost} {lease.currency}", now=now)
+
+
+def _take_verdict(lease: Lease, verdict: quotas.Verdict) -> None:
+    """A request waits for an approver in any case; what is booked stays inside the new owner's limits."""
+    if lease.state == LeaseState.REQUESTED:
+        lease.needs_approval_because = verdict.reason or lease.needs_approval_because
+    elif verdict.reason:
+        raise OutsideLimits(
+            _("It would be outside the limits of %(person)s: %(why)s")
+            % {"person": lease.owner, "why": verdict.reason},
+            hint=_("Ask for a larger quota, or hand it to somebody else."),
+        )
+
+
+def _tell_both(made: HandOver, cost: str, *, now: datetime) -> None:
+    lease = made.lease
+    subject = gettext_lazy("%(name)s is now %(person)s's")
+    words = gettext_lazy(
+        "Until now it cost %(cost)s, which stays with %(giver)s; what it costs from now on is counted for"
+        " %(taker)s. The machine keeps the SSH keys that it has."
+    )
+    facts = {"cost": cost, "giver": made.giver, "taker": made.taker}
+    for person in (made.giver, made.taker):
+        _tell(
+            person,
+            lease,
+            filled(subject, name=_name(lease), person=made.taker),
+            filled(words, **facts),
+            now=now,
+        )
+
+
+def _require_given(lease: Lease) -> None:
+    if lease.state not in GIVEN:
+        raise WrongState(_("This workstation has ended, or is about to."), hint=_("Book another one."))
+
+
+def _require_others_decision(lease: Lease, taker: Person) -> None:
+    if lease.decided_by_id == taker.pk:
+        raise WrongState(
+            _("%(person)s has approved it, and nobody approves what is theirs.") % {"person": taker},
+            hint=_("Hand it to somebody else."),
+        )
+
+
+def _lock(lease_id: UUID, *people: Person) -> tuple[Lease, Tenant]:
+    found = Lease.objects.get(pk=lease_id)
+    tenant = locked(Tenant.objects.all()).get(pk=found.tenant_id)
+    list(locked(Person.objects.filter(pk__in=[one.pk for one in people])).order_by("pk"))
+    lease = locked(Lease.objects.select_related("flavor__model", "host", "owner")).get(pk=lease_id)
+    if lease.owner_id != people[0].pk:
+        raise WrongState(_("It is somebody else's by now."), hint=_("Reload the page."))
+    lease.tenant = tenant
+    return lease, tenant
+
+
+def _open(offers: QuerySet[HandOver], hand_over_id: UUID) -> HandOver:
+    found = (
+        offers.select_related("giver", "taker", "lease__tenant", "lease__flavor")
+        .filter(pk=hand_over_id)
+        .first()
+    )
+    if found is None:
+        raise NotVisible(_("There is no such offer."))
+    if found.state != State.OPEN:
+        raise WrongState(_("This offer has been answered, or taken back."), hint=_("Reload the page."))
+    return found
+
+
+def _tell(person: Person, lease: Lease, subject: Words, body: Words, *, now: datetime) -> None:
+    notices.notify(
+        recipient=person, lease=lease, kind="lease-hand-over", subject=subject, body=body, now=now,
+        link=of_lease(lease),
+    )  # fmt: skip
+
+
+def _checked_note(note: str) -> str:
+    note = note.strip()
+    if len(note) > LONGEST_NOTE:
+        raise InvalidRequest(_("The note is too long; at most 500 characters are kept."), field="note")
+    return note
+
+
+def _person(actor: Actor) -> Person:
+    if actor.person is None:
+        raise TypeError("only a person hands a lease over")
+    return actor.person
+
+
+def _name(lease: Lease) -> str:
+    return f"{lease.flavor.name} {lease.machine_name}"
