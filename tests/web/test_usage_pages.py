@@ -17,7 +17,10 @@ from django.core.management import CommandError, call_command
 from django.test import RequestFactory
 from django.urls import reverse
 
-from hosts.models import Gpu
+from hosts.models import Gpu, Host
+from leasing.actors import SYSTEM
+from leasing.billing.closing import close_month
+from leasing.billing.months import month_of
 from leasing.exports.export import FORMS
 from leasing.models import UsageSegment
 from portal.streaming import PIECE, streamed
@@ -193,3 +196,17 @@ def test_what_is_sent_is_made_piece_by_piece_under_asgi() -> None:
     assert made == [0, 1, 2, 3]
     plain = streamed(RequestFactory().get("/"), lambda: ["a", b"b"], "x", "text/plain")
     assert plain.getvalue() == b"ab"
+
+
+def test_an_invoice_leads_to_the_line_and_the_line_back(scene: Scene, sign_in: SignIn) -> None:
+    """A month later, when the workstation's month is closed."""
+    line = scene.ended.segments.get()
+    month = month_of(line.starts_at, scene.studio.timezone)
+    Host.objects.update(last_seen_at=month.ends_at)
+    name, later = month.name, month.ends_at + timedelta(hours=1)
+    (invoice,) = close_month(actor=SYSTEM, tenant=scene.studio, name=name, now=later).invoices
+    client = sign_in(scene.finance)
+    page = text_of(client, "invoice", invoice.pk)
+    assert f'href="{reverse("usage-line", args=[line.pk])}"' in page
+    chain = text_of(client, "usage-line", line.pk)
+    assert f'href="{reverse("invoice", args=[invoice.pk])}">{invoice.number}<' in chain
