@@ -43,16 +43,18 @@ def left_of(invoice: Invoice) -> Decimal:
 
 def _credits(lease: Lease) -> list[InvoiceLine]:
     billed = InvoiceLine.objects.filter(lease=lease, corrects=None, cause=UsageSegment.Cause.USE)
-    lines = list(billed.select_related("invoice__tenant").order_by("invoice", "position"))
-    if not lines:
-        return []
-    due = due_lines(lease)
+    lines = list(
+        billed.select_related("invoice__tenant")
+        .annotate(
+            credited_seconds=Coalesce(Sum("credits__seconds"), 0),
+            credited_amount=Coalesce(Sum("credits__amount"), Decimal(0)),
+        )
+        .order_by("invoice", "position")
+    )
+    due = due_lines(lease) if lines else []
     found = []
     for line in lines:
-        credited = line.credits.aggregate(
-            seconds=Coalesce(Sum("seconds"), 0), amount=Coalesce(Sum("amount"), Decimal(0))
-        )
-        owed = Owed(line.seconds + credited["seconds"], line.amount + credited["amount"])
+        owed = Owed(line.seconds + line.credited_seconds, line.amount + line.credited_amount)
         credit = credit_for(
             owed,
             seconds_due=billed_seconds_within(due, Span(line.starts_at, line.ends_at)),

@@ -14,6 +14,7 @@ from leasing.fsck.history import Act, acts
 from leasing.fsck.ledger import Booking
 from leasing.fsck.retelling import BOOKS, booked, change_of, moment
 from leasing.metering import Cause, Due, billable_span, billed_seconds_within, due, overrun_span, without
+from leasing.states.lease import LeaseState
 from leasing.terms import Span, cut_span, line_amount, month_cuts, whole_seconds
 
 
@@ -63,11 +64,12 @@ class _Story:
     """What was told so far."""
 
     bookings: dict[str, Booking] = field(default_factory=dict)
-    tenants: dict[str, str] = field(default_factory=dict)
     zones: dict[str, str] = field(default_factory=dict)
     gpus: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     outages: list[_Outage] = field(default_factory=list)
     billed: dict[str, list[tuple[str, Line]]] = field(default_factory=lambda: defaultdict(list))
+    billed_on: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    unbilled: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     credited: dict[tuple[str, str, datetime], Owed] = field(default_factory=dict)
     rebuilt: Rebuilt = field(default_factory=Rebuilt)
 
@@ -85,8 +87,8 @@ def rebuild() -> Rebuilt:
 def _tell_lease(story: _Story, act: Act) -> None:
     if act.event in BOOKS:
         story.bookings[act.subject_id] = booked(act)
-        story.tenants[act.subject_id] = act.tenant or ""
         story.zones[act.subject_id] = act.detail["zone"]
+        story.unbilled[act.tenant or ""].add(act.subject_id)
     booking = story.bookings.get(act.subject_id)
     change = change_of(act)
     if booking is not None and change is not None:
@@ -108,17 +110,22 @@ def _tell_month(story: _Story, act: Act) -> None:
     story.rebuilt.closed.add((tenant, told["month"]))
     until, waiting = moment(told["ends_at"]), set(told["waiting_for_hosts"])
     lines: dict[str, list[Line]] = defaultdict(list)
-    for lease, owner in story.tenants.items():
-        if owner == tenant and lease not in waiting:
-            frozen = [Span(line.starts_at, line.ends_at) for _number, line in story.billed[lease]]
-            for line in without(_due(story, lease), frozen):
-                if line.ends_at <= until:
-                    lines[story.bookings[lease].currency].append(_line(story, lease, line))
+    for lease in sorted(story.unbilled[tenant] - waiting):
+        booking, ahead = story.bookings[lease], False
+        frozen = [Span(line.starts_at, line.ends_at) for _number, line in story.billed[lease]]
+        for line in without(_due(story, lease), frozen):
+            if line.ends_at <= until:
+                lines[booking.currency].append(_line(story, lease, line))
+            else:
+                ahead = True
+        if booking.state == LeaseState.ENDED and not ahead:
+            story.unbilled[tenant].remove(lease)
     for invoice in told["invoices"]:
         theirs = lines.pop(invoice["currency"], [])
         story.rebuilt.bills[invoice["number"]] = _bill(tenant, invoice, theirs)
         for one in theirs:
             story.billed[one.lease].append((invoice["number"], one))
+            story.billed_on[invoice["number"]].add(one.lease)
     # What the closing forgot is found by being on no bill that it tells of.
     for currency, theirs in lines.items():
         unknown = {"currency": currency, "net": 0, "tax": 0, "gross": 0}
@@ -128,7 +135,7 @@ def _tell_month(story: _Story, act: Act) -> None:
 def _tell_credit(story: _Story, act: Act) -> None:
     number = act.subject_id
     found = []
-    for lease in story.billed:
+    for lease in story.billed_on[act.detail["corrects"]]:
         for of, line in _credits(story, lease):
             if of == act.detail["corrects"]:
                 found.append(line)

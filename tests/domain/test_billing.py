@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from io import StringIO
 from typing import Any
 
 import pytest
+from django.core.management import call_command
+from django.core.management.base import CommandError
 from django.db import IntegrityError, transaction
 
 from hosts.protocol import messages as m
 from leasing.actors import SYSTEM
+from leasing.billing import closing
 from leasing.billing.closing import draft, months_due, still_open
 from leasing.billing.outages import record_outage
 from leasing.billing.prices import set_discount, set_rate, set_tax
 from leasing.changing import change_end
 from leasing.errors import InvalidRequest, NotVisible, WrongState
 from leasing.fsck import run_checks
-from leasing.models import Invoice, InvoiceLine, NumberSeries, UsageSegment
+from leasing.models import Invoice, InvoiceLine, NumberSeries, Outage, UsageSegment
 from leasing.pricing import quote_lease
 from leasing.tags import set_tags
 from tests.domain.billing_office import HOUR, Office, amounts, lines
@@ -281,3 +285,49 @@ def test_the_database_refuses_to_change_what_is_billed_or_to_bill_it_twice() -> 
         with pytest.raises(IntegrityError), transaction.atomic():
             act()
     assert UsageSegment.objects.filter(line=None).count() == 0
+
+
+def test_a_close_that_dies_half_way_has_not_happened_and_loses_no_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    office = Office()
+    office.use(1)
+    office.now = datetime(2026, 4, 1, 12, tzinfo=UTC)
+
+    def die(**_facts: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(closing, "record", die)
+        with pytest.raises(KeyboardInterrupt):
+            office.close("2026-03")
+    assert not Invoice.objects.exists()
+    (invoice,) = office.close("2026-03").invoices
+    assert invoice.number == "2026-000001"
+    assert run_checks(office.now) == []
+
+
+def test_the_commands_close_months_and_record_outages(monkeypatch: pytest.MonkeyPatch) -> None:
+    office = Office()
+    begin = office.now
+    office.use(2)
+    monkeypatch.setattr("django.utils.timezone.now", lambda: datetime(2026, 4, 1, 12, tzinfo=UTC))
+
+    def say(*words: str) -> str:
+        out = StringIO()
+        call_command(*words, stdout=out, stderr=StringIO())
+        return out.getvalue()
+
+    assert "2026-000001  7.60 EUR" in say("close_month")
+    assert "studio 2026-03: was closed already" in say("close_month", "2026-03", "--team", "studio")
+    with pytest.raises(CommandError):
+        say("close_month", "2026-04")
+    outage = [
+        "outage", "--host", "hv1", "--from", begin.isoformat(), "--until", (begin + HOUR).isoformat(),
+        "--reason", "dust",
+    ]  # fmt: skip
+    assert "Nothing was recorded" in say(*outage)
+    assert not Outage.objects.exists()
+    assert "C2026-000001  -3.80 EUR to studio" in say(*outage, "--sure")
+    with pytest.raises(CommandError):
+        say(*outage[:3], "--from", "yesterday", *outage[5:])
