@@ -331,3 +331,36 @@ def test_the_commands_close_months_and_record_outages(monkeypatch: pytest.Monkey
     assert "C2026-000001  -3.80 EUR to studio" in say(*outage, "--sure")
     with pytest.raises(CommandError):
         say(*outage[:3], "--from", "yesterday", *outage[5:])
+
+
+def test_the_example_of_the_documentation() -> None:
+    """docs/billing.md."""
+    office = Office(start=datetime(2026, 3, 30, 10, tzinfo=UTC))
+    petra = office.actor(office.petra)
+    set_tax(actor=petra, label="MwSt", percent=Decimal(19), now=office.now)
+    set_discount(actor=petra, tenant=office.studio, percent=Decimal("12.5"), now=office.now)
+    set_rate(
+        actor=petra, flavor=office.flavor, per_hour=Decimal(4), off_peak_per_hour=Decimal(1), currency="EUR",
+        peak_zone="Europe/Berlin", now=office.now,
+    )  # fmt: skip
+    begin = datetime(2026, 3, 31, 16, tzinfo=UTC)
+    lease = office.book(16, after=begin - office.now)
+    assert lease.quoted_total == Decimal("24.50")
+    assert [(str(one.rate_per_hour), (one.ends_at - one.starts_at) / HOUR) for one in lease.terms.all()] == [
+        ("3.5000", 2), ("0.8750", 4), ("0.8750", 8), ("3.5000", 2)
+    ]  # fmt: skip
+    office.now = begin
+    office.hear()
+    office.start(lease)
+    office.now = begin + 16 * HOUR
+    office.tick()
+    office.finish(lease)
+    office.now = datetime(2026, 4, 2, tzinfo=UTC)
+    (march,) = office.close("2026-03").invoices
+    assert (march.net, march.tax, march.gross) == (Decimal("10.50"), Decimal("2.00"), Decimal("12.50"))
+    recorded = record_outage(
+        actor=SYSTEM, what=office.host.row, starts_at=begin + HOUR / 2, ends_at=begin + HOUR,
+        reason="no network", now=office.now,
+    )  # fmt: skip
+    (note,) = recorded.credit_notes
+    assert (note.net, note.tax) == (Decimal("-1.75"), Decimal("-0.34"))
