@@ -16,6 +16,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
 pages = get_asgi_application()
 
 from leasing.checks import require_guards  # noqa: E402 - needs the settings
+from portal.bodies import bounded  # noqa: E402 - needs the settings
 from portal.console.gateway import Receive, Scope, Send, serve_console  # noqa: E402 - needs the settings
 from portal.logs import WithoutFeedSecrets  # noqa: E402 - needs the settings
 from portal.threads import in_database_thread  # noqa: E402 - needs the settings
@@ -27,7 +28,7 @@ logging.getLogger("uvicorn.access").addFilter(WithoutFeedSecrets())
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
     match scope["type"]:
         case "http":
-            await pages(scope, receive, send)  # type: ignore[arg-type]
+            await bounded(pages, scope, receive, send)
         case "websocket":
             await serve_console(scope, receive, send)
         case "lifespan":

@@ -85,7 +85,7 @@ class Fetcher:
         """Remove what is not wanted, fetch what is; how long there is nothing to do, in seconds."""
         before = self._rig.copies.all()
         self._remove_unwanted(before)
-        self._notice_lost()
+        self._look_after_held()
         while not self._stopping.is_set() and (copy := self._next()):
             self._rig.copies.change(copy.digest, state="fetching", reason="")
             self._rig.copies.report()
@@ -114,10 +114,14 @@ class Fetcher:
             if part.name not in known:
                 part.unlink(missing_ok=True)
 
-    def _notice_lost(self) -> None:
+    def _look_after_held(self) -> None:
+        """So that no machine waits for a digest, and what has rotted is fetched anew, before one needs it."""
         for copy in self._rig.copies.all():
-            if copy.state == "held" and not copy.path(self._directory).exists():
-                log.warning("The image %s has been removed by somebody", copy.path(self._directory).name)
+            if copy.state != "held" or self._stopping.is_set():
+                continue
+            path = copy.path(self._directory)
+            if not path.exists() or sha256_of(path) != copy.digest:
+                log.warning("The image %s was removed or changed by something else", path.name)
                 self._rig.copies.change(copy.digest, state="waiting", done=0)
 
     def _next(self) -> Copy | None:

@@ -12,7 +12,19 @@ from datetime import datetime
 from django.db import connection, transaction
 
 from leasing.audit.verifier import verify_log
-from leasing.fsck import bills, bookings, feeds, lifecycles, limits, machines, money, series, use, waiting
+from leasing.fsck import (
+    bills,
+    bookings,
+    feeds,
+    images,
+    lifecycles,
+    limits,
+    machines,
+    money,
+    series,
+    use,
+    waiting,
+)
 from leasing.fsck.finding import Check, Finding
 
 __all__ = ["CHECKS", "Finding", "run_checks", "words_of"]
@@ -53,6 +65,7 @@ CHECKS: dict[str, Check] = {
     "waitlist": waiting.entries_follow_from_the_log,
     "kept": waiting.kept_is_for_who_waits,
     "consoles": machines.open_consoles_are_permitted,
+    "images": images.image_files_are_whole,
     "feeds": feeds.feeds_were_made_by_their_people,
 }
 

@@ -23,7 +23,7 @@ def start_conversion() -> None:
     if upload is None or _is_worked_on(upload):
         return
     program = str(settings.BASE_DIR / "manage.py")
-    command = ["nice", "-n", "10", sys.executable, program, "convert_image", str(upload.pk)]
+    command = ["nice", "-n", "5", sys.executable, program, "convert_image", str(upload.pk)]
     _children.append(subprocess.Popen(command, stdin=subprocess.DEVNULL))
 
 

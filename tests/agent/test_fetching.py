@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 
 from hosts.agent import fetching
+from hosts.agent.cli.tables import show_status
 from hosts.agent.fetching import Fetcher
 from hosts.agent.pieces import Piece, Source
 from hosts.agent.portal_client import NoAnswer
+from hosts.agent.standing import status
 from hosts.protocol.images import HeldImage, HoldImages, ImageCopies
 from hosts.protocol.messages import ImageOrder, MachineOrder, MachineRunning, ProvisionFailed
 from tests.agent.host_in_a_box import HOST, Box, a_box, wait_for
@@ -170,6 +172,7 @@ def test_a_full_disk_is_said_and_its_room_given_back(
     monkeypatch.undo()
     state, reason = told(box)[image.digest]
     assert (state, "is full" in reason, parts(box)) == ("failed", True, [])
+    assert f"debian  failed  0        {reason}" in show_status(status(box.rig))
 
 
 def test_nothing_is_begun_that_has_no_room(

@@ -33,6 +33,7 @@ from leasing.models import (
     CalendarFeed,
     ConsoleSession,
     Hold,
+    Image,
     Invoice,
     InvoiceLine,
     MonthClose,
@@ -41,6 +42,7 @@ from leasing.models import (
     OutboxMessage,
     ScrubRecord,
     Series,
+    StoredImage,
     UsageSegment,
     WaitlistEntry,
 )
@@ -450,6 +452,14 @@ def retire_in_passing(s: Story) -> None:
     Host.objects.update(retired_at=s.world.now)
 
 
+def offer_what_was_never_stored(story: Story) -> None:
+    stored = StoredImage.objects.create(
+        digest="5e" * 32, name="slipped-in", size=1, data=1, source_digest="5e" * 32,
+        created_at=story.world.now,
+    )  # fmt: skip
+    Image.objects.filter(pk=story.world.image.pk).update(stored=stored)
+
+
 @pytest.mark.parametrize(
     ("damage", "check", "words"),
     [
@@ -523,6 +533,9 @@ def retire_in_passing(s: Story) -> None:
         (revoke_under_an_open_console, "consoles", "may not use the console"),
         (bring_back_a_revoked_feed, "feeds", "has been revoked"),
         (give_a_feed_to_somebody_else, "feeds", "was not made by its person"),
+        (offer_what_was_never_stored, "images", "is not in the store"),
+        (offer_what_was_never_stored, "images", "was not put into the store by a conversion"),
+        (offer_what_was_never_stored, "images", "has another digest than its file"),
     ],
 )
 def test_damage_is_found(story: Story, damage: Damage, check: str, words: str) -> None:

@@ -15,6 +15,8 @@ from pytest_django import Settings
 
 from hosts.protocol import messages as m
 from hosts.protocol.images import PIECE_SECONDS, PieceRequest, sign_piece_request
+from leasing.actors import SYSTEM
+from leasing.audit.log import record
 from leasing.errors import NotVisible
 from leasing.fsck import run_checks
 from leasing.images import add_version, retire_image
@@ -39,6 +41,7 @@ def stored(world: World, content: bytes = CONTENT) -> StoredImage:
     draft = store.folder() / "draft"
     draft.write_bytes(content)
     store.keep(draft, digest)
+    record(action="image.store", actor=SYSTEM, subject="image-upload:1", now=world.now, digest=digest)
     return StoredImage.objects.create(
         digest=digest,
         name=f"debian-{digest[:12]}",
@@ -88,6 +91,19 @@ def test_hosts_are_told_of_what_is_offered_once(world: World) -> None:
     copy = ImageCopy.objects.get()
     assert (copy.state, copy.percent, copy.reason) == ("held", 100, "")
     assert run_checks(world.now) == []
+
+
+def test_a_file_that_is_not_in_the_store_is_found(world: World) -> None:
+    image = stored(world)
+    offered(world, image)
+    assert run_checks(world.now) == []
+    store.content_path(image.digest).unlink()
+    Image.objects.filter(stored=image).update(digest="00" * 32)
+    found = [(finding.check, finding.problem) for finding in run_checks(world.now)]
+    assert found == [
+        ("images", "is not in the store, or has another size"),
+        ("images", "has another digest than its file"),
+    ]
 
 
 def test_a_new_host_and_one_that_lost_its_memory_are_told(world: World) -> None:

@@ -25,10 +25,13 @@ from hosts.protocol.images import PIECE_BYTES, HeldImage, HoldImages
 from hosts.protocol.images import ImageCopies as CopiesReport
 from leasing.imaging.conversion import convert_upload
 from leasing.imaging.copies import order_copies
+from leasing.imaging.uploads import add_piece, begin_upload
 from leasing.models import Image, ImageCopy, ImageUpload, OutboxMessage, StoredImage
 from tests.agent.host_in_a_box import HOST, a_box
+from tests.web.browsing import Visits
 from tests.web.conftest import SignIn
 from tests.web.scenes import Scene
+from tests.web.site import Site
 
 API = "/api/v1/image-uploads/"
 CONTENT = os.urandom(3 << 20) + bytes(2 << 20) + b"root" * 128
@@ -191,3 +194,41 @@ def test_a_host_fetches_what_was_uploaded(scene: Scene, sign_in: SignIn, tmp_pat
 
 def scene_key_id(public: str) -> str:
     return hashlib.sha256(bytes.fromhex(public)).hexdigest()[:16]
+
+
+def half_uploaded(scene: Scene) -> ImageUpload:
+    """What an earlier attempt has left."""
+    actor = scene.actor(scene.operator)
+    facts: dict[str, Any] = {"file_name": "debian.raw", "format": "raw", "size": len(CONTENT)}
+    upload = begin_upload(actor=actor, now=timezone.now(), **facts)
+    half = CONTENT[: len(CONTENT) // 2]
+    return add_piece(actor=actor, upload_id=upload.pk, offset=0, data=half, now=timezone.now())
+
+
+def test_a_browser_goes_on_and_the_page_follows(site: Site, visits: Visits, tmp_path: Path) -> None:
+    file = tmp_path / "debian.raw"
+    file.write_bytes(CONTENT)
+    upload = site.do(half_uploaded)
+    page = visits.page(site.scene.operator, width=390)
+    page.goto(reverse("images"))
+    page.get_by_text("being uploaded").wait_for()
+    page.set_input_files("#file", file)
+    page.select_option("#upload-format", "raw")
+    page.get_by_role("button", name="Upload").click()
+    page.get_by_text("All of it has arrived and is being checked.").wait_for()
+    page.get_by_text("waits to be converted").wait_for()
+    site.do(lambda _scene: convert_upload(upload.pk, clock=timezone.now))
+    page.get_by_text(hashlib.sha256(CONTENT).hexdigest()).wait_for()
+    assert site.do(lambda _scene: ImageUpload.objects.count()) == 1
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_browser_says_what_is_refused(site: Site, visits: Visits, tmp_path: Path) -> None:
+    file = tmp_path / "debian.raw"
+    file.write_bytes(b"x")
+    page = visits.page(site.scene.operator)
+    page.goto(reverse("images"))
+    page.set_input_files("#file", file)
+    page.fill("#upload-digest", "short")
+    page.get_by_role("button", name="Upload").click()
+    page.locator("[data-said]", has_text="Enter a valid value").wait_for()

@@ -49,7 +49,14 @@ def show_status(status: dict[str, Any]) -> str:
         ([each[name] for name in ("lease", "state", "desired", "ends_at")] for each in status["machines"]),
     )
     plans = f"Plans under way:\n{show_journal(status['plans'])}"
-    return "\n\n".join([facts, gpus, machines, plans, *_differences(status["differences"])])
+    parts = [facts, gpus, machines, *_images(status["images"]), plans, *_differences(status["differences"])]
+    return "\n\n".join(parts)
+
+
+def _images(copies: list[dict[str, Any]]) -> list[str]:
+    """Those that come from the portal; nothing if there are none."""
+    rows = [[copy[name] for name in ("name", "state", "percent", "reason")] for copy in copies]
+    return [table(("IMAGE", "STATE", "PERCENT", "WHY"), rows)] if rows else []
 
 
 def _differences(found: list[dict[str, Any]]) -> list[str]:
