@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+import selectors
 import shutil
+import signal
 import subprocess
-import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -23,6 +25,8 @@ NOBODY = 65534
 MEMORY_BYTES = 2 << 30
 LOOK_SECONDS = 60
 OUTPUT_AT_MOST = 1 << 20
+# 128 and the signal: SIGKILL by `timeout`, or SIGXCPU by the bound on processor time.
+_OUT_OF_TIME = (128 + signal.SIGKILL, 128 + signal.SIGXCPU)
 _PROGRESS = re.compile(rb"\(([0-9]+)\.[0-9]+/100%\)")
 
 
@@ -89,7 +93,8 @@ def sandboxed(
         "--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64",
         "--dev", "/dev", *folders, "--chdir", "/", "--cap-drop", "ALL", *caps, "--",
         *(_as_nobody() if root else ()),
-        "prlimit", f"--as={MEMORY_BYTES}", f"--cpu={limits.seconds}", f"--fsize={limits.file_bytes}",
+        "timeout", "--signal=KILL", str(max(1, limits.seconds)),
+        "prlimit", f"--as={MEMORY_BYTES}", f"--cpu={max(1, limits.seconds)}", f"--fsize={limits.file_bytes}",
         "--nofile=64", "--core=0", "--", *program,
     ]  # fmt: skip
 
@@ -114,44 +119,70 @@ def readable_inside(source: Path) -> None:
 
 
 def _run(command: Sequence[str], *, seconds: float, on_percent: Callable[[int], None]) -> Ran:
+    """Until it has said everything, or its time is up: whatever it left running then is not waited for."""
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     )
     assert process.stdout is not None and process.stderr is not None  # noqa: S101, PT018
-    late = threading.Event()
-
-    def stop() -> None:
-        late.set()
-        process.kill()  # --die-with-parent takes the rest along
-
-    timer = threading.Timer(seconds, stop)
-    said: list[bytes] = []
-    listener = threading.Thread(target=lambda: said.append(_read(process.stderr)), daemon=True)
-    timer.start()
-    listener.start()
+    listener = _Listener(on_percent)
     try:
-        output = _read(process.stdout, on_percent)
+        late = not listener.hear(process.stdout, process.stderr, deadline=time.monotonic() + seconds)
+        if late:
+            # The group: bubblewrap's own child is bound to its life only once it is set up.
+            os.killpg(process.pid, signal.SIGKILL)
         status = process.wait()
     finally:
-        timer.cancel()
         process.kill()
         process.wait()
-        listener.join()
         process.stdout.close()
         process.stderr.close()
-    return Ran(status, output, b"".join(said).decode(errors="replace").strip(), late.is_set())
+    return Ran(
+        status,
+        listener.output,
+        listener.errors.decode(errors="replace").strip(),
+        late or status in _OUT_OF_TIME,
+    )
 
 
-def _read(stream: IO[bytes] | None, on_percent: Callable[[int], None] = lambda _: None) -> bytes:
-    """The first of what it says, up to its end; the rest is thrown away."""
-    kept, told = b"", -1
-    while stream is not None and (chunk := stream.read1(65536)):  # type: ignore[attr-defined]
-        kept += chunk[: OUTPUT_AT_MOST - len(kept)]
+class _Listener:
+    """Keeps the first of what a program says, and passes its progress on."""
+
+    def __init__(self, on_percent: Callable[[int], None]) -> None:
+        self.output = self.errors = b""
+        self._on_percent = on_percent
+        self._told = -1
+
+    def hear(self, output: IO[bytes], errors: IO[bytes], *, deadline: float) -> bool:
+        """Whether both came to their end in time."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(output, selectors.EVENT_READ, self._hear_output)
+            selector.register(errors, selectors.EVENT_READ, self._hear_errors)
+            while selector.get_map():
+                left = deadline - time.monotonic()
+                ready = selector.select(left) if left > 0 else []
+                if not ready:
+                    return False
+                for key, _ in ready:
+                    chunk = os.read(key.fd, 65536)
+                    if chunk:
+                        key.data(chunk)
+                    else:
+                        selector.unregister(key.fileobj)
+        return True
+
+    def _hear_output(self, chunk: bytes) -> None:
+        self.output += chunk[: OUTPUT_AT_MOST - len(self.output)]
         found = _PROGRESS.findall(chunk)
-        if found and (percent := int(found[-1])) != told:
-            told = percent
-            on_percent(percent)
-    return kept
+        if found and (percent := int(found[-1])) != self._told:
+            self._told = percent
+            self._on_percent(percent)
+
+    def _hear_errors(self, chunk: bytes) -> None:
+        self.errors += chunk[: OUTPUT_AT_MOST - len(self.errors)]
 
 
 def conversion_seconds() -> float:
