@@ -89,3 +89,11 @@ def test_a_gpu_counts_since_it_came_into_service(world: World) -> None:
     # What is still to come has not passed.
     ahead = fleet_use(start, start + timedelta(hours=4), now=start + timedelta(hours=2))
     assert {one.slug: one.there for one in ahead} == {"a6000": 4 * HOUR}
+
+
+def test_what_is_out_of_service_twice_counts_once(world: World) -> None:
+    """A card that had vanished was then withdrawn."""
+    start, subject = world.now, f"gpu:{world.gpus[0].pk}"
+    for hours, action in ((1, "gpu.vanish"), (2, "gpu.withdraw"), (3, "gpu.readmit")):
+        record(action=action, actor=SYSTEM, subject=subject, now=start + timedelta(hours=hours))
+    assert use_of(world, hours=4).repair == 2 * HOUR
