@@ -130,7 +130,7 @@ def _write(upload: ImageUpload, data: bytes) -> None:
 
 
 def remove_upload(*, actor: Actor, upload_id: UUID, now: datetime) -> None:
-    """Forget an upload that is not being converted; what it has put into the store stays."""
+    """Forget an upload that is not being converted, and its file in the store if no version is made of it."""
     authorise(actor)
     with transaction.atomic():
         upload = _locked_upload(upload_id)
@@ -157,9 +157,18 @@ def forget_old(now: datetime) -> None:
 
 
 def _forget(upload: ImageUpload) -> None:
-    path = store.upload_path(upload.pk)
-    transaction.on_commit(lambda: path.unlink(missing_ok=True))
+    paths = [store.upload_path(upload.pk)]
     ImageUpload.objects.filter(pk=upload.pk).delete()
+    stored = upload.stored
+    if stored is not None and not (stored.versions.exists() or stored.uploads.exists()):
+        paths.append(store.content_path(stored.digest))
+        stored.delete()
+    transaction.on_commit(lambda: _unlink(paths))
+
+
+def _unlink(paths: list[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def import_file(*, actor: Actor, path: Path, format: str, digest: str = "", now: datetime) -> ImageUpload:

@@ -122,7 +122,7 @@ class ImageUploadView(ActionView):
 
     @extend_schema(responses={204: None})
     def delete(self, request: Request, upload_id: UUID) -> Response:
-        """Forget it. What it has put into the store stays."""
+        """Forget it, and its file in the store if no version is made of it."""
         policy.require_operator(person_of(request))
         uploads.remove_upload(actor=api_actor(request), upload_id=upload_id, now=timezone.now())
         return Response(status=status.HTTP_204_NO_CONTENT)

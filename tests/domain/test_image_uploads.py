@@ -313,6 +313,28 @@ def test_what_nobody_goes_on_with_is_forgotten(
     assert not store.upload_path(begun.pk).exists()
 
 
+def test_what_no_version_is_made_of_goes_with_its_upload(
+    world: World, disk: Path, django_capture_on_commit_callbacks: Any
+) -> None:
+    actor = world.actor(world.operator)
+    first, second = upload(world, disk, "raw"), upload(world, made(disk, "qcow2"), "qcow2")
+    kept = store.content_path(StoredImage.objects.get().digest)  # of both: they have the same content
+    facts = {"name": "Debian", "os_family": "linux", "upload": first.pk}
+    with django_capture_on_commit_callbacks(execute=True):
+        remove_upload(actor=actor, upload_id=second.pk, now=world.now)
+        assert StoredImage.objects.exists()
+    image = add_version(actor=actor, slug="debian", facts=facts, now=world.now)
+    with django_capture_on_commit_callbacks(execute=True):
+        remove_upload(actor=actor, upload_id=first.pk, now=world.now)
+    assert kept.exists()
+    image.delete()
+    third = upload(world, disk, "raw")
+    with django_capture_on_commit_callbacks(execute=True):
+        remove_upload(actor=actor, upload_id=third.pk, now=world.now)
+    assert not kept.exists()
+    assert not StoredImage.objects.exists()
+
+
 def test_a_file_on_the_server_is_imported(world: World, disk: Path) -> None:
     out = StringIO()
     call_command("import_image", str(disk), format="raw", sha256=sha256(disk), stdout=out)
