@@ -50,10 +50,13 @@ class Fleet:
     people: list[Person]
 
 
-def build(*, gpus: int, holds: int, busy: float, seed: int = 1) -> Fleet:
-    """`gpus` GPUs that are booked for the share `busy` of the next hundred days; about `holds` holds."""
+def build(*, gpus: int, holds: int, busy: float, people: int = TENANTS, seed: int = 1) -> Fleet:
+    """`gpus` GPUs that are booked for the share `busy` of the next hundred days; about `holds` holds.
+
+    Each of the two hundred tenants has as many of the `people`.
+    """
     dice = random.Random(seed)
-    fleet = _catalogue()
+    fleet = _catalogue(people)
     hosts = _hosts(fleet.model, gpus // GPUS_PER_HOST)
     per_gpu = holds // gpus
     with connection.cursor() as cursor:
@@ -67,7 +70,7 @@ def build(*, gpus: int, holds: int, busy: float, seed: int = 1) -> Fleet:
     return fleet
 
 
-def _catalogue() -> Fleet:
+def _catalogue(count: int) -> Fleet:
     model = GpuModel.objects.create(slug="h100", name="H100", memory_mib=80 * 1024, vendor_device="10de:2330")
     flavors = {
         width: Flavor.objects.create(slug=f"x{width}", name=f"{width}×H100", model=model, gpu_count=width)
@@ -81,12 +84,12 @@ def _catalogue() -> Fleet:
     )
     tenants = Tenant.objects.bulk_create(Tenant(slug=f"t{n}", name=f"T{n}") for n in range(TENANTS))
     people = Person.objects.bulk_create(
-        Person(username=f"p{n}", email=f"p{n}@example.org") for n in range(TENANTS)
+        Person(username=f"p{n}", email=f"p{n}@example.org") for n in range(count)
     )
     member = Permission.objects.get(content_type__app_label="leasing", codename="member")
     TenantPersonPermission.objects.bulk_create(
-        TenantPersonPermission(user=person, content_object=tenant, permission=member)
-        for tenant, person in zip(tenants, people, strict=True)
+        TenantPersonPermission(user=person, content_object=tenants[n % TENANTS], permission=member)
+        for n, person in enumerate(people)
     )
     limits = {
         "gpus": 100_000,
@@ -159,9 +162,9 @@ def _book(
         for part in _parts(gpus, dice):
             flavor = fleet.flavors.get(len(part)) or fleet.flavors[1]
             for span in _row(per_gpu, busy, dice):
-                lease, number = uuid4(), dice.randrange(TENANTS)
+                lease, number = uuid4(), dice.randrange(len(fleet.people))
                 window = {"starts_at": _moment(span.starts), "ends_at": _moment(span.ends)}
-                owner = {"tenant_id": fleet.tenants[number].pk, "owner_id": fleet.people[number].pk}
+                owner = {"tenant_id": fleet.tenants[number % TENANTS].pk, "owner_id": fleet.people[number].pk}
                 leases.add(id=lease, flavor_id=flavor.pk, **owner, **window)
                 for gpu in part:
                     taken[gpu.pk].append(span)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from uuid import UUID
 
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import Count, Exists, OuterRef, Q
 
 from hosts.models import Gpu, GpuModel
 from leasing.models import Closure, Hold
@@ -26,27 +26,32 @@ class Room:
     largest: int
 
 
-def room_now(*, now: datetime) -> list[Room]:
-    """What nobody has and nothing closes at this moment. A host is free if all its GPUs of the model are."""
+def room_now(models: Iterable[GpuModel], *, now: datetime) -> list[Room]:
+    """What nobody has and nothing closes at this moment, of each model that there are GPUs of.
+
+    A host is free if all its GPUs of the model are.
+    """
     at_this_moment = Q(starts_at__lte=now) & (Q(ends_at=None) | Q(ends_at__gt=now))
     held = Hold.objects.filter(at_this_moment, gpu=OuterRef("pk"))
     closed = Closure.objects.filter(
         at_this_moment, Q(gpu=None) | Q(gpu=OuterRef("pk")), host=OuterRef("host")
     )
     free = Q(state__in=BOOKABLE) & ~Exists(held) & ~Exists(closed)
-    gpus = Gpu.objects.annotate(is_free=free).values_list("model_id", "host_id", "is_free")
-    blocks: dict[int, dict[UUID, list[bool]]] = defaultdict(lambda: defaultdict(list))
-    for model_id, host_id, is_free in gpus.order_by():
-        blocks[model_id][host_id].append(is_free)
-    return [_room(model, list(blocks[model.pk].values())) for model in GpuModel.objects.filter(pk__in=blocks)]
+    gpus = Gpu.objects.annotate(is_free=free).order_by().values_list("model_id", "host_id")
+    blocks: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    counted = gpus.annotate(count=Count("pk"), spare=Count("pk", filter=Q(is_free=True)))
+    for model_id, _host_id, count, spare in counted:
+        blocks[model_id].append((count, spare))
+    return [_room(model, blocks[model.pk]) for model in models if model.pk in blocks]
 
 
-def _room(model: GpuModel, hosts: list[list[bool]]) -> Room:
+def _room(model: GpuModel, hosts: list[tuple[int, int]]) -> Room:
+    """Of each host, how many GPUs of the model it has and how many of them are free."""
     return Room(
         model=model,
-        gpus=sum(len(host) for host in hosts),
-        free=sum(sum(host) for host in hosts),
+        gpus=sum(count for count, _free in hosts),
+        free=sum(free for _count, free in hosts),
         hosts=len(hosts),
-        free_hosts=sum(all(host) for host in hosts),
-        largest=max(sum(host) for host in hosts),
+        free_hosts=sum(count == free for count, free in hosts),
+        largest=max(free for _count, free in hosts),
     )

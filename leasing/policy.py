@@ -73,11 +73,16 @@ _GRANTS = Prepared(_grants)
 
 def roles_of(person: Person) -> dict[Tenant, set[str]]:
     """Every tenant that the person has a role in, with those roles."""
-    found: dict[Tenant, set[str]] = {}
-    for role in ROLES:
-        for tenant in tenants_with_role(person, role):
-            found.setdefault(tenant, set()).add(role)
-    return found
+    found = tenants_with_role(person, *ROLES).annotate(
+        **{f"is_{role}": _granted_in(person, role) for role in ROLES}
+    )
+    return {tenant: {role for role in ROLES if getattr(tenant, f"is_{role}")} for tenant in found}
+
+
+def _granted_in(person: Person, role: Role) -> Q:
+    granted = {"permission__codename": role, "content_object": OuterRef("pk")}
+    direct = TenantPersonPermission.objects.filter(user=person, **granted)
+    return Q(Exists(direct)) | Q(Exists(TenantGroupPermission.objects.filter(group__user=person, **granted)))
 
 
 def people_with_role(tenant: Tenant, role: Role) -> QuerySet[Person]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -76,6 +77,12 @@ def rate_of(flavor: Flavor, *, at: datetime) -> Rate | None:
     """The rate in force, as it is listed."""
     price = price_of(flavor, None, at=at)
     return price.rate if price else None
+
+
+def rates_of(flavors: Iterable[Flavor], *, at: datetime) -> dict[int, Rate]:
+    """The same of many, by the flavor's id; those without a price are left out."""
+    rates = Rate.objects.filter(_in_force(at), flavor__in=list(flavors), valid_from__lte=at)
+    return {rate.flavor_id: rate for rate in rates.order_by("valid_from")}
 
 
 def price_of(flavor: Flavor, tenant: Tenant | None, *, at: datetime) -> Price | None:

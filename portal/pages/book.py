@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,33 +14,33 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods, require_safe
 
-from leasing import policy
 from leasing.booking import request_lease
-from leasing.errors import DomainError, NotVisible
-from leasing.models import Flavor, Image, Lease, Person, Series
-from leasing.pricing import rate_of
+from leasing.errors import DomainError
+from leasing.models import Flavor, Image, Lease, Series, Tenant
+from leasing.pricing import rates_of
 from leasing.series import book_series
 from portal.middleware import PersonRequest
-from portal.pages.booking_form import LENGTHS, WEEKS, BookingForm, add_domain_error
+from portal.pages.booking_form import LENGTHS, WEEKS, BookingForm, Choices, add_domain_error, choices_for
 from portal.pages.offers import Offer, RepeatedOffer, offer_of
 
 
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
 def book(request: PersonRequest) -> HttpResponse:
-    now = timezone.now()
-    require_member(request.user)
+    now, choices = timezone.now(), choices_for(request.user)
     if request.method != "POST":
-        suggested = _suggested(request)
-        form = BookingForm(request.user, initial=suggested)
-        return _page(request, form, offer_of(BookingForm(request.user, suggested), now), now)
-    form = BookingForm(request.user, request.POST)
+        suggested = _suggested(request, choices)
+        form = BookingForm(request.user, choices, initial=suggested)
+        return _page(
+            request, choices, form, offer_of(BookingForm(request.user, choices, suggested), now), now
+        )
+    form = BookingForm(request.user, choices, request.POST)
     if "show_price" in request.POST:
-        return _page(request, form, offer_of(form, now), now)
+        return _page(request, choices, form, offer_of(form, now), now)
     booked = _booked(request, form, now) if form.is_valid() else None
     if booked is None:
-        offer = offer_of(BookingForm(request.user, request.POST), now)
-        return _page(request, form, offer, now, status=400)
+        offer = offer_of(BookingForm(request.user, choices, request.POST), now)
+        return _page(request, choices, form, offer, now, status=400)
     messages.success(request, _booked_words(booked))
     return redirect("series" if isinstance(booked, Series) else "workstation", booked.pk)
 
@@ -49,14 +50,8 @@ def book(request: PersonRequest) -> HttpResponse:
 def book_price(request: PersonRequest) -> HttpResponse:
     """The price and what follows from the choice so far, as a fragment; works on an unfinished form."""
     now = timezone.now()
-    require_member(request.user)
-    form = BookingForm(request.user, request.GET)
+    form = BookingForm(request.user, choices_for(request.user), request.GET)
     return render(request, "book/_price.html", {"offer": offer_of(form, now), "form": form})
-
-
-def require_member(person: Person) -> None:
-    if not policy.tenants_with_role(person, "member").exists():
-        raise NotVisible(_("You are not a member of any team, so you cannot book."))
 
 
 def _booked(request: PersonRequest, form: BookingForm, now: datetime) -> Lease | Series | None:
@@ -81,15 +76,12 @@ def _booked_words(booked: Lease | Series) -> str:
     return _("Booked. Everything that happens to it is shown here.")
 
 
-def _suggested(request: PersonRequest) -> dict[str, Any]:
+def _suggested(request: PersonRequest, choices: Choices) -> dict[str, Any]:
     """What is chosen at first: the address may say, as “book again” does."""
-    tenant = policy.tenants_with_role(request.user, "member").order_by("name").first()
-    flavor = Flavor.objects.filter(offered=True).first()
-    image = Image.objects.filter(offered=True).first()
     first = {
-        "tenant": tenant and tenant.slug,
-        "flavor": flavor and flavor.slug,
-        "image": image and image.slug,
+        "tenant": _first_slug(choices.tenants),
+        "flavor": _first_slug(choices.flavors),
+        "image": _first_slug(choices.images),
         "when": "now",
         "length": "4h",
     }
@@ -98,21 +90,26 @@ def _suggested(request: PersonRequest) -> dict[str, Any]:
     return first | chosen | {"weekdays": request.GET.getlist("weekdays")}
 
 
+def _first_slug(listed: Sequence[Tenant | Flavor | Image]) -> str | None:
+    return listed[0].slug if listed else None
+
+
 def _page(
     request: PersonRequest,
+    choices: Choices,
     form: BookingForm,
     offer: Offer | RepeatedOffer | None,
     now: datetime,
     *,
     status: int = 200,
 ) -> HttpResponse:
-    flavors = Flavor.objects.filter(offered=True).select_related("model")
+    rates = rates_of(choices.flavors, at=now)
     context = {
         "form": form,
         "offer": offer,
-        "flavors": [(flavor, rate_of(flavor, at=now)) for flavor in flavors],
-        "images": Image.objects.filter(offered=True),
-        "tenants": policy.tenants_with_role(request.user, "member").order_by("name"),
+        "flavors": [(flavor, rates.get(flavor.pk)) for flavor in choices.flavors],
+        "images": choices.images,
+        "tenants": choices.tenants,
         "lengths": [(name, word) for name, (word, _length) in LENGTHS.items()],
         "zone": request.user.timezone,
         "weekdays": form.fields["weekdays"].choices,  # type: ignore[attr-defined]

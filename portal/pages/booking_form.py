@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -12,7 +14,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from leasing import policy
-from leasing.errors import DomainError, InvalidRequest
+from leasing.errors import DomainError, InvalidRequest, NotVisible
 from leasing.models import Flavor, Image, Person, Tenant
 from leasing.models.leases import LONGEST_TAG
 from leasing.recurrence import Pattern
@@ -78,14 +80,39 @@ class DatesField(forms.CharField):
             raise forms.ValidationError(_("These are not dates.")) from error
 
 
+@dataclass(frozen=True)
+class Choices:
+    """What a person may choose from, read once for a page."""
+
+    tenants: list[Tenant]
+    flavors: list[Flavor]
+    images: list[Image]
+
+
+def choices_for(person: Person) -> Choices:
+    """Raises NotVisible for whoever is a member of no team."""
+    tenants = list(policy.tenants_with_role(person, "member").order_by("name"))
+    if not tenants:
+        raise NotVisible(_("You are not a member of any team, so you cannot book."))
+    flavors = Flavor.objects.filter(offered=True).select_related("model")
+    return Choices(tenants, list(flavors), list(Image.objects.filter(offered=True)))
+
+
+class ListedField(forms.TypedChoiceField):
+    """One of the things of a list, by its slug."""
+
+    def offer(self, listed: Sequence[Tenant | Flavor | Image]) -> None:
+        of_slug = {one.slug: one for one in listed}
+        self.choices = [(slug, str(one)) for slug, one in of_slug.items()]
+        self.coerce = of_slug.__getitem__
+
+
 class BookingForm(forms.Form):
     """Only the shape of the input; whether it can be had is for leasing.booking to say."""
 
-    tenant = forms.ModelChoiceField(Tenant.objects.none(), to_field_name="slug", empty_label=None)
-    flavor = forms.ModelChoiceField(
-        Flavor.objects.filter(offered=True).select_related("model"), to_field_name="slug", empty_label=None
-    )
-    image = forms.ModelChoiceField(Image.objects.filter(offered=True), to_field_name="slug", empty_label=None)
+    tenant = ListedField()
+    flavor = ListedField()
+    image = ListedField()
     when = forms.ChoiceField(choices=[("now", gettext_lazy("now")), ("at", gettext_lazy("from"))])
     starts_at = LocalTimeField()
     length = forms.ChoiceField(
@@ -102,15 +129,16 @@ class BookingForm(forms.Form):
     project = forms.CharField(required=False, max_length=LONGEST_TAG)
     cost_centre = forms.CharField(required=False, max_length=LONGEST_TAG)
 
-    def __init__(self, person: Person, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, person: Person, choices: Choices, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.person = person
-        tenants = policy.tenants_with_role(person, "member").order_by("name")
-        self.fields["tenant"].queryset = tenants  # type: ignore[attr-defined]
-        for name in ("tenant", "flavor", "image"):
-            self.fields[name].error_messages["invalid_choice"] = _(
-                "This cannot be chosen. Choose another one."
-            )
+        listed: dict[str, Sequence[Tenant | Flavor | Image]]
+        listed = {"tenant": choices.tenants, "flavor": choices.flavors, "image": choices.images}
+        for name, things in listed.items():
+            field = self.fields[name]
+            assert isinstance(field, ListedField)  # noqa: S101 - declared above
+            field.offer(things)
+            field.error_messages["invalid_choice"] = _("This cannot be chosen. Choose another one.")
 
     def clean(self) -> dict[str, Any]:
         given = super().clean() or {}

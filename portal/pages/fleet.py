@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from datetime import datetime
 from itertools import groupby
 from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.db.models import Prefetch
+from django.core.paginator import Paginator
+from django.db.models import Prefetch, QuerySet
 from django.http import HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
@@ -22,9 +24,9 @@ from leasing import fleet as service
 from leasing import policy
 from leasing.cards import card_at, history_of, seal_of
 from leasing.errors import InvalidRequest, NotVisible
+from leasing.fleet_search import ATTENTION, count_attention, count_gpus, find_hosts, gpus_with_next_hold
 from leasing.maintenance.service import open_closures
 from leasing.maintenance.standing import Standing, standing_of
-from leasing.models import Hold, Person
 from leasing.packing import room_now
 from leasing.states.gpu import TRANSITIONS, GpuEvent, GpuState
 from leasing.timing import HOST_SILENT_AFTER
@@ -32,7 +34,9 @@ from portal.middleware import PersonRequest
 from portal.pages.actions import action, back_of
 from portal.pages.cards import change_rows, detail_rows, identity_rows
 from portal.pages.history import happening
+from portal.pages.looks import GPU_LOOKS
 
+HOSTS = 20
 SHOWN_SCRUBS = 20
 SHOWN_ENTRIES = 50
 
@@ -40,14 +44,13 @@ SHOWN_ENTRIES = 50
 @login_required
 @require_safe
 def fleet(request: PersonRequest) -> HttpResponse:
-    context = _fleet(request.user)
-    return render(request, "fleet/fleet.html", context)
+    return render(request, "fleet/fleet.html", _fleet(request))
 
 
 @login_required
 @require_safe
 def fleet_live(request: PersonRequest) -> HttpResponse:
-    return render(request, "fleet/_hosts.html", _fleet(request.user))
+    return render(request, "fleet/_hosts.html", _fleet(request))
 
 
 @login_required
@@ -122,27 +125,45 @@ def withdraw(request: PersonRequest, gpu_id: UUID) -> str:
     return back_of(request)
 
 
-def _fleet(person: Person) -> dict[str, Any]:
-    policy.require_fleet_reader(person)
+def _fleet(request: PersonRequest) -> dict[str, Any]:
+    policy.require_fleet_reader(request.user)
     now = timezone.now()
-    upcoming = Hold.objects.filter(ends_at__gt=now).select_related("lease").order_by("starts_at")
-    gpus = Gpu.objects.select_related("model").prefetch_related(Prefetch("holds", upcoming, "upcoming"))
-    hosts = service.accepting_hosts(Host.objects.filter(retired_at=None), now=now)
-    closed: dict[UUID, list[Standing]] = defaultdict(list)
-    for closure in open_closures(now=now):
-        closed[closure.host_id].append(standing_of(closure, now=now))
+    name, show = request.GET.get("name", "").strip()[:100], request.GET.get("show", "")
+    if show not in ("", ATTENTION, *GpuState):
+        show = ""
+    page = Paginator(_hosts(name, show, now), HOSTS).get_page(request.GET.get("page"))
+    models, counts = list(GpuModel.objects.all()), count_gpus()
     return {
-        "hosts": [
-            _row(host, closed[host.pk])
-            for host in hosts.select_related("check_up")
-            .defer("check_up__checks")
-            .prefetch_related(Prefetch("gpus", gpus), Prefetch("found_cards", FoundCard.objects.present()))
-        ],
-        "room": room_now(now=now),
-        "models": GpuModel.objects.all(),
-        "may_operate": policy.is_operator(person),
+        "page": page,
+        "hosts": _rows(list(page), now=now),
+        "room": room_now(models, now=now),
+        "models": models,
+        "may_operate": policy.is_operator(request.user),
         "now": now,
+        "name": name,
+        "show": show,
+        "attention": count_attention(now=now),
+        "states": [(state, GPU_LOOKS[state], counts[state]) for state in GpuState if state in counts],
     }
+
+
+def _hosts(name: str, show: str, now: datetime) -> QuerySet[Host]:
+    hosts = service.accepting_hosts(find_hosts(name=name, show=show, now=now), now=now)
+    return (
+        hosts.select_related("check_up")
+        .defer("check_up__checks")
+        .prefetch_related(
+            Prefetch("gpus", gpus_with_next_hold(now=now)),
+            Prefetch("found_cards", FoundCard.objects.present()),
+        )
+    )
+
+
+def _rows(hosts: list[Host], *, now: datetime) -> list[dict[str, Any]]:
+    closed: dict[UUID, list[Standing]] = defaultdict(list)
+    for closure in open_closures(now=now).filter(host__in=hosts):
+        closed[closure.host_id].append(standing_of(closure, now=now))
+    return [_row(host, closed[host.pk]) for host in hosts]
 
 
 def _row(host: Host, closed: list[Standing]) -> dict[str, Any]:

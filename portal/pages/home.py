@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +20,6 @@ from django.views.decorators.http import require_safe
 
 from leasing import policy
 from leasing.models import Lease, Person, Share
-from leasing.more_time import MoreTime, more_time
 from leasing.reminders import LADDER
 from leasing.states.lease import HOLDING, ON_HOST, LeaseState
 from leasing.together.handing_over import offered_to
@@ -28,6 +29,7 @@ from portal.pages.together import shared_with
 from portal.pages.waitlist import in_line
 
 RECENT = 5
+COMING = 20
 PAGE = 25
 
 
@@ -41,7 +43,7 @@ class Card:
     usable: bool
     controlled: bool
     step: Any
-    more: MoreTime | None
+    ends_soon: bool
     share: Share | None = None
 
 
@@ -81,20 +83,27 @@ def workstations(request: PersonRequest) -> HttpResponse:
 
 
 def _mine(person: Person, now: datetime) -> dict[str, Any]:
-    visible = policy.visible_leases(person)
+    member_of = set(policy.tenants_with_role(person, "member").values_list("pk", flat=True))
+    visible = policy.visible_leases(person).prefetch_related("segments", "steps")
     mine = visible.filter(owner=person)
-    running = mine.filter(state__in=ON_HOST).order_by("ends_at")
+    open_ones = mine.filter(state__in=[*ON_HOST, LeaseState.SCHEDULED, LeaseState.REQUESTED])
+    of_state = defaultdict(list)
+    for lease in open_ones.order_by("starts_at", "ends_at"):
+        of_state[lease.state].append(lease)
+    running = sorted((lease for state in ON_HOST for lease in of_state[state]), key=attrgetter("ends_at"))
+    coming = _rows(of_state[LeaseState.SCHEDULED])
     shares = shared_with(person)
-    shared = visible.filter(pk__in=shares).exclude(owner=person).order_by("ends_at")
+    shared = visible.filter(pk__in=shares).exclude(owner=person).order_by("ends_at") if shares else ()
     return {
         "offers": offered_to(person),
-        "shared": [_card(lease, person, now, shares[lease.pk]) for lease in shared],
-        "cards": [_card(lease, person, now) for lease in running],
+        "shared": [_card(lease, usable=False, now=now, share=shares[lease.pk]) for lease in shared],
+        "cards": [_card(lease, usable=lease.tenant_id in member_of, now=now) for lease in running],
         "line": in_line(person, now),
-        "coming": _rows(mine.filter(state=LeaseState.SCHEDULED).order_by("starts_at")),
-        "waiting": _rows(mine.filter(state=LeaseState.REQUESTED).order_by("starts_at")),
+        "coming": coming[:COMING],
+        "later": len(coming[COMING:]),
+        "waiting": _rows(of_state[LeaseState.REQUESTED]),
         "recent": mine.filter(state=LeaseState.ENDED).order_by("-state_since")[:RECENT],
-        "may_book": policy.tenants_with_role(person, "member").exists(),
+        "may_book": bool(member_of),
         "now": now,
     }
 
@@ -108,19 +117,19 @@ def _rows(leases: Iterable[Lease]) -> list[Row]:
     return list(first.values())
 
 
-def _card(lease: Lease, person: Person, now: datetime, share: Share | None = None) -> Card:
+def _card(lease: Lease, *, usable: bool, now: datetime, share: Share | None = None) -> Card:
+    """`usable` says whether it is the person's own and they still are a member."""
     active = lease.state == LeaseState.ACTIVE
-    usable = active and policy.may(person, lease, "use")
-    ends_soon = lease.ends_at - now <= LADDER[0]
+    undone = [step for step in lease.steps.all() if step.state != "done"]
     return Card(
         lease=lease,
         cost=lease_cost(lease, now=now),
         passed_permille=passed_permille(lease, now),
-        usable=usable,
-        controlled=usable or (active and share is not None and share.level == Share.Level.USE),
+        usable=active and usable,
+        controlled=active and (usable or (share is not None and share.level == Share.Level.USE)),
         share=share,
-        step=lease.steps.exclude(state="done").last(),
-        more=more_time(lease, now=now) if usable and ends_soon else None,
+        step=undone[-1] if undone else None,
+        ends_soon=lease.ends_at - now <= LADDER[0],
     )
 
 

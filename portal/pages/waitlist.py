@@ -27,7 +27,7 @@ from leasing.states.lease import LeaseState
 from leasing.waitlist import Outlook
 from portal.middleware import PersonRequest
 from portal.pages.actions import action
-from portal.pages.booking_form import LOCAL_TIME, BookingForm, LocalTimeField
+from portal.pages.booking_form import LOCAL_TIME, BookingForm, LocalTimeField, choices_for
 
 LONGEST_PROPOSED = timedelta(days=14)
 MINUTE = timedelta(minutes=1)
@@ -71,7 +71,7 @@ def entry_live(request: PersonRequest, entry_id: UUID) -> HttpResponse:
 @action
 def join(request: PersonRequest) -> str:
     """From the book page, with what is chosen there and a deadline."""
-    form, now = BookingForm(request.user, request.POST), timezone.now()
+    form, now = BookingForm(request.user, choices_for(request.user), request.POST), timezone.now()
     if not form.is_valid():
         raise InvalidRequest(_("Choose what, when and how long first."))
     joined = waitlist.join_waitlist(

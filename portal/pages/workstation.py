@@ -90,12 +90,17 @@ def end_at(request: PersonRequest, lease_id: UUID) -> str:
 @login_required
 @require_safe
 def extend(request: PersonRequest, lease_id: UUID) -> HttpResponse:
-    """Where the warning before the end leads: each way to keep it longer is one click."""
+    """Where the warning before the end leads: each way to keep it longer is one click.
+
+    Home loads just these into its cards, once it is shown.
+    """
     now = timezone.now()
     lease = policy.fetch_lease(request.user, lease_id, "use")
     if lease.state not in EXTENDABLE:
         raise WrongState(_("This workstation cannot be changed any more."), hint=_("Book another one."))
-    context = {"lease": lease, "more": more_time(lease, now=now), "now": now}
+    context: dict[str, Any] = {"lease": lease, "more": more_time(lease, now=now), "now": now}
+    if request.headers.get("HX-Request"):
+        return render(request, "workstation/_more_time.html", context | {"back": reverse("home")})
     return render(request, "workstation/extend.html", context)
 
 

@@ -62,14 +62,27 @@ def test_the_link_changes_nothing_and_one_click_does(ada: Client, scene: Scene) 
     assert offers(ada.get(url).content.decode()) == {}
 
 
-@pytest.mark.parametrize("where", ["home", "workstation"])
-def test_the_other_pages_offer_the_same(ada: Client, scene: Scene, where: str) -> None:
-    url = reverse(where, args=[scene.active.pk] if where == "workstation" else [])
-    page = ada.get(url).content.decode()
+def test_its_page_offers_the_same(ada: Client, scene: Scene) -> None:
+    url = reverse("workstation", args=[scene.active.pk])
+    check_offers(ada, scene, ada.get(url).content.decode(), url)
+
+
+def test_home_loads_the_same_into_its_card(ada: Client, scene: Scene) -> None:
+    url = reverse("workstation-extend", args=[scene.active.pk])
+    page = ada.get(reverse("home")).content.decode()
+    assert f'hx-get="{url}" hx-trigger="load"' in page
+    fragment = ada.get(url, headers={"HX-Request": "true"}).content.decode()
+    assert "<html" not in fragment
+    assert f'name="back" value="{reverse("home")}"' in fragment
+    check_offers(ada, scene, fragment, reverse("home"))
+
+
+def check_offers(ada: Client, scene: Scene, page: str, back: str) -> None:
     assert {"hour", "four-hours", "longest"} <= offers(page).keys()
     value, _pressable = offers(page)["four-hours"]
-    answer = ada.post(reverse("workstation-end-at", args=[scene.active.pk]), {"ends_at": value, "back": url})
-    assert answer.headers["Location"] == url
+    given = {"ends_at": value, "back": back}
+    answer = ada.post(reverse("workstation-end-at", args=[scene.active.pk]), given)
+    assert answer.headers["Location"] == back
     assert scene.active.extensions.get().new_ends_at == datetime.fromisoformat(value)
 
 

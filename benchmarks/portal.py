@@ -1,0 +1,174 @@
+"""How fast pages are in a large portal, what a first visit loads, and live pages by the hundred.
+
+    python -m benchmarks.portal [--quick] [--json]
+
+It starts a private PostgreSQL and fills it with a fleet. Server time is that of the whole request, middleware
+and templates included, in one process; what a browser does with it is not in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import logging
+import os
+import platform
+import random
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+from unittest.mock import patch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT)] if str(ROOT) not in sys.path else []
+
+from tools.servers import postgres_server  # noqa: E402 - also a plain script
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How large, and how often each page is opened, each time by somebody else."""
+
+    gpus: int
+    holds: int
+    people: int
+    visits: int
+
+
+QUICK = Plan(gpus=80, holds=800, people=200, visits=10)
+FULL = Plan(gpus=10_000, holds=220_000, people=5_000, visits=100)
+
+
+def main() -> int:
+    options = _options()
+    plan = QUICK if options.quick else FULL
+    with postgres_server(shared_buffers="2GB") as dsn:
+        os.environ["LEASEHOLD_DATABASE"] = dsn
+        os.environ["DJANGO_SETTINGS_MODULE"] = "portal.settings"
+        import django
+
+        django.setup()
+        found = {"machine": _machine(), "plan": vars(plan), **_measure(plan)}
+    print(json.dumps(found, indent=None if options.json else 1))
+    return 0
+
+
+def _measure(plan: Plan) -> dict[str, Any]:
+    from django.conf import settings
+    from django.core.management import call_command
+
+    from benchmarks.big_fleet import NOW, build
+    from leasing.models import Lease
+
+    logging.getLogger("axes").setLevel(logging.WARNING)
+    settings.ALLOWED_HOSTS = ["testserver"]
+    call_command("migrate", verbosity=0)
+    fleet = build(gpus=plan.gpus, holds=plan.holds, busy=0.7, people=plan.people)
+    operator = _operator()
+    now = NOW + timedelta(days=3)
+    _begin(now)
+    dice = random.Random(7)
+    pages: dict[str, Callable[[], tuple[Any, str]]] = {
+        "home": lambda: (dice.choice(fleet.people), "/"),
+        "booking": lambda: (dice.choice(fleet.people), "/book/"),
+        "calendar": lambda: (dice.choice(fleet.people), "/calendar/"),
+        "workstations": lambda: (dice.choice(fleet.people), "/workstations/"),
+        "fleet": lambda: (operator, "/fleet/"),
+    }
+    with patch("django.utils.timezone.now", lambda: now):
+        return {
+            "leases": Lease.objects.count(),
+            "pages": {name: _page(visit, plan.visits) for name, visit in pages.items()},
+        }
+
+
+def _begin(now: Any) -> None:
+    """What has begun by now runs, as its hosts would have said."""
+    from leasing.models import Lease
+
+    begun = Lease.objects.filter(starts_at__lte=now)
+    begun.filter(ends_at__gt=now).update(state="active", active_at=now, machine="running")
+    begun.filter(ends_at__lte=now).update(state="ended", outcome="completed")
+
+
+def _operator() -> Any:
+    from django.contrib.auth.models import Permission
+
+    from leasing.models import Person
+
+    person = Person.objects.create(username="operator", email="operator@example.org")
+    person.user_permissions.add(Permission.objects.get(codename="operate_fleet"))
+    return person
+
+
+def _page(visit: Callable[[], tuple[Any, str]], visits: int) -> dict[str, Any]:
+    """Milliseconds of server time, statements, and compressed bytes of the page and of all that it loads."""
+    from django.db import connection
+    from django.test.utils import CaptureQueriesContext
+
+    seconds, statements, size = [], 0, 0
+    for number in range(visits + 5):
+        person, path = visit()
+        client = _signed_in(person)
+        began = time.perf_counter()
+        response = client.get(path)
+        took = time.perf_counter() - began
+        if response.status_code != 200:
+            raise RuntimeError(f"{path} answers {response.status_code}")
+        if number >= 5:
+            seconds.append(took)
+    with CaptureQueriesContext(connection) as captured:
+        body = client.get(path).content
+    statements = len(captured)
+    size = sum(len(gzip.compress(part)) for part in (body, *_assets(body.decode())))
+    return {
+        "median_ms": round(median(seconds) * 1000, 1),
+        "p95_ms": round(quantiles(seconds, n=20)[-1] * 1000, 1),
+        "statements": statements,
+        "page_kb": round(len(gzip.compress(body)) / 1000, 1),
+        "first_visit_kb": round(size / 1000, 1),
+    }
+
+
+def _signed_in(person: Any) -> Any:
+    from django.test import Client
+
+    client = Client()
+    client.force_login(person)
+    return client
+
+
+def _assets(page: str) -> Iterator[bytes]:
+    """The style sheets, scripts, fonts and pictures that a page names."""
+    from django.contrib.staticfiles import finders
+
+    for name in sorted(set(re.findall(r'(?:src|href)="/static/([^"?#]+)', page))):
+        found = finders.find(name)
+        if found is None:
+            raise RuntimeError(f"{name} is not there")
+        yield Path(found).read_bytes()
+
+
+def _machine() -> str:
+    load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
+    return (
+        f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}, load {load}"
+    )
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a small fleet, to see that it works")
+    parser.add_argument("--json", action="store_true", help="on one line")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
