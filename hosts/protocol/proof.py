@@ -95,8 +95,9 @@ def _witness_objections(witness: Witness, evidence: ScrubEvidence, policy: Scrub
     if witness.canaries_found:
         yield f"{witness.canaries_found} of {witness.canaries_planted} canaries survived the scrub."
     if witness.mismatches:
-        place = witness.first_mismatch
-        yield f"{witness.mismatches} blocks are not zero, the first at byte {place}."
+        first = witness.first_mismatch
+        where = "" if first is None else f", the first at byte {first}"
+        yield f"{witness.mismatches} blocks are not zero{where}."
 
 
 def _suffices(count: int, memory_bytes: int, policy: ScrubPolicy) -> bool:
