@@ -48,7 +48,7 @@ def test_home_shows_what_is_mine_by_what_it_does_now(scene: Scene, sign_in: Sign
     assert order == sorted(order)
     assert "€6." in page
     assert "left" in page
-    assert "disk reserved · step 3 of 6" in page
+    assert "disk reserved · step 3 of 7" in page
     assert str(scene.theirs.pk) not in page
 
 
