@@ -114,18 +114,20 @@ class Gpu(models.Model):
 
     `state` is written by leasing.transitions alone. `generation` counts goals whose subject is this GPU.
     `fingerprint` is what its card is thought to be, `proven_kernel` the kernel under which it last passed.
-    After a release the host scrubs by itself; past `scrub_expected_by` it is asked to.
+    After a release the host scrubs by itself; past `scrub_expected_by` it is asked to. A slice of a card has
+    that card's GPU as its `parent`; its address is a PCI function's, or a mediated device's UUID.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     host = models.ForeignKey(Host, models.PROTECT, related_name="gpus")
     model = models.ForeignKey(GpuModel, models.PROTECT, related_name="gpus")
-    address = models.CharField(max_length=12)
+    address = models.CharField(max_length=36)
     functions = models.JSONField(default=list)
     iommu_group = models.IntegerField(null=True)
     numa_node = models.SmallIntegerField(default=-1)
     fingerprint = models.JSONField(default=dict)
     card = models.ForeignKey("FoundCard", models.PROTECT, null=True, related_name="gpus")
+    parent = models.ForeignKey("self", models.PROTECT, null=True, related_name="slices")
     proven_kernel = models.CharField(max_length=200, blank=True)
     state = models.CharField(max_length=12, default="dirty", choices=[(s, s) for s in GPU_STATES])
     state_since = models.DateTimeField()
@@ -158,11 +160,12 @@ class FoundCards(models.QuerySet["FoundCard"]):
 class FoundCard(models.Model):
     """A card as its host last reported it, kept for its history when it is gone (since `gone_at`).
 
-    `refusal` says why it cannot be leased; empty if it can. `details` are those of the report's CardDetails.
+    `refusal` says why it cannot be leased; empty if it can. `details` are those of the report's CardDetails,
+    `part` its SlicePart (empty for a whole card), `profiles` its SliceProfiles.
     """
 
     host = models.ForeignKey(Host, models.PROTECT, related_name="found_cards")
-    address = models.CharField(max_length=12)
+    address = models.CharField(max_length=36)
     functions = models.JSONField(default=list)
     iommu_group = models.IntegerField(null=True)
     name = models.CharField(max_length=200)
@@ -171,6 +174,8 @@ class FoundCard(models.Model):
     fingerprint = models.JSONField(default=dict)
     refusal = models.CharField(max_length=2000, blank=True)
     details = models.JSONField(default=dict)
+    part = models.JSONField(default=dict, blank=True)
+    profiles = models.JSONField(default=list, blank=True)
     first_seen_at = models.DateTimeField()
     gone_at = models.DateTimeField(null=True)
 
@@ -188,6 +193,46 @@ class FoundCard(models.Model):
 
     def __str__(self) -> str:
         return f"{self.address} {self.name}"
+
+
+class Division(models.Model):
+    """A card that was ordered to be divided into `count` slices by one of its profiles.
+
+    `gpu` is the whole card, which does not serve meanwhile; `model` is what each slice is. `changed_at` is
+    when its state changed last, `reason` why it failed to.
+    """
+
+    class State(models.TextChoices):
+        ORDERED = "ordered", _("being divided")
+        STANDS = "stands", _("divided")
+        ENDING = "ending", _("being made whole")
+        OVER = "over", _("whole again")
+        FAILED = "failed", _("could not be divided")
+
+    OPEN = (State.ORDERED, State.STANDS, State.ENDING)
+
+    gpu = models.ForeignKey(Gpu, models.PROTECT, related_name="divisions")
+    profile = models.CharField(max_length=200)
+    count = models.PositiveSmallIntegerField()
+    model = models.ForeignKey(GpuModel, models.PROTECT, related_name="+")
+    state = models.CharField(max_length=7, choices=State, default=State.ORDERED)
+    reason = models.CharField(max_length=2000, blank=True)
+    ordered_at = models.DateTimeField()
+    changed_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["gpu"],
+                name="hosts_division_one_open",
+                condition=models.Q(state__in=["ordered", "stands", "ending"]),
+            ),
+            models.CheckConstraint(condition=models.Q(count__gte=1), name="hosts_division_some_slices"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.gpu}: {self.count} of {self.profile}"
 
 
 class HostCheckUp(models.Model):

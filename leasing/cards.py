@@ -150,6 +150,8 @@ def _write(row: FoundCard, host: Host, card: m.CardFacts) -> None:
     row.name, row.memory_mib, row.refusal = card.name, card.memory_bytes // 2**20, card.refusal
     row.fingerprint = msgspec.to_builtins(card.fingerprint)
     row.details = msgspec.to_builtins(card.details)
+    row.part = msgspec.to_builtins(card.part) if card.part else {}
+    row.profiles = msgspec.to_builtins(card.profiles)
     row.save()
 
 

@@ -10,10 +10,11 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils.translation import gettext as _
 
-from hosts.models import FoundCard, Gpu, GpuModel, Host
+from hosts.models import Division, FoundCard, Gpu, GpuModel, Host
 from hosts.protocol.messages import Inspect
 from leasing import policy
-from leasing.actors import Actor
+from leasing.actors import SYSTEM, Actor
+from leasing.apart import require_apart, whole_of
 from leasing.audit.log import record
 from leasing.cards import card_at, changes, seal_of, told_changes
 from leasing.errors import InvalidRequest, NotVisible, WrongState
@@ -66,10 +67,8 @@ def admit_gpu(*, actor: Actor, card_id: int, model_id: int, now: datetime) -> Gp
         )
     if Gpu.objects.filter(host=card.host, address=card.address).exists():
         raise WrongState(_("This card is in service already."))
-    gpu = _create_gpu(card, model, now=now)
+    gpu = create_gpu(card, model, whole=whole_of(card), actor=actor, now=now)
     rebuild(gpu.host_id)
-    facts: dict[str, Any] = {"from": None, "to": gpu.state, "host": gpu.host.name, "address": gpu.address}
-    record(action="gpu.admit", actor=actor, subject=f"gpu:{gpu.pk}", now=now, **facts)
     transaction.on_commit(wake_control)
     return gpu
 
@@ -87,6 +86,7 @@ def readmit_gpu(*, actor: Actor, gpu_id: UUID, now: datetime, accepted: str = ""
         raise NotVisible(_("There is no such GPU."))
     if gpu.host.retired_at is not None:
         raise WrongState(_("The host of this GPU is retired."), hint=_("Enrol the host it is in now."))
+    require_apart(gpu)
     card = card_at(gpu)
     facts = {} if card is None else _take_for(gpu, card, accepted)
     return _apply(actor, gpu_id, GpuEvent.READMIT, reason="", now=now, **facts)
@@ -138,11 +138,11 @@ def _apply(actor: Actor, gpu_id: UUID, event: GpuEvent, *, reason: str, now: dat
     return gpu
 
 
-def _create_gpu(card: FoundCard, model: GpuModel, *, now: datetime) -> Gpu:
-    host = card.host
-    parts = max(1, host.found_cards.present().filter(refusal="").count())
-    return Gpu.objects.create(
-        host=host,
+def create_gpu(card: FoundCard, model: GpuModel, *, whole: Gpu | None, actor: Actor, now: datetime) -> Gpu:
+    """A GPU of a found card, dirty. A slice of a `whole` one divides that one's share of the host."""
+    vcpus, memory_mib, disk_gib = _share_of_slice(whole) if whole else _share_of_card(card.host)
+    gpu = Gpu.objects.create(
+        host=card.host,
         model=model,
         address=card.address,
         functions=card.functions,
@@ -150,12 +150,54 @@ def _create_gpu(card: FoundCard, model: GpuModel, *, now: datetime) -> Gpu:
         numa_node=card.numa_node,
         fingerprint=card.fingerprint,
         card=card,
+        parent=whole,
         state=GpuState.DIRTY,
         state_since=now,
-        share_vcpus=max(1, (host.cpu_count - 1) // parts),
-        share_memory_mib=max(128, int(host.memory_mib * 0.75) // parts),
-        share_disk_gib=max(1, int(host.disk_gib * 0.75) // parts),
+        share_vcpus=max(1, vcpus),
+        share_memory_mib=max(128, memory_mib),
+        share_disk_gib=max(1, disk_gib),
     )
+    facts: dict[str, Any] = {"from": None, "to": gpu.state, "host": gpu.host.name, "address": gpu.address}
+    facts |= {"part_of": str(whole.pk)} if whole else {}
+    record(action="gpu.admit", actor=actor, subject=f"gpu:{gpu.pk}", now=now, **facts)
+    return gpu
+
+
+def take_slice_again(gpu: Gpu, card: FoundCard, division: Division, *, now: datetime) -> None:
+    """A slice of an earlier division, at the same address: its history goes on, as what it is now."""
+    before = {"model": gpu.model.slug, "fingerprint": gpu.fingerprint}
+    gpu.model, gpu.card, gpu.fingerprint = division.model, card, card.fingerprint
+    gpu.parent, gpu.functions = division.gpu, card.functions
+    gpu.iommu_group, gpu.numa_node = card.iommu_group, card.numa_node
+    gpu.share_vcpus, gpu.share_memory_mib, gpu.share_disk_gib = _share_of_slice(division.gpu)
+    gpu.save()
+    after = {"model": gpu.model.slug, "fingerprint": gpu.fingerprint}
+    facts: dict[str, Any] = {} if before == after else {"before": before, "after": after}
+    apply_gpu_event(
+        gpu_id=gpu.pk,
+        event=GpuEvent.READMIT,
+        actor=SYSTEM,
+        effective_at=now,
+        now=now,
+        **facts,
+    )
+
+
+def _share_of_card(host: Host) -> tuple[int, int, int]:
+    """An equal part for each card that can be leased, whole or in slices."""
+    whole = host.found_cards.present().filter(part={})
+    parts = max(
+        1, whole.filter(Q(refusal="") | Q(gpus__divisions__state__in=Division.OPEN)).distinct().count()
+    )
+    memory_mib, disk_gib = int(host.memory_mib * 0.75) // parts, int(host.disk_gib * 0.75) // parts
+    return (host.cpu_count - 1) // parts, memory_mib, disk_gib
+
+
+def _share_of_slice(whole: Gpu) -> tuple[int, int, int]:
+    standing = Division.objects.get(gpu=whole, state=Division.State.STANDS)
+    vcpus, memory_mib, disk_gib = whole.share_vcpus, whole.share_memory_mib, whole.share_disk_gib
+    count = standing.count
+    return max(1, vcpus // count), max(128, memory_mib // count), max(1, disk_gib // count)
 
 
 def leases_on(gpu: Gpu, *, now: datetime) -> list[Lease]:

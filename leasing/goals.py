@@ -8,11 +8,12 @@ from typing import Literal
 import msgspec
 from django.db.models import Min
 
-from hosts.models import Gpu, GpuModel, Host
+from hosts.models import Division, Gpu, GpuModel, Host
 from hosts.protocol.codec import PROTOCOL, is_said_in
 from hosts.protocol.evidence import ReadBack
 from hosts.protocol.machine import Firmware
 from hosts.protocol.messages import (
+    Divide,
     Fingerprint,
     GpuOrder,
     GuestOrder,
@@ -25,6 +26,7 @@ from hosts.protocol.messages import (
     Provision,
     Release,
     ScrubPolicy,
+    Undivide,
     Update,
 )
 from leasing.models import Lease, SshKey
@@ -111,6 +113,14 @@ def update(lease: Lease, ends_at: datetime) -> Update:
 
 def intake(gpu: Gpu) -> Intake:
     return Intake(gpu=_order(gpu, identity=False), scrub=scrub_policy(gpu.model))
+
+
+def divide(gpu: Gpu, division: Division) -> Divide:
+    return Divide(gpu=_order(gpu), profile=division.profile, count=division.count)
+
+
+def undivide(gpu: Gpu) -> Undivide:
+    return Undivide(gpu=_order(gpu))
 
 
 def scrub_policy(model: GpuModel) -> ScrubPolicy:

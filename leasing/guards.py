@@ -13,7 +13,7 @@ from django.db import models, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 
-from hosts.models import ReceivedReport
+from hosts.models import Gpu, ReceivedReport
 from leasing.models import (
     AuditEntry,
     AuditLeaf,
@@ -30,8 +30,10 @@ from leasing.models import (
     TreeHead,
     UnsealedEntry,
 )
+from leasing.states.gpu import BOOKABLE
 
 NO_OVERLAP = "leasing_hold_no_overlap"
+NEVER_BOTH = "hosts_gpu_whole_or_slices"
 
 # Rows of these are never changed or deleted, except that the named columns may be filled in later.
 APPEND_ONLY: dict[type[models.Model], tuple[str, ...]] = {
@@ -49,6 +51,8 @@ APPEND_ONLY: dict[type[models.Model], tuple[str, ...]] = {
     Invoice: (),
     InvoiceLine: (),
 }
+
+_SERVING = ", ".join(f"'{state}'" for state in sorted(BOOKABLE))
 
 REFUSE_BODY = """
 BEGIN
@@ -138,6 +142,14 @@ def _postgres_guards() -> Iterator[Guard]:
         f"ALTER TABLE {table} ADD CONSTRAINT {NO_OVERLAP} "
         "EXCLUDE USING gist (gpu_id WITH =, tstzrange(starts_at, ends_at) WITH &&)",
     )
+    table = Gpu._meta.db_table
+    yield Guard(
+        NEVER_BOTH,
+        table,
+        f"ALTER TABLE {table} ADD CONSTRAINT {NEVER_BOTH} EXCLUDE USING gist "
+        "(coalesce(parent_id, id) WITH =, (CASE WHEN parent_id IS NULL THEN 0 ELSE 1 END) WITH <>) "
+        f"WHERE (state IN ({_SERVING}))",
+    )
     table = AuditEntry._meta.db_table
     note = f"CREATE TRIGGER {NOTE_EACH} AFTER INSERT ON {table} FOR EACH ROW"
     yield Guard(NOTE_EACH, table, f"{note} EXECUTE FUNCTION leasing_not_sealed()")
@@ -171,6 +183,7 @@ def _postgres_present(connection: BaseDatabaseWrapper) -> list[Guard]:
 
 def _sqlite_guards() -> Iterator[Guard]:
     yield from _sqlite_overlap_guards()
+    yield from _sqlite_never_both_guards()
     table = AuditEntry._meta.db_table
     yield Guard(
         NOTE_EACH, table, f"CREATE TRIGGER {NOTE_EACH} AFTER INSERT ON {table} BEGIN {NOT_SEALED} END"
@@ -195,6 +208,15 @@ def _sqlite_overlap_guards() -> Iterator[Guard]:
         earlier = f"gpu_id = NEW.gpu_id AND starts_at < NEW.ends_at {other}"
         last = f"SELECT ends_at FROM {table} WHERE {earlier}ORDER BY starts_at DESC LIMIT 1"  # noqa: S608
         refuse = f"SELECT RAISE(ABORT, '{NO_OVERLAP}') WHERE ({last}) > NEW.starts_at"
+        yield Guard(name, table, f"CREATE TRIGGER {name} BEFORE {event} ON {table} BEGIN {refuse}; END")
+
+
+def _sqlite_never_both_guards() -> Iterator[Guard]:
+    table = Gpu._meta.db_table
+    relation = "(NEW.parent_id IS NULL AND parent_id = NEW.id) OR id = NEW.parent_id"
+    other = f"SELECT 1 FROM {table} WHERE state IN ({_SERVING}) AND ({relation})"  # noqa: S608
+    refuse = f"SELECT RAISE(ABORT, '{NEVER_BOTH}') WHERE NEW.state IN ({_SERVING}) AND EXISTS ({other})"
+    for event, name in (("INSERT", NEVER_BOTH), ("UPDATE OF state, parent_id", f"{NEVER_BOTH}_update")):
         yield Guard(name, table, f"CREATE TRIGGER {name} BEFORE {event} ON {table} BEGIN {refuse}; END")
 
 

@@ -25,5 +25,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="Also clean a GPU of the lab from inside, in minutes",
     )
     parser.addoption(
+        "--sriov", action="store_true", help="Also divide an emulated card in a lab of its own, in minutes"
+    )
+    parser.addoption(
         "--boot-debian", action="store_true", help="Also start a real Debian disk image, which takes minutes"
     )

@@ -13,9 +13,10 @@ from typing import Protocol
 from lxml import etree
 
 from hosts.agent.doctor.facts import CardFacts as Examined
-from hosts.protocol.messages import CardDetails, CardFacts, Fingerprint
+from hosts.protocol.messages import CardDetails, CardFacts, Fingerprint, SlicePart, SliceProfile
 
 NO_DETAILS = CardDetails()
+PROFILES_AT_MOST = 32
 
 
 class BusError(Exception):
@@ -41,10 +42,11 @@ class Wedged(BusError):
 
 @dataclass(frozen=True)
 class Card:
-    """A display-class PCI device with every endpoint function of its slot.
+    """A display-class PCI device with every endpoint function of its slot, or one slice of such a card.
 
     `refusal` is empty if the card may be leased. `memory_bytes` is the size of the memory that the host can
-    map; `numa_node` is -1 where the firmware does not say.
+    map; `numa_node` is -1 where the firmware does not say. A slice says whose `part` it is;
+    `profiles` are the ways in which a whole card can be divided now.
     """
 
     address: str
@@ -56,6 +58,8 @@ class Card:
     fingerprint: Fingerprint
     refusal: str = ""
     details: CardDetails = NO_DETAILS
+    part: SlicePart | None = None
+    profiles: tuple[SliceProfile, ...] = ()
 
     def facts(self) -> CardFacts:
         """The card as a report carries it."""
@@ -69,7 +73,22 @@ class Card:
             fingerprint=self.fingerprint,
             refusal=self.refusal[:2000],
             details=self.details,
+            part=self.part,
+            profiles=self.profiles[:PROFILES_AT_MOST],
         )
+
+
+def divided_into(count: int) -> str:
+    """Why a card that is divided may not be leased itself."""
+    return f"It is divided into {count} {'slice' if count == 1 else 'slices'}."
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One slice that a card is divided into now."""
+
+    address: str
+    profile: str
 
 
 @dataclass(frozen=True)
@@ -175,3 +194,15 @@ class PciBus(Protocol):
         `slot` counts the machine's GPUs from 1, and is the index of the root port. From here on the card's
         memory has to be taken for a tenant's.
         """
+
+    def slices(self, card: Card) -> tuple[Slice, ...]:
+        """What the card is divided into now, in the order of their making; nothing if it is whole."""
+
+    def divide(self, card: Card, profile: str, count: int) -> None:
+        """Make slices of a card that is whole. It may leave fewer than `count` behind, error or not.
+
+        The same card, profile and count give the same addresses, also after a reboot.
+        """
+
+    def undivide(self, card: Card) -> None:
+        """Take every slice of the card away. What is in their memory may be in the card's afterwards."""

@@ -6,6 +6,7 @@ not a fork of a threaded one, and imports the standard library only, so that it 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -32,7 +33,19 @@ def write_each(writes: Writes) -> None:
             os.close(descriptor)
 
 
-OPERATIONS: dict[str, Callable[..., None]] = {"write": write_each, "hot-reset": vfio.hot_reset}
+def run_program(command: Sequence[str]) -> None:
+    """Run it to its end; OSError with what it complained about if it fails."""
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        told = (done.stderr or done.stdout).strip()[-300:] or f"status {done.returncode}"
+        raise OSError(errno.EIO, told, command[0])
+
+
+OPERATIONS: dict[str, Callable[..., None]] = {
+    "write": write_each,
+    "hot-reset": vfio.hot_reset,
+    "run": run_program,
+}
 
 
 def write_in_child(writes: Writes, *, seconds: float) -> None:
@@ -43,6 +56,11 @@ def write_in_child(writes: Writes, *, seconds: float) -> None:
 def hot_reset_in_child(group: Path, address: str, *, seconds: float) -> None:
     """As `vfio.hot_reset`, in a child. OSError as there, TimeoutError, ChildStuckError."""
     call("hot-reset", str(group), address, seconds=seconds)
+
+
+def run_in_child(command: Sequence[str], *, seconds: float) -> None:
+    """As `run_program`, in a child. OSError as there, TimeoutError, ChildStuckError."""
+    call("run", list(command), seconds=seconds)
 
 
 def call(

@@ -66,9 +66,13 @@ def _usb_addresses(domain: etree._Element) -> Iterator[tuple[int, int]]:
 
 
 def _pci_addresses(domain: etree._Element) -> list[str]:
-    """USB and SCSI devices have source addresses too, but no slot."""
+    """USB and SCSI devices have source addresses too, but no slot; a mediated device has its UUID."""
     addresses = [address for path in PASSED_THROUGH for address in domain.findall(path)]
-    return [_pci_address(address) for address in addresses if address.get("slot")]
+    mediated = domain.findall("devices/hostdev[@type='mdev']/source/address")
+    return [
+        *(_pci_address(address) for address in addresses if address.get("slot")),
+        *(str(address.get("uuid")).lower() for address in mediated),
+    ]
 
 
 def _pci_address(address: etree._Element) -> str:

@@ -31,6 +31,14 @@ def show_rom(fragments: Iterable[etree._Element], rom: Path) -> None:
             shown.set("file", str(rom))
 
 
+def mediated_device(name: str, *, slot: int) -> etree._Element:
+    """A vGPU that the host knows by its UUID alone."""
+    hostdev = etree.Element("hostdev", mode="subsystem", type="mdev", managed="no", model="vfio-pci")
+    etree.SubElement(etree.SubElement(hostdev, "source"), "address", uuid=name)
+    _guest_address(hostdev, slot, "0")
+    return hostdev
+
+
 def emulated_display(slot: int) -> etree._Element:
     """What stands for a simulated GPU: a second, emulated display behind its own root port."""
     video = etree.Element("video")

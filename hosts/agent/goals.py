@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from hosts.agent.divisions import division_of
 from hosts.agent.plans import gpu_lock, machine_locks
 from hosts.agent.records import MachineRecord
 from hosts.agent.rig import Rig
 from hosts.agent.spool import Origin
 from hosts.protocol.messages import (
+    Divide,
     Goal,
     GpuOrder,
     HoldImages,
@@ -21,6 +23,7 @@ from hosts.protocol.messages import (
     Power,
     Provision,
     Release,
+    Undivide,
     Update,
 )
 
@@ -54,6 +57,8 @@ def take_goal(rig: Rig, goal: Goal, origin: Origin) -> None:
             _take_intake(rig, goal, origin)
         case HoldImages():
             rig.copies.want(goal)
+        case Divide() | Undivide():
+            _take_division(rig, goal, origin)
         case Inspect():
             rig.plans.add("inspect", goal, origin, lease_id=None, locks=())
         case _:
@@ -108,6 +113,20 @@ def _take_intake(rig: Rig, goal: Intake, origin: Origin) -> None:
     _check_not_leased(rig, goal.gpu, to_other_than=None)
     rig.gpus.put(goal.gpu, "dirty", lease_id=None)
     rig.plans.add("intake", goal, origin, lease_id=None, locks={gpu_lock(goal.gpu.address)})
+
+
+def _take_division(rig: Rig, goal: Divide | Undivide, origin: Origin) -> None:
+    """Nothing else may be done meanwhile with the card, or with any slice that it has."""
+    _check_tenure(rig, goal.gpu)
+    _check_not_leased(rig, goal.gpu, to_other_than=None)
+    division = division_of(rig, goal.gpu.address)
+    slices = division.slices if division else ()
+    for gpu in rig.gpus.all():
+        if gpu.address in slices and gpu.is_leased_to_another(None):
+            raise Refusal(f"GPU {gpu.gpu_id} is leased to {gpu.lease_id}.")
+    locks = {gpu_lock(address) for address in (goal.gpu.address, *slices)}
+    kind = "divide" if isinstance(goal, Divide) else "undivide"
+    rig.plans.add(kind, goal, origin, lease_id=None, locks=locks)
 
 
 def _check_tenure(rig: Rig, order: GpuOrder) -> None:

@@ -14,7 +14,7 @@ from hosts.agent.network.ways import Network, NoNetwork, open_network
 from hosts.agent.scrub_machine import MachineRoom
 from hosts.agent.scrubbers import Installed, load_scrubbers
 from hosts.agent.simulated import SimulatedBus
-from hosts.agent.sysfs import SysfsBus
+from hosts.agent.slicing_bus import SlicingBus
 
 
 @dataclass(frozen=True)
@@ -44,4 +44,4 @@ def open_bus(settings: Settings) -> PciBus:
     """The bus alone, which can be looked at without anything else."""
     if settings.bus_directory is not None and settings.bus == "simulated":
         return SimulatedBus(settings.bus_directory)
-    return SysfsBus(accepted_risks=settings.accepted_risks)
+    return SlicingBus(accepted_risks=settings.accepted_risks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hosts.agent.check_up import check_up_of
+from hosts.agent.dividing import DIVIDE, UNDIVIDE
 from hosts.agent.inventory import take_inventory
 from hosts.agent.machine_plans import DEADLINE, POWER_OFF, POWER_ON, PROVISION, RELEASE, RESTART, RESUME
 from hosts.agent.resetting import RESET
@@ -38,6 +39,8 @@ PLAN_KINDS: Mapping[str, PlanKind] = {
         SCRUB,
         INTAKE,
         RESET,
+        DIVIDE,
+        UNDIVIDE,
         POWER_ON,
         POWER_OFF,
         RESTART,

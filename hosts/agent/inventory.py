@@ -53,7 +53,8 @@ def _cards(rig: Rig) -> tuple[CardFacts, ...]:
     """
     used = _cards_in_use(rig)
     known = {address for address in used if _recall(rig, address)}
-    seen = {card.address: card.facts() for card in rig.bus.cards(without=known)}
+    found = (card.facts() for card in rig.bus.cards(without=known))
+    seen = {facts.address: _with_profiles(rig, facts) for facts in found}
     used |= _cards_in_use(rig)
     with rig.journal.transaction():
         kept = {address: facts for address in used if (facts := _recall(rig, address))}
@@ -67,6 +68,14 @@ def _cards_in_use(rig: Rig) -> set[str]:
     running = (facts for facts in rig.hypervisor.machines() if facts.is_active)
     given = {address for facts in running for address in facts.pci_addresses}
     return leased | given | locked_cards(rig.plans.open()) | rig.bus.hanging()
+
+
+def _with_profiles(rig: Rig, facts: CardFacts) -> CardFacts:
+    """The ways to divide a card show only while its maker's driver has it: those once seen are kept."""
+    known = None if facts.part or facts.profiles else _recall(rig, facts.address)
+    if known is None or known.fingerprint.vendor_device != facts.fingerprint.vendor_device:
+        return facts
+    return msgspec.structs.replace(facts, profiles=known.profiles)
 
 
 def _recall(rig: Rig, address: str) -> CardFacts | None:

@@ -10,6 +10,9 @@ from typing import Protocol
 from hosts.agent import child, vfio
 
 VFIO_DRIVER = "vfio-pci"
+# Which has to be used for that, its maker says, and nothing else.
+SRIOV_MANAGE = "/usr/lib/nvidia/sriov-manage"
+SWITCH_SECONDS = 120.0
 LOAD_SECONDS = 30.0
 Writes = Sequence[tuple[Path, str]]
 
@@ -24,6 +27,8 @@ class Kernel(Protocol):
     def is_viable(self, group: Path) -> bool: ...
 
     def load_vfio(self) -> None: ...
+
+    def switch_nvidia_functions(self, address: str, *, on: bool) -> None: ...
 
 
 class LinuxKernel:
@@ -40,3 +45,6 @@ class LinuxKernel:
 
     def load_vfio(self) -> None:
         subprocess.run(["modprobe", VFIO_DRIVER], check=False, capture_output=True, timeout=LOAD_SECONDS)
+
+    def switch_nvidia_functions(self, address: str, *, on: bool) -> None:
+        child.run_in_child([SRIOV_MANAGE, "-e" if on else "-d", address], seconds=SWITCH_SECONDS)

@@ -102,11 +102,11 @@ def _blocks(offset: int, length: int, step: int) -> Iterator[tuple[int, int]]:
 
 
 @contextmanager
-def mapped(path: Path, size: int) -> Iterator[MappedWindow]:
-    """The first `size` bytes of the file, mapped writable. Raises OSError."""
+def mapped(path: Path, size: int, *, offset: int = 0) -> Iterator[MappedWindow]:
+    """`size` bytes of the file, from a page's start, mapped writable. Raises OSError."""
     descriptor = os.open(path, os.O_RDWR | os.O_SYNC | os.O_CLOEXEC)
     try:
-        mapping = mmap.mmap(descriptor, size)
+        mapping = mmap.mmap(descriptor, size, offset=offset)
     finally:
         os.close(descriptor)
     with mapping:

@@ -7,12 +7,13 @@ left alone, and so is what a plan is at work on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from uuid import UUID
 
 from hosts.agent import building
 from hosts.agent.boot import running_kernel
 from hosts.agent.disks import DiskError
+from hosts.agent.divisions import look_at_divisions
 from hosts.agent.drift import (
     Difference,
     Doubtful,
@@ -52,11 +53,15 @@ _REASONS = {
 }
 
 
-def mend(rig: Rig) -> None:
-    """Look once, and mend what is not in order. BusError or HypervisorError if that cannot be seen."""
+def mend(rig: Rig, earlier: Sequence[Check] = ()) -> None:
+    """Look once, and mend what is not in order. BusError or HypervisorError if that cannot be seen.
+
+    What was found `earlier` in the same round is told with it.
+    """
+    slices = (*earlier, *look_at_divisions(rig))
     seen = _look(rig)
     found = [_mend(rig, each) for each in differences(seen, _read(rig))]
-    note_differences(rig, (*found, *_guard(rig)))
+    note_differences(rig, (*slices, *found, *_guard(rig)))
 
 
 def _look(rig: Rig) -> Seen:

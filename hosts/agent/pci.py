@@ -80,6 +80,8 @@ class PciFunction:
     @property
     def is_alive(self) -> bool:
         """It answers in configuration space."""
+        if self.physical_function:  # a virtual function has ones for its ids, and the kernel knows better
+            return self.header_type != 0x7F
         identity = self.config(4)
         return len(identity) == 4 and identity != b"\xff" * 4 and self.header_type != 0x7F
 
@@ -127,6 +129,12 @@ class PciFunction:
     def physical_function(self) -> str:
         """Address of the physical function if this is a virtual one, or empty."""
         return self._link("physfn").name
+
+    def virtual_functions(self) -> list[PciFunction]:
+        """Those that are switched on now, in their order."""
+        links = [link for link in self.path.glob("virtfn*") if link.name[6:].isdigit()]
+        ordered = sorted(links, key=lambda link: int(link.name[6:]))
+        return [PciFunction(self.path.with_name(link.readlink().name)) for link in ordered]
 
     @property
     def bridge(self) -> Path | None:
@@ -250,6 +258,10 @@ class PciTree:
     @property
     def drivers(self) -> Path:
         return self.root / "sys/bus/pci/drivers"
+
+    @property
+    def mediated_devices(self) -> Path:
+        return self.root / "sys/bus/mdev/devices"
 
     def function(self, address: str) -> PciFunction | None:
         path = self.devices / address

@@ -14,14 +14,24 @@ import msgspec
 
 from hosts.agent.journal import Journal
 from hosts.agent.spool import Clock, Origin
-from hosts.protocol.messages import Goal, GpuOrder, Inspect, Intake, Power, Provision, Release
+from hosts.protocol.messages import (
+    Divide,
+    Goal,
+    GpuOrder,
+    Inspect,
+    Intake,
+    Power,
+    Provision,
+    Release,
+    Undivide,
+)
 
 # Of the plans that are over, this many of the latest are kept to be looked at.
 KEPT_AT_MOST = 1000
 
 PlanState = Literal["waiting", "running", "cancelling", "done", "failed", "cancelled"]
 OVER: tuple[PlanState, ...] = ("done", "failed", "cancelled")
-PlanGoal = Provision | Release | Power | Intake | Inspect
+PlanGoal = Provision | Release | Power | Intake | Divide | Undivide | Inspect
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 
 from hosts.agent.bus import BusError
+from hosts.agent.divisions import look_at_divisions
 from hosts.agent.inventory import take_inventory
 from hosts.agent.machines import HypervisorError, MachineFacts, MachineState
 from hosts.agent.mending import mend
@@ -27,6 +28,7 @@ def reconcile(rig: Rig, *, boot_id: str) -> None:
     begin_boot(rig, boot_id)
     _recover_bus(rig)
     _remove_scrub_machines(rig)
+    slices = look_at_divisions(rig)
     with rig.journal.transaction():
         known_boot = rig.journal.recall("boot_id")
     rebooted = known_boot not in (None, boot_id)
@@ -35,7 +37,7 @@ def reconcile(rig: Rig, *, boot_id: str) -> None:
     for machine in rig.machines.kept():
         _settle_machine(rig, machine, rebooted=rebooted)
     report_lost_gpus(rig)
-    mend(rig)
+    mend(rig, slices)
     _close_consoles(rig)
     with rig.journal.transaction():
         rig.journal.remember("boot_id", boot_id)

@@ -14,7 +14,7 @@ from typing import Literal
 from hosts.agent.plans import Plan, PlanState, runnable
 from hosts.agent.rig import Rig
 from hosts.agent.steps import Job, Overtaken, PlanKind, Step, StepFailed, is_final
-from hosts.protocol.messages import Intake, StepReport
+from hosts.protocol.messages import Divide, Intake, StepReport, Undivide
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class Runner:
         attempt = self._rig.plans.get(plan.plan_id).attempt
         event = StepReport(
             lease_id=plan.lease_id,
-            gpu_id=plan.goal.gpu.gpu_id if isinstance(plan.goal, Intake) else None,
+            gpu_id=plan.goal.gpu.gpu_id if isinstance(plan.goal, Intake | Divide | Undivide) else None,
             plan=kind.name,
             step=step.name,
             index=kind.steps.index(step) + 1,

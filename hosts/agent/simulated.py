@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import msgspec
 from lxml import etree
 
-from hosts.agent import nvidia
+from hosts.agent import nvidia, simulated_slices
 from hosts.agent.bus import (
     BusError,
     Card,
@@ -25,6 +25,7 @@ from hosts.agent.bus import (
     Registers,
     ResetFailed,
     ResetRung,
+    Slice,
     Wedged,
 )
 from hosts.agent.doctor.facts import CardFacts
@@ -76,7 +77,7 @@ class SimulatedBus:
 
     def cards(self, *, without: Collection[str] = ()) -> tuple[Card, ...]:
         found = []
-        for model in self._store.read().topology:
+        for model in self._store.read().all_cards():
             if model.address not in without:
                 with suppress(CardMissing, Wedged):
                     found.append(self.card(model.address))
@@ -88,7 +89,7 @@ class SimulatedBus:
     def host_drivers(self, address: str) -> tuple[str, ...]:
         card = self._store.read().cards.get(address)
         drivers = set(card.drivers.values()) if card and card.present else set()
-        return tuple(sorted(drivers - {VFIO_DRIVER}))
+        return tuple(sorted(drivers - {VFIO_DRIVER, ""}))
 
     def incarnation(self, address: str) -> str:
         card = self._store.read().cards.get(address)
@@ -116,8 +117,10 @@ class SimulatedBus:
             memory_bytes=model.memory_bytes,
             numa_node=model.numa_node,
             fingerprint=_identity(model, state.cards[address]),
-            refusal=model.refusal,
+            refusal=model.refusal or simulated_slices.refusal_of(state, model),
             details=_details(model, state.cards[address]),
+            part=model.part,
+            profiles=() if state.slices_of(address) else model.profiles,
         )
 
     def dead_because(self, card: Card) -> str:
@@ -155,8 +158,9 @@ class SimulatedBus:
 
     def reset_rungs(self, card: Card) -> tuple[ResetRung, ...]:
         self.card(card.address)
+        ladder = _LADDER if card.part is None else _LADDER_OF_SLICE
         return tuple(
-            ResetRung(method, scope, partial(self._reset, card, method)) for method, scope in _LADDER.items()
+            ResetRung(method, scope, partial(self._reset, card, method)) for method, scope in ladder.items()
         )
 
     def fingerprint(self, card: Card) -> Fingerprint:
@@ -175,7 +179,7 @@ class SimulatedBus:
             with self.registers(card) as registers:
                 yield nvidia.RegisterWindow(registers)
             return
-        with mapped(memory_file(self._directory, card.address), card.memory_bytes) as window:
+        with self._mapped(card) as window:
             yield _StuckWindow(window, _writable(window.size, fault))
 
     @contextmanager
@@ -197,8 +201,28 @@ class SimulatedBus:
         self._leave_residue(card, f"tenant {tenants} of {card.address} / ".encode())
         return [root_port(slot), emulated_display(slot)]
 
+    def slices(self, card: Card) -> tuple[Slice, ...]:
+        return simulated_slices.slices_of(self._store, card.address)
+
+    def divide(self, card: Card, profile: str, count: int) -> None:
+        self._refuse_hanging(card.address)
+        fault = self._strike("divide", card.address)
+        self._suffer(fault, card.address, BusError)
+        simulated_slices.divide(self._store, card.address, profile, count // 2 if fault else count)
+
+    def undivide(self, card: Card) -> None:
+        self._refuse_hanging(card.address)
+        with self._store.changed() as state:
+            state.drop_slices(state.slices_of(card.address))
+
+    def _mapped(self, card: Card) -> AbstractContextManager[MappedWindow]:
+        """A slice's memory is a part of its card's."""
+        model = self._model(card.address)
+        whole = model.part.parent if model.part else card.address
+        return mapped(memory_file(self._directory, whole), card.memory_bytes, offset=model.offset)
+
     def _leave_residue(self, card: Card, signature: bytes) -> None:
-        with mapped(memory_file(self._directory, card.address), card.memory_bytes) as window:
+        with self._mapped(card) as window:
             step = max(1, window.size // 8)
             for offset in range(0, window.size, step):
                 window.fill(offset, min(64 * 1024, step, window.size - offset), RESIDUE + signature)
@@ -250,7 +274,7 @@ class SimulatedBus:
             raise Wedged(f"The kernel hangs on {address} (simulated). The host has to be rebooted.")
 
     def _model(self, address: str) -> SimulatedCard:
-        return next(model for model in self._store.read().topology if model.address == address)
+        return next(model for model in self._store.read().all_cards() if model.address == address)
 
     def _is_present(self, address: str) -> bool:
         state = self._store.read().cards.get(address)
@@ -278,6 +302,9 @@ _LADDER = {
     "sysfs-reset": "function",
     "remove-rescan": "slot",
 }
+
+
+_LADDER_OF_SLICE = {"sysfs-reset": "function"}
 
 
 class _StuckWindow:

@@ -10,12 +10,12 @@ from typing import Literal
 
 import msgspec
 
-from hosts.protocol.messages import CardDetails, Fingerprint
+from hosts.protocol.messages import CardDetails, Fingerprint, SlicePart, SliceProfile
 
 MIB = 1024 * 1024
 
 Operation = Literal[
-    "bind", "reset", "memory", "config", "registers", "clear", "card", "fingerprint", "holders"
+    "bind", "reset", "memory", "config", "registers", "clear", "card", "fingerprint", "holders", "divide"
 ]
 Kind = Literal[
     "error", "hang", "lie", "vanish", "wrong-identity", "enotty", "stale", "stuck", "partial", "busy"
@@ -32,6 +32,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     config: error (reads ff). registers, once per mapping: error (the first reads as if the card were dead).
     clear, by firmware at a bus reset: error (it never says that it has), lie (it says so only).
     card: vanish. fingerprint: wrong-identity. holders: busy.
+    divide: error (the driver refuses), partial (half of the slices are made, without an error).
     """
 
     operation: Operation
@@ -43,7 +44,10 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SimulatedCard(msgspec.Struct, frozen=True, kw_only=True):
-    """What a simulated card is; nothing here changes. `boot_0` is the first register of an NVIDIA card."""
+    """What a simulated card is; nothing here changes. `boot_0` is the first register of an NVIDIA card.
+
+    A slice is a `part` of a card, and its memory is that of the card from `offset` on.
+    """
 
     address: str
     functions: tuple[str, ...]
@@ -56,6 +60,9 @@ class SimulatedCard(msgspec.Struct, frozen=True, kw_only=True):
     refusal: str = ""
     boot_0: int = 0
     details: CardDetails = CardDetails()
+    profiles: tuple[SliceProfile, ...] = ()
+    part: SlicePart | None = None
+    offset: int = 0
 
 
 class CardState(msgspec.Struct, kw_only=True):
@@ -75,11 +82,24 @@ class CardState(msgspec.Struct, kw_only=True):
 
 
 class State(msgspec.Struct, kw_only=True):
-    """The whole bus."""
+    """The whole bus. `slices` are there until they are taken away, or the host is started anew."""
 
     topology: tuple[SimulatedCard, ...]
     cards: dict[str, CardState]
     faults: list[Fault] = []
+    slices: list[SimulatedCard] = []
+
+    def all_cards(self) -> tuple[SimulatedCard, ...]:
+        return (*self.topology, *self.slices)
+
+    def slices_of(self, address: str) -> list[SimulatedCard]:
+        return [each for each in self.slices if each.part and each.part.parent == address]
+
+    def drop_slices(self, gone: Sequence[SimulatedCard]) -> None:
+        addresses = {each.address for each in gone}
+        self.slices = [each for each in self.slices if each.address not in addresses]
+        for address in addresses:
+            self.cards.pop(address, None)
 
 
 def demo_topology(memory_bytes: int = 64 * MIB) -> tuple[SimulatedCard, ...]:
@@ -115,6 +135,19 @@ def _demo_card(number: int, name: str, ids: str, *, numa_node: int, memory_bytes
             link="x16 at 16.0 GT/s",
             path=(f"0000:{0x40 + number * 0x10:02x}:01.0",),
             cpus=f"{8 * numa_node}-{8 * numa_node + 7}",
+        ),
+        profiles=_demo_profiles(memory_bytes),
+    )
+
+
+def _demo_profiles(memory_bytes: int) -> tuple[SliceProfile, ...]:
+    """One of each kind; four of the one that MIG would back leave a part of the memory unused."""
+    half, quarter, eighth = memory_bytes // 2, memory_bytes // 4, memory_bytes // 8
+    return (
+        SliceProfile(name="vf", kind="vf", title="Simulated virtual function", most=2, memory_bytes=half),
+        SliceProfile(name="sim-q", kind="vgpu", title="Simulated vGPU 4Q", most=4, memory_bytes=quarter),
+        SliceProfile(
+            name="sim-1-c", kind="mig-vgpu", title="Simulated vGPU 1-2C", most=4, memory_bytes=eighth
         ),
     )
 
@@ -166,8 +199,9 @@ def clear_faults(directory: Path) -> None:
 
 
 def reboot(directory: Path) -> None:
-    """The host starts anew: the kernel hangs no longer, and what had vanished is still not there."""
+    """The host starts anew: the kernel hangs no longer, slices are gone, and so is what had vanished."""
     with Store(directory).changed() as state:
+        state.drop_slices(state.slices)
         for card in state.cards.values():
             card.hangs = False
 

@@ -31,7 +31,8 @@ from hosts.agent.far_memory import far_mapped
 from hosts.agent.fragments import hostdevs, root_port
 from hosts.agent.hanging import Hanging, explained
 from hosts.agent.holders import holders
-from hosts.agent.kernel import VFIO_DRIVER, Kernel, LinuxKernel, Writes
+from hosts.agent.kernel import VFIO_DRIVER, LinuxKernel, Writes
+from hosts.agent.kernel import Kernel as Kernel
 from hosts.agent.option_rom import Rom, read_rom
 from hosts.agent.pci import Bar, PciFunction, PciTree, read_text, strangers_below, unsettled
 from hosts.agent.refusals import refusal
@@ -178,6 +179,9 @@ class SysfsBus:
 
     def reset_rungs(self, card: Card) -> tuple[ResetRung, ...]:
         functions = self._functions(card)
+        if functions[0].physical_function:  # its bus is the whole card's
+            flr = ResetRung("sysfs-reset", "function", lambda: self._sysfs_reset(card))
+            return (flr,) if functions[0].resets_by_itself else ()
         bridge = functions[0].bridge
         rungs = []
         if "bus" not in functions[0].forbidden_resets:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from uuid import UUID
 
 from msgspec import Meta
 
-from hosts.protocol.fields import Counter, Message, Moment, Sha256, Short, Text
+from hosts.protocol.fields import CardAddress, Counter, Message, Moment, Sha256, Short, Text
 
 ReadBack = Literal["full", "sampled"]
 Coverage = Literal["full", "sampled", "none"]
@@ -22,6 +23,15 @@ class Fingerprint(Message, frozen=True, kw_only=True):
     firmware: Short = ""
     rom_sha256: Short = ""
     modes: Short = ""
+
+
+class GpuOrder(Message, frozen=True, kw_only=True):
+    """One GPU as a command names it. `tenure` rises with each lease; the host refuses a lower one."""
+
+    gpu_id: UUID
+    tenure: Counter
+    address: CardAddress
+    fingerprint: Fingerprint | None = None
 
 
 class ScrubPolicy(Message, frozen=True, kw_only=True):

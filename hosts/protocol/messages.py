@@ -13,12 +13,14 @@ from msgspec import Meta
 
 from hosts.protocol.checkup import CheckUp as CheckUp
 from hosts.protocol.evidence import Fingerprint as Fingerprint
+from hosts.protocol.evidence import GpuOrder as GpuOrder
 from hosts.protocol.evidence import MethodRecord as MethodRecord
 from hosts.protocol.evidence import ResetRecord as ResetRecord
 from hosts.protocol.evidence import ScrubEvidence as ScrubEvidence
 from hosts.protocol.evidence import ScrubPolicy as ScrubPolicy
 from hosts.protocol.evidence import Witness as Witness
 from hosts.protocol.fields import (
+    CardAddress,
     Count,
     Counter,
     Message,
@@ -39,16 +41,15 @@ from hosts.protocol.machine import ImageOrder as ImageOrder
 from hosts.protocol.machine import MachineOrder as MachineOrder
 from hosts.protocol.machine import Mount as Mount
 from hosts.protocol.machine import NetworkOrder as NetworkOrder
-
-
-class GpuOrder(Message, frozen=True, kw_only=True):
-    """One GPU as a command names it. `tenure` rises with each lease; the host refuses a lower one."""
-
-    gpu_id: UUID
-    tenure: Counter
-    address: PciAddress
-    fingerprint: Fingerprint | None = None
-
+from hosts.protocol.slices import Divide as Divide
+from hosts.protocol.slices import Divided as Divided
+from hosts.protocol.slices import DivisionEvent as DivisionEvent
+from hosts.protocol.slices import DivisionFailed as DivisionFailed
+from hosts.protocol.slices import SliceKind as SliceKind
+from hosts.protocol.slices import SlicePart as SlicePart
+from hosts.protocol.slices import SliceProfile as SliceProfile
+from hosts.protocol.slices import Undivide as Undivide
+from hosts.protocol.slices import Undivided as Undivided
 
 Gpus = Annotated[tuple[GpuOrder, ...], Meta(min_length=1, max_length=16)]
 
@@ -114,7 +115,19 @@ class Receipt(Message, frozen=True, kw_only=True, tag="receipt"):
     through: Counter
 
 
-Goal = Provision | Release | Power | Update | OpenConsole | Intake | Inspect | HoldImages | Receipt
+Goal = (
+    Provision
+    | Release
+    | Power
+    | Update
+    | OpenConsole
+    | Intake
+    | Divide
+    | Undivide
+    | Inspect
+    | HoldImages
+    | Receipt
+)
 
 
 class Command(Message, frozen=True, kw_only=True):
@@ -151,12 +164,16 @@ class CardDetails(Message, frozen=True, kw_only=True):
 
 
 class CardFacts(Message, frozen=True, kw_only=True):
-    """A display-class card as the host sees it. `refusal` says why it cannot be leased, empty if it can."""
+    """A display-class card, or a slice of one, as the host sees it.
 
-    ADDED = {"details": 2}
+    `refusal` says why it cannot be leased, empty if it can. A slice says whose `part` it is; a whole card how
+    it can be divided.
+    """
 
-    address: PciAddress
-    functions: tuple[PciAddress, ...]
+    ADDED = {"details": 2, "part": 2, "profiles": 2}
+
+    address: CardAddress
+    functions: tuple[CardAddress, ...]
     iommu_group: Count | None
     name: Short
     memory_bytes: Annotated[int, Meta(ge=0, le=2**50)]
@@ -164,6 +181,8 @@ class CardFacts(Message, frozen=True, kw_only=True):
     fingerprint: Fingerprint
     refusal: Text = ""
     details: CardDetails = CardDetails()
+    part: SlicePart | None = None
+    profiles: Annotated[tuple[SliceProfile, ...], Meta(max_length=32)] = ()
 
 
 class MachineFacts(Message, frozen=True, kw_only=True):
@@ -329,7 +348,7 @@ class Inventory(Message, frozen=True, kw_only=True, tag="inventory"):
 MachineEvent = MachineRunning | MachineStopped | MachineGone | ProvisionFailed
 GpuEvent = ScrubStarted | Scrubbed | GpuFailed | Ordered | GpuReset
 HostEvent = ConsoleClosed | Inventory | CheckUp | ImageCopies
-Event = Accepted | Refused | StepReport | MachineEvent | GpuEvent | HostEvent
+Event = Accepted | Refused | StepReport | MachineEvent | GpuEvent | DivisionEvent | HostEvent
 
 
 class Report(Message, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -89,9 +90,13 @@ class VirtualHypervisor:
     """A context manager; at its end the machine is gone, its folder with the serial log remains.
 
     `keep_changes` lets it write to the image itself; otherwise its disk is an overlay in `folder`.
+    `more_devices` are plugged in beside the usual ones.
     """
 
-    def __init__(self, image: Image, folder: Path, *, keep_changes: bool = False) -> None:
+    def __init__(
+        self, image: Image, folder: Path, *, keep_changes: bool = False, more_devices: Sequence[str] = ()
+    ) -> None:
+        self._devices = (*DEVICES, *more_devices)
         self.image = image
         self.folder = folder
         self.serial_log = folder / "serial.log"
@@ -210,7 +215,7 @@ class VirtualHypervisor:
 
     def _command(self) -> list[str]:
         base, folder = self.image.base, self.folder
-        devices = [word for device in DEVICES for word in ("-device", device)]
+        devices = [word for device in self._devices for word in ("-device", device)]
         disk = f"if=virtio,file={self._disk},format={self._format},cache=writeback,discard=unmap"
         code = f"if=virtio,file={self.image.code_disk},format=raw,readonly=on"
         serial = f"{listening('serial', folder)},logfile={self.serial_log},logappend=on"

@@ -44,6 +44,7 @@ CHECKS: dict[str, Check] = {
     "limits": limits.bookings_were_allowed,
     "series": series.series_are_whole,
     "clean": lifecycles.gpus_were_clean_when_handed_over,
+    "slices": lifecycles.cards_serve_whole_or_in_slices,
     "evidence": lifecycles.clean_means_scrubbed,
     "intake": lifecycles.clean_means_left_alone,
     "proof": lifecycles.passed_scrubs_are_proven,

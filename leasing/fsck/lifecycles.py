@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from django.db.models import F
+from django.db.models import Exists, F, OuterRef
 
-from hosts.models import FoundCard, Gpu
+from hosts.models import Division, FoundCard, Gpu
 from hosts.protocol.messages import MethodRecord, Witness
 from leasing.cards import told_changes
 from leasing.fsck.finding import Finding
@@ -28,6 +28,17 @@ def states_follow_from_the_log(now: datetime) -> Iterator[Finding]:
     gpus = Gpu.objects.values_list("pk", "state", "state_since")
     yield from _compare("lease", {str(pk): rest for pk, *rest in leases}, lease.TRANSITIONS, lease.INITIAL)
     yield from _compare("gpu", {str(pk): rest for pk, *rest in gpus}, gpu.TRANSITIONS, gpu.INITIAL)
+
+
+def cards_serve_whole_or_in_slices(now: datetime) -> Iterator[Finding]:
+    """No card serves whole and in slices at once, and slices serve only while their card is divided"""
+    serving = Gpu.objects.filter(state__in=gpu.BOOKABLE)
+    open_ones = Division.objects.filter(gpu=OuterRef("pk"), state__in=Division.OPEN)
+    for each in serving.filter(Exists(open_ones)):
+        yield Finding(f"gpu:{each.pk}", "serves while its card is divided")
+    whole = Division.objects.filter(gpu=OuterRef("parent"), state=Division.State.STANDS)
+    for each in serving.filter(~Exists(whole), parent__isnull=False):
+        yield Finding(f"gpu:{each.pk}", "is a slice of a card that is not divided")
 
 
 def gpus_were_clean_when_handed_over(now: datetime) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ import msgspec
 
 from hosts.models import Host, HostCheckUp, ReceivedReport
 from hosts.protocol import messages as m
-from leasing import changing, outbox
+from leasing import changing, outbox, slices
 from leasing.actors import Actor
 from leasing.audit.log import record
 from leasing.imaging import copies
@@ -86,6 +86,8 @@ def _refused(host: Host, report: m.Report, event: m.Refused, stored: ReceivedRep
     outbox.mark_answered(message, answer=event.reason, now=now)
     if message.kind == "update":
         changing.fail_extension(_lock_lease(host, message), now=now)
+    if message.kind in ("divide", "undivide"):
+        slices.note_refusal(host, message, event.reason, now=now)
     if message.kind == "provision" and lease is not None:
         _fail(lease.pk, host, event.reason, report, now)
     return APPLIED
@@ -246,6 +248,22 @@ def _gpu_reset(host: Host, report: m.Report, event: m.GpuReset, stored: Received
     return APPLIED
 
 
+def _divided(host: Host, report: m.Report, event: m.Divided, stored: ReceivedReport, now: datetime) -> str:
+    return slices.confirm_divided(host, report, event, now=now)
+
+
+def _undivided(
+    host: Host, report: m.Report, event: m.Undivided, stored: ReceivedReport, now: datetime
+) -> str:
+    return slices.confirm_undivided(host, report, event, now=now)
+
+
+def _division_failed(
+    host: Host, report: m.Report, event: m.DivisionFailed, stored: ReceivedReport, now: datetime
+) -> str:
+    return slices.note_failure(host, report, event, now=now)
+
+
 def _checked_up(host: Host, report: m.Report, event: m.CheckUp, stored: ReceivedReport, now: datetime) -> str:
     drift.record_new(host, event, at=report.occurred_at, now=now)
     HostCheckUp.objects.update_or_create(
@@ -282,6 +300,9 @@ _HANDLERS: dict[type[m.Event], Handler] = {
     m.ConsoleClosed: _console_closed,
     m.Ordered: _ordered,
     m.GpuReset: _gpu_reset,
+    m.Divided: _divided,
+    m.Undivided: _undivided,
+    m.DivisionFailed: _division_failed,
     m.Inventory: _inventory,
     m.CheckUp: _checked_up,
     m.ImageCopies: _copies,

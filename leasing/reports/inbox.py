@@ -12,6 +12,7 @@ from hosts.models import Gpu, Host, ReceivedReport
 from hosts.protocol.codec import MessageError, ReportHeader, decode_report, decode_report_header
 from hosts.protocol.messages import Inventory, Report
 from hosts.protocol.signing import ForgedMessage, parse_envelope
+from leasing import slices
 from leasing.actors import SYSTEM, Actor
 from leasing.audit.log import record, record_sparingly
 from leasing.fleet import inspect_host
@@ -152,6 +153,7 @@ def _adopt_journal(host: Host, report: ReportHeader, *, now: datetime) -> bool:
     host.save(update_fields=["journal_id", "applied_sequence"])
     if lost is not None:
         _distrust(host, now=now)
+        slices.tell_again(host, now=now)
         inspect_host(host, now=now)
         resend_unfinished(host, now=now)
     record(

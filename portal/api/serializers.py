@@ -217,6 +217,10 @@ class FoundCardSerializer(serializers.ModelSerializer[FoundCard]):
     functions = serializers.ListField(child=serializers.CharField(), read_only=True)
     fingerprint = serializers.DictField(read_only=True, help_text="What tells it from other cards")
     details = serializers.DictField(read_only=True, help_text="What else its host could read")
+    part = serializers.DictField(read_only=True, help_text="Of which card it is a slice; empty if of none")
+    profiles = serializers.ListField(
+        child=serializers.DictField(), read_only=True, help_text="Ways to divide it"
+    )
     seal = serializers.SerializerMethodField(help_text="Of the fingerprint, to accept a changed card by")
     in_service = serializers.SerializerMethodField()
     first_seen_at = moment()
@@ -225,7 +229,7 @@ class FoundCardSerializer(serializers.ModelSerializer[FoundCard]):
         model = FoundCard
         fields = [
             "id", "host", "address", "functions", "iommu_group", "name", "memory_mib", "numa_node",
-            "fingerprint", "seal", "details", "refusal", "in_service", "first_seen_at",
+            "fingerprint", "seal", "details", "part", "profiles", "refusal", "in_service", "first_seen_at",
         ]  # fmt: skip
         read_only_fields = fields
 
@@ -247,7 +251,7 @@ class GpuSerializer(serializers.ModelSerializer[Gpu]):
         model = Gpu
         fields = [
             "id", "host", "model", "address", "functions", "iommu_group", "numa_node", "fingerprint", "card",
-            "proven_kernel", "state", "state_since", "state_reason", "tenure", "share_vcpus",
+            "parent", "proven_kernel", "state", "state_since", "state_reason", "tenure", "share_vcpus",
             "share_memory_mib", "share_disk_gib",
         ]  # fmt: skip
         read_only_fields = fields

@@ -26,6 +26,7 @@ from leasing.models import AuditEntry
 from leasing.timing import HOST_SILENT_AFTER
 from portal.checkups import by_subject, show
 from portal.middleware import PersonRequest
+from portal.pages import slices
 from portal.pages.actions import action
 from portal.pages.history import happening
 
@@ -135,6 +136,7 @@ def _page(request: PersonRequest, found: Host) -> dict[str, Any]:
         "portal_makes_accounts": accounts.may_administer(),
         "portal": settings.SITE_URL,
         "hours": HOURS,
+        **slices.of_host(found),
         **_check_up(request, found),
     }
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hosts.agent.kernel import Writes
-from hosts.agent.sysfs import SysfsBus
+from hosts.agent.slicing_bus import SlicingBus
 
 PREFETCHABLE_MEMORY = 0x0014220C
 UNASSIGNED = 0x20000000
@@ -89,6 +89,55 @@ class FakeHost:
             self._drive(address, driver)
         return address
 
+    def virtual_function(self, card: str, index: int, *, carries: str = "") -> str:
+        """As the kernel makes it: ids of ones, no driver. It carries vGPUs the mdev or vendor way."""
+        address = f"{card[:-1]}{index + 4}"
+        parent = self.path(card).resolve()
+        ids = {name: (parent / name).read_text().strip() for name in ("vendor", "device")}
+        where = f"{parent.parent.name}/{address}"
+        self._device(
+            f"pci0000:00/{where}",
+            "0x030200",
+            config_space(vendor=0xFFFF),
+            {
+                **ids,
+                "reset_method": "flr",
+                "reset": "",
+                "driver_override": "",
+            },
+        )
+        device = self.path(address)
+        rows = [f"{0:#018x} {(1 << 18) - 1:#018x} {PREFETCHABLE_MEMORY:#018x}"] + ["0x0 0x0 0x0"] * 5
+        (device / "resource").write_text("\n".join(rows))
+        (device / "resource0_wc").write_bytes(b"\x5a" * (1 << 18))
+        (device / "physfn").symlink_to(self.path(card))
+        (parent / f"virtfn{index}").symlink_to(self.path(address))
+        self._join(address, 40 + index)
+        if carries == "mdev":
+            self.mediated_type(
+                address, "nvidia-592", "NVIDIA A40-4Q", "framebuffer=4096M, max_instance=12", 1
+            )
+        if carries == "vendor":
+            folder = device / "nvidia"
+            folder.mkdir()
+            types = "ID    : vGPU Name\n557 : NVIDIA L4-1Q\n1414 : NVIDIA H200X-1-18C\n"
+            (folder / "creatable_vgpu_types").write_text(types)
+            (folder / "current_vgpu_type").write_text("0\n")
+            (folder / "vgpu_params").write_text("\n")
+        return address
+
+    def mediated_type(self, address: str, name: str, title: str, description: str, available: int) -> None:
+        folder = self.path(address) / "mdev_supported_types" / name
+        (folder / "devices").mkdir(parents=True)
+        for file, text in {
+            "name": title,
+            "description": description,
+            "available_instances": str(available),
+            "device_api": "vfio-pci",
+            "create": "",
+        }.items():
+            (folder / file).write_text(f"{text}\n")
+
     def _device(self, where: str, kind: str, config: bytes, attributes: dict[str, str]) -> Path:
         device = self.root / "sys/devices" / where
         device.mkdir(parents=True)
@@ -128,6 +177,9 @@ class FakeKernel:
     renewed: str = "bus"
     removed: dict[str, Path] = field(default_factory=dict)
     writes: list[tuple[str, str]] = field(default_factory=list)
+    native: dict[str, str] = field(default_factory=dict)
+    limited: bool = False
+    carries: str = ""
 
     def write(self, writes: Writes, *, seconds: float) -> None:
         for path, text in writes:
@@ -143,6 +195,11 @@ class FakeKernel:
         members = self.host.root / f"sys/kernel/iommu_groups/{group.name}/devices"
         drivers = {self._driver(entry.name) for entry in members.iterdir()}
         return group.exists() and drivers <= {"vfio-pci", "", "pcieport", "pci-stub"}
+
+    def switch_nvidia_functions(self, address: str, *, on: bool) -> None:
+        self._fail("sriov-manage")
+        count = int((self.host.path(address) / "sriov_totalvfs").read_text()) if on else 0
+        self._set_functions(self.host.path(address), count)
 
     def load_vfio(self) -> None:
         (self.host.root / "sys/bus/pci/drivers/vfio-pci").mkdir(exist_ok=True)
@@ -193,7 +250,56 @@ class FakeKernel:
     def _on_reset_subordinate(self, path: Path, text: str) -> None:
         self.done["reset_subordinate"] += 1
 
+    def _on_drivers_probe(self, path: Path, address: str) -> None:
+        if driver := self.native.get(address):
+            self.host._drive(address, driver)
+
+    def _on_sriov_numvfs(self, path: Path, text: str) -> None:
+        """Half of what the driver was asked for, once, if told to be `limited`."""
+        if self._driver(path.parent.name) in ("", "vfio-pci"):
+            raise OSError(errno.ENOENT, "No such file or directory", str(path))
+        count = int(text) // 2 if self.limited else int(text)
+        self.limited = False
+        self._set_functions(path.parent, count)
+        self._fail("after-numvfs")
+
+    def _set_functions(self, card: Path, count: int) -> None:
+        for link in card.glob("virtfn*"):
+            address = link.readlink().name
+            (link / "iommu_group/devices" / address).unlink()
+            gone(self.host, address)
+            link.unlink()
+        for index in range(count):
+            self.host.virtual_function(card.name, index, carries=self.carries)
+        (card / "sriov_numvfs").write_text(f"{count}\n")
+
+    def _on_create(self, path: Path, name: str) -> None:
+        """A mediated device; each one leaves less for the others, and a virtual function carries one."""
+        left = path.parent / "available_instances"
+        if left.read_text().strip() == "0":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        device = path.parent / "devices" / name
+        device.mkdir(parents=True)
+        place = self.host.root / "sys/bus/mdev/devices" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(device)
+        (device / "remove").touch()
+        left.write_text(f"{int(left.read_text()) - 1}\n")
+
+    def _on_current_vgpu_type(self, path: Path, text: str) -> None:
+        offered = (path.parent / "creatable_vgpu_types").read_text()
+        if text != "0" and f"{text} :" not in offered:
+            raise OSError(errno.EINVAL, "Invalid argument", str(path))
+        path.write_text(f"{text}\n")
+
     def _on_remove(self, path: Path, text: str) -> None:
+        if path.parent.parent.parent.name == "mdev":
+            device = path.parent.resolve()
+            left = device.parent.parent / "available_instances"
+            left.write_text(f"{int(left.read_text()) + 1}\n")
+            path.parent.unlink()
+            shutil.rmtree(device)
+            return
         link = self.host.path(path.parent.name)
         self.removed[link.name] = link.readlink()
         (link / "driver_override").write_text("\n")
@@ -212,14 +318,14 @@ class FakeKernel:
         self.done["rescan"] += 1
 
 
-def plain_host(root: Path) -> tuple[FakeHost, FakeKernel, SysfsBus]:
+def plain_host(root: Path) -> tuple[FakeHost, FakeKernel, SlicingBus]:
     """One display with an audio function behind a root port of its own."""
     host = FakeHost(root)
     host.bridge("0000:00:01.0", group=1, reset_subordinate="")
     host.function("0000:01:00.0", group=7, bridge="0000:00:01.0", rom="the option ROM")
     host.function("0000:01:00.1", kind="0x040300", group=7, bridge="0000:00:01.0", memory=0, driver="hda")
     kernel = FakeKernel(host)
-    return host, kernel, SysfsBus(root, kernel=kernel)
+    return host, kernel, SlicingBus(root, kernel=kernel)
 
 
 def gone(host: FakeHost, address: str) -> None:

@@ -20,7 +20,7 @@ from hosts.agent.doctor.host_reader import (
 )
 from hosts.agent.doctor.reader import Reader
 from hosts.agent.pci import PciTree
-from hosts.agent.sysfs import SysfsBus
+from hosts.agent.slicing_bus import SlicingBus
 from hosts.agent.watch import Watch
 from hosts.protocol.checkup import Check, CheckUp
 from hosts.protocol.messages import Inspect, Inventory, Report
@@ -50,7 +50,7 @@ def examined(host: FakeHost) -> dict[tuple[str, str], Check]:
         state_directory=Path("/"),
         hypervisor=HYPERVISOR,
     )
-    found = examine(surroundings, SysfsBus(host.root).examine(), root=host.root)
+    found = examine(surroundings, SlicingBus(host.root).examine(), root=host.root)
     return {(check.code, check.subject): check for check in found.checks}
 
 

@@ -159,7 +159,7 @@ def ground_cases() -> Iterator[tuple[str, Check]]:
     yield "pass yes", card_checks.answers(GROUNDS)
     yield "fail no", card_checks.answers(with_first(is_alive=False))
     yield "pass whole", card_checks.functions(GROUNDS)
-    yield "fail virtual", card_checks.functions(replace(GROUNDS, physical_function="0000:41:00.7"))
+    yield "pass slice", card_checks.functions(replace(GROUNDS, physical_function="0000:41:00.7"))
     yield "fail sliced", card_checks.functions(with_first(virtual_functions=4))
     yield "fail mediated", card_checks.functions(with_first(mediated=("83b8f4f2",)))
     yield "fail bridge", card_checks.functions(with_first(is_bridge=True))

@@ -8,7 +8,7 @@ import pytest
 
 from hosts.agent.bus import BusError
 from hosts.agent.known_bad import ALL_BUT_THE_CARDS_OWN, TABLE, forbidden, known_bad
-from hosts.agent.sysfs import SysfsBus
+from hosts.agent.slicing_bus import SlicingBus
 from tests.agent.fake_sysfs import FakeHost, FakeKernel
 
 GPU, PORT = "0000:01:00.0", "0000:00:01.0"
@@ -43,17 +43,19 @@ def test_every_row_says_where_it_is_known_from() -> None:
         assert all(device & row.mask == device for device in row.devices), "it could never match"
 
 
-def a_host(root: Path, vendor: int, device: int, **attributes: str) -> tuple[FakeHost, FakeKernel, SysfsBus]:
+def a_host(
+    root: Path, vendor: int, device: int, **attributes: str
+) -> tuple[FakeHost, FakeKernel, SlicingBus]:
     host = FakeHost(root)
     host.bridge(PORT, group=1, reset_subordinate="")
     host.function(GPU, group=7, bridge=PORT, driver="simdrm", vendor=vendor)
     for name, text in {"device": f"{device:#06x}", **attributes}.items():
         (host.path(GPU) / name).write_text(f"{text}\n")
     kernel = FakeKernel(host)
-    return host, kernel, SysfsBus(root, kernel=kernel)
+    return host, kernel, SlicingBus(root, kernel=kernel)
 
 
-def rungs_of(bus: SysfsBus) -> list[str]:
+def rungs_of(bus: SlicingBus) -> list[str]:
     return [rung.method for rung in bus.reset_rungs(bus.card(GPU))]
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from hosts.agent import child, stuck
 from hosts.agent.pci import PciFunction
-from hosts.agent.sysfs import SysfsBus
+from hosts.agent.slicing_bus import SlicingBus
 from hosts.agent.watch import Watch
 from hosts.protocol.messages import (
     GpuFailed,
@@ -66,7 +66,7 @@ class TwoCards(Box):
             port = host.bridge(f"0000:00:0{number}.0", group=number)
             host.function(order.address, group=6 + number, bridge=port)
         self.kernel = WedgingKernel(host, fifo=fifo)
-        return SysfsBus(host.root, kernel=self.kernel)
+        return SlicingBus(host.root, kernel=self.kernel)
 
     def take_in(self, order: GpuOrder) -> None:
         self.deliver(Intake(gpu=order, scrub=ScrubPolicy()), subject=f"gpu:{order.gpu_id}")

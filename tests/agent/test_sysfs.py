@@ -14,8 +14,8 @@ from lxml import etree
 from hosts.agent.bus import BusError, Card, CardBusy, CardMissing, ResetFailed, Wedged
 from hosts.agent.pci import PciTree
 from hosts.agent.reset import climb
+from hosts.agent.slicing_bus import SlicingBus
 from hosts.agent.stuck import ChildStuckError
-from hosts.agent.sysfs import SysfsBus
 from hosts.protocol.messages import CardDetails
 from tests.agent.fake_sysfs import (
     PREFETCHABLE_MEMORY,
@@ -30,7 +30,7 @@ from tests.agent.fake_sysfs import (
 
 GPU, AUDIO, PORT = "0000:01:00.0", "0000:01:00.1", "0000:00:01.0"
 NVIDIA = "0000:03:00.0"
-Plain = tuple[FakeHost, FakeKernel, SysfsBus]
+Plain = tuple[FakeHost, FakeKernel, SlicingBus]
 
 
 @pytest.fixture
@@ -181,17 +181,13 @@ REFUSALS: dict[str, tuple[Change, str]] = {
         lambda host: (host.path(GPU) / "boot_vga").write_text("1\n"),
         "It is the host's boot display.",
     ),
-    "virtual": (
-        lambda host: (host.path(GPU) / "physfn").symlink_to(host.path("0000:09:00.0")),
-        "It is a virtual function of 0000:09:00.0.",
-    ),
     "has-virtual": (
         lambda host: (host.path(GPU) / "sriov_numvfs").write_text("2\n"),
-        f"{GPU} has virtual functions switched on.",
+        f"{GPU} has virtual functions switched on: it serves in slices",
     ),
     "mediated": (
         lambda host: (host.path(GPU) / "mdev_supported_types/nvidia-35/devices/83b8f4f2").mkdir(parents=True),
-        f"A mediated device was made of {GPU} and is still there.",
+        "It is divided into 1 slice.",
     ),
     "no-address": (
         lambda host: (host.path(GPU) / "resource").write_text(
@@ -246,8 +242,8 @@ def test_an_administrator_may_accept_a_risk_by_name(plain: Plain, risk: str) -> 
     host, kernel, _ = plain
     host.write("proc/cmdline", "pcie_acs_override=downstream" if risk == "pcie_acs_override" else "")
     (host.path(GPU) / "boot_vga").write_text(str(int(risk == "boot_vga")))
-    assert SysfsBus(host.root, kernel=kernel).card(GPU).refusal
-    assert SysfsBus(host.root, kernel=kernel, accepted_risks=[risk]).card(GPU).refusal == ""
+    assert SlicingBus(host.root, kernel=kernel).card(GPU).refusal
+    assert SlicingBus(host.root, kernel=kernel, accepted_risks=[risk]).card(GPU).refusal == ""
 
 
 def open_by(host: FakeHost, node: str, *, name: str) -> None:
@@ -461,7 +457,7 @@ def test_a_remove_that_was_cut_short_is_undone_at_the_next_start(
         with pytest.raises(KeyboardInterrupt):
             bus.reset_rungs(card)[-1].run()
     assert autoprobe.read_text() == "0\n"
-    after = SysfsBus(host.root, kernel=kernel)
+    after = SlicingBus(host.root, kernel=kernel)
     after.recover()
     assert autoprobe.read_text() == "1\n"
     assert after.card(GPU).functions == (GPU, AUDIO)
@@ -576,7 +572,7 @@ def test_a_chip_that_is_not_known_has_the_memory_that_its_bar_shows(plain: Plain
         pass
 
 
-def an_nvidia(host: FakeHost, bus: SysfsBus, *, first: int = 0xB72000A1) -> Card:
+def an_nvidia(host: FakeHost, bus: SlicingBus, *, first: int = 0xB72000A1) -> Card:
     """A card whose first register is an A6000's, and another one says 48 MiB; the rest is silence."""
     host.function(NVIDIA, group=9, bridge=PORT, driver="nouveau", vendor=0x10DE, memory=16 << 20)
     (host.path(NVIDIA) / "device").write_text("0x2230\n")
@@ -641,7 +637,7 @@ def test_a_card_in_which_the_kernel_hangs_is_not_touched_again_before_a_reboot(
     with pytest.raises(Wedged):
         bus.bind(card)
     host.path(GPU).joinpath("config").unlink()
-    again = SysfsBus(host.root, kernel=kernel)
+    again = SlicingBus(host.root, kernel=kernel)
     for each in (bus, again):
         with pytest.raises(Wedged, match="rebooted"):
             each.card(GPU)

@@ -19,7 +19,7 @@ from django.db.models import F
 from django.test import override_settings
 from pytest_django import DjangoDbBlocker, Settings
 
-from hosts.models import FoundCard, Gpu, Host, ReceivedReport
+from hosts.models import Division, FoundCard, Gpu, Host, ReceivedReport
 from hosts.protocol import messages as m
 from leasing import policy
 from leasing.actors import SYSTEM
@@ -221,6 +221,12 @@ def write_an_entry_too_many(s: Story) -> None:
 def write_an_impossible_step(s: Story) -> None:
     s.told(f"lease:{s.running.pk}", "lease.gone", **{"from": "active", "to": "ended"})
     s.only(s.running, state="ended", outcome="completed", machine="gone", state_since=s.world.now)
+
+
+def divide_a_card_that_serves(s: Story) -> None:
+    gpu = Gpu.objects.filter(state="clean")[0]
+    now = s.world.now
+    Division.objects.create(gpu=gpu, profile="vf", count=2, model=gpu.model, ordered_at=now, changed_at=now)
 
 
 def delete_a_gpu(s: Story) -> None:
@@ -523,6 +529,7 @@ def offer_what_was_never_stored(story: Story) -> None:
         (order_a_machine_twice, "once", "its machine was ordered 2 times"),
         (write_an_entry_too_many, "once", "came up for the first time 2 times"),
         (act_on_an_old_tenure, "tenures", "release of tenure 0 in tenure"),
+        (divide_a_card_that_serves, "slices", "serves while its card is divided"),
         (lose_the_hold_of_an_offer, "offers", "is offered with 0 GPUs on 0 hosts"),
         (offer_for_too_long, "offers", "is still offered, which it was until"),
         (offer_for_too_long, "offers", "is offered to somebody who does not wait"),

@@ -196,6 +196,8 @@ SEES_MONEY = "approver=200 finance=200 auditor=200 money=200"
 READS_FLEET = "operator=200 auditor=200"
 EVERYBODY = 200
 
+DIVIDE = {"profile": "vf", "count": "2", "model": "1"}
+SLICES = {"profile": "vf", "count": 2, "model": "a6000"}
 NEW_IMAGE = {
     "slug": "debian", "name": "Debian", "os_family": "linux", "format": "qcow2", "digest": "ab" * 32,
     "file_name": "debian.qcow2",
@@ -330,6 +332,10 @@ TABLE = [
     Row("gpu", "", arguments=unknown("gpu_id")),
     posting("readmit-gpu", "operator=302", arguments=gpu("quarantined")),
     posting("readmit-gpu", "", arguments=unknown("gpu_id")),
+    posting("divide-gpu", "operator=302", body=DIVIDE, arguments=gpu("clean")),
+    posting("divide-gpu", "operator=404", body=DIVIDE, arguments=unknown("gpu_id")),
+    posting("undivide-gpu", "operator=302", arguments=gpu("clean")),
+    posting("undivide-gpu", "operator=404", arguments=unknown("gpu_id")),
     posting("withdraw-gpu", "operator=302", body={"reason": "fan"}, arguments=gpu("clean")),
     Row("audit", "approver=200 auditor=200"),
     Row("audit", "approver=400 auditor=400", query="?since=never"),
@@ -454,6 +460,10 @@ TABLE = [
     posting("api-gpu-readmit", "operator=200", arguments=gpu("quarantined")),
     Row("api-gpu-history", READS_FLEET, arguments=gpu("clean")),
     Row("api-gpu-history", "", arguments=unknown("gpu_id")),
+    posting("api-gpu-divide", "operator=400", body=SLICES, arguments=gpu("clean")),
+    posting("api-gpu-divide", "operator=404", body=SLICES, arguments=unknown("gpu_id")),
+    posting("api-gpu-undivide", "operator=409", arguments=gpu("clean")),
+    posting("api-gpu-undivide", "operator=404", arguments=unknown("gpu_id")),
     posting("api-gpu-withdraw", "operator=200", body={"reason": "fan"}, arguments=gpu("clean")),
     Row("images", READS_FLEET),
     posting("add-image", "operator=302", body=NEW_IMAGE),

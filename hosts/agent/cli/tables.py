@@ -111,8 +111,35 @@ def show_inventory(inventory: dict[str, Any]) -> str:
             for card in inventory["cards"]
         ),
     )
-    simulated = "\n\nThe GPUs of this host are simulated." if inventory["simulated"] else ""
-    return f"{facts}\n\n{cards}{simulated}"
+    return "\n\n".join([facts, cards, *_slices(inventory["cards"]), *_simulated(inventory)])
+
+
+def _slices(cards: list[dict[str, Any]]) -> list[str]:
+    """Which cards are divided into what, and how others could be; nothing where there is neither."""
+    tables = []
+    made = [
+        [card["part"]["parent"], card["address"], card["part"]["kind"], card["part"]["profile"]]
+        for card in cards
+        if card["part"]
+    ]
+    if made:
+        tables.append(table(("DIVIDED CARD", "SLICE", "KIND", "PROFILE"), sorted(made)))
+    ways = [
+        [card["address"], way["name"], way["kind"], way["title"], way["most"], _mib(way["memory_bytes"])]
+        for card in cards
+        for way in card["profiles"]
+    ]
+    if ways:
+        tables.append(table(("CAN BE DIVIDED", "PROFILE", "KIND", "NAME", "MOST", "MEMORY EACH"), ways))
+    return tables
+
+
+def _mib(size: int) -> str:
+    return f"{size // 1024**2} MiB" if size else ""
+
+
+def _simulated(inventory: dict[str, Any]) -> list[str]:
+    return ["The GPUs of this host are simulated."] if inventory["simulated"] else []
 
 
 def _section(subject: str, checks: list[Check]) -> str:

@@ -20,22 +20,18 @@ CARD_TOPICS = {
     ),
     "functions": Topic(
         _("Functions"),
-        _("A card is leased whole: with its audio and USB functions, and without parts given to others."),
+        _("A card serves whole, with its audio and USB functions, or in slices: never both."),
         {
             "whole": Outcome(_("%(functions)s")),
-            "virtual": Outcome(
-                _("It is a virtual function of %(physical)s."),
-                _("Slices of a card are not leased yet. Switch them off on the card they belong to:"),
-                "echo 0 > /sys/bus/pci/devices/%(physical)s/sriov_numvfs",
-            ),
+            "slice": Outcome(_("It is a slice of %(physical)s.")),
             "sliced": Outcome(
-                _("%(function)s has virtual functions switched on."),
-                _("Switch them off:"),
+                _("%(function)s has virtual functions switched on: it serves in slices, not as a whole."),
+                _("If the portal did not divide it, switch them off:"),
                 "echo 0 > /sys/bus/pci/devices/%(function)s/sriov_numvfs",
             ),
             "mediated": Outcome(
-                _("A mediated device was made of %(function)s and is still there."),
-                _("Stop whatever uses it, then remove it:"),
+                _("Mediated devices were made of %(function)s: it serves in slices, not as a whole."),
+                _("If the portal did not divide it, stop whatever uses this one, then remove it:"),
                 "echo 1 > /sys/bus/mdev/devices/%(device)s/remove",
             ),
             "bridge": Outcome(

@@ -131,6 +131,23 @@ DRIFT_TOPICS = {
             ),
         },
     ),
+    "divided-card": Topic(
+        _("Divided card"),
+        _("Each slice is a GPU that people have booked: there have to be as many as were made."),
+        {
+            "restored": Outcome(
+                _("Its slices were gone, as after a reboot. %(count)s of %(profile)s were made again.")
+            ),
+            "other": Outcome(
+                _("It should be divided into %(count)s of %(profile)s; %(found)s slices were found."),
+                _("Somebody has changed it. Put it right by hand, or undivide it at the portal."),
+            ),
+            "left": Outcome(
+                _("Its slices, %(count)s of %(profile)s, are gone and cannot be made again: %(reason)s"),
+                _("Put right what is said there; it is tried again every minute."),
+            ),
+        },
+    ),
     "hang": Topic(
         _("The kernel hangs"),
         _("Whatever touches the card now may never come back, so nothing does."),
