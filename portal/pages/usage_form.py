@@ -141,6 +141,12 @@ class UsageForm(forms.Form):
         first = date.fromisoformat(f"{told['month']}-01")
         return first, (first + timedelta(days=32)).replace(day=1) - timedelta(days=1)
 
+    @property
+    def narrowing(self) -> list[forms.BoundField]:
+        """The fields by which less than everything is meant, for paper."""
+        names = ("tenant", "person", "model", "project", "cost_centre")
+        return [self[name] for name in names if self[name].value()]
+
     def address(self, **changes: str) -> str:
         """The filter as part of an address, with these parameters changed; empty ones are left out."""
         names = (
