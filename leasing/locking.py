@@ -1,8 +1,8 @@
 """Row locks, and the one order in which they are taken.
 
-Closure, tenant, person, leases by id, GPUs by id, blocks by id, waitlist entries, holds, commands; a host's
-row, which only its reports lock, comes before all of them. Whoever keeps to it never waits for someone who
-waits for them.
+Closure, tenant, person, leases by id, GPUs by id, blocks by id, waitlist entries, holds, commands, series of
+numbers; a host's row, which only its reports lock, comes before all of them. Whoever keeps to it never waits
+for someone who waits for them.
 """
 
 from __future__ import annotations

@@ -153,12 +153,13 @@ class MonthView(ActionView):
         asked = checked(MonthQuerySerializer, request.query_params.dict())
         tenant, now = _tenant(person_of(request), asked["tenant"]), timezone.now()
         month = month_named(asked["month"], tenant.timezone)
+        waiting = still_open(tenant, month.name) if month.ends_at <= now else []
         answer = {
             "tenant": tenant.slug,
             "month": month.name,
             "starts_at": month.starts_at,
             "ends_at": month.ends_at,
-            "waiting_for_hosts": [lease.pk for lease in still_open(tenant, month.name)],
+            "waiting_for_hosts": [lease.pk for lease in waiting],
             "drafts": draft(tenant, month.name, now=now),
         }
         return Response(MonthSerializer(answer).data)

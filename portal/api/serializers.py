@@ -13,7 +13,7 @@ from rest_framework import serializers
 
 from hosts.models import FoundCard, Gpu, Host
 from leasing.cards import seal_of
-from leasing.metering import billed_seconds, segment_amount
+from leasing.metering import billed_seconds, segment_amount, terms
 from leasing.models import (
     AuditEntry,
     EnrolmentToken,
@@ -57,9 +57,14 @@ class TenantSerializer(serializers.ModelSerializer[Tenant]):
 
 
 class RateSerializer(serializers.ModelSerializer[Rate]):
+    """As listed, without a discount; `per_hour` counts in peak hours if there is an off-peak rate."""
+
     class Meta:
         model = Rate
-        fields = ["per_hour", "currency"]
+        fields = [
+            "per_hour", "currency", "off_peak_per_hour", "peak_days", "peak_from_hour", "peak_until_hour",
+            "peak_zone", "reserved_hours", "reserved_percent",
+        ]  # fmt: skip
 
 
 class FlavorSerializer(serializers.ModelSerializer[Flavor]):
@@ -154,12 +159,25 @@ class LeaseSerializer(serializers.ModelSerializer[Lease]):
         return str(lease_cost(lease, now=timezone.now()))
 
 
+class TermSerializer(serializers.Serializer[Any]):
+    """A span at one rate, inside one month of the tenant."""
+
+    starts_at = serializers.DateTimeField(default_timezone=UTC)
+    ends_at = serializers.DateTimeField(default_timezone=UTC)
+    rate_per_hour = serializers.DecimalField(max_digits=12, decimal_places=4)
+
+
 class LeaseDetailSerializer(LeaseSerializer):
     steps = StepSerializer(many=True, read_only=True)
+    terms = serializers.SerializerMethodField(help_text="What it is billed by; each is rounded by itself")
 
     class Meta(LeaseSerializer.Meta):
-        fields = [*LeaseSerializer.Meta.fields, "steps"]
+        fields = [*LeaseSerializer.Meta.fields, "steps", "terms"]
         read_only_fields = fields
+
+    @extend_schema_field(TermSerializer(many=True))
+    def get_terms(self, lease: Lease) -> Any:
+        return TermSerializer(terms(lease), many=True).data
 
 
 class HostSerializer(serializers.ModelSerializer[Host]):

@@ -19,6 +19,7 @@ from leasing.models import Person, Tenant
 from leasing.slots import find_slots, near_misses
 from portal.api.fields import MomentField, StrictSerializer
 from portal.api.named import flavor_named, tenant_named
+from portal.api.serializers import TermSerializer
 from portal.api.views import ActionView, checked, person_of
 
 TEN_YEARS = 10 * 366 * 86400
@@ -39,14 +40,6 @@ class WindowSerializer(StrictSerializer[dict[str, Any]]):
         if (attrs["ends_at"] is None) == (attrs["duration_seconds"] is None):
             raise serializers.ValidationError({"ends_at": _("Give either “ends_at” or “duration_seconds”.")})
         return attrs
-
-
-class TermSerializer(serializers.Serializer[Any]):
-    """A span at one rate, inside one month of the tenant."""
-
-    starts_at = serializers.DateTimeField(default_timezone=UTC)
-    ends_at = serializers.DateTimeField(default_timezone=UTC)
-    rate_per_hour = serializers.DecimalField(max_digits=12, decimal_places=4)
 
 
 class QuoteSerializer(serializers.Serializer[dict[str, Any]]):

@@ -24,6 +24,7 @@ from leasing.ending import end_lease
 from leasing.errors import DomainError, InvalidRequest, WrongState
 from leasing.goals import PowerAction
 from leasing.idleness import say_in_use
+from leasing.metering import terms
 from leasing.models import Extension, Lease, Person
 from leasing.more_time import EXTENDABLE, more_time
 from leasing.power import switch_power
@@ -158,6 +159,7 @@ def _shown(person: Person, lease: Lease, now: datetime) -> dict[str, Any]:
         "lease": lease,
         "cost": lease_cost(lease, now=now) if sees_cost else None,
         "sees_lines": policy.invoiced_tenants(person).filter(pk=lease.tenant_id).exists(),
+        "terms": terms(lease) if sees_cost and lease.varied else [],
         "passed_permille": passed_permille(lease, now),
         "running": lease.state == LeaseState.ACTIVE,
         "may_use": usable and lease.state == LeaseState.ACTIVE,

@@ -32,9 +32,9 @@ from tests.domain.test_histories import History
 from tests.world import person
 
 pytestmark = pytest.mark.django_db
-HISTORIES = int(os.environ.get("LEASEHOLD_HISTORIES", "3"))
+HISTORIES = int(os.environ.get("LEASEHOLD_HISTORIES", "2"))
 FIRST = int(os.environ.get("LEASEHOLD_FIRST_HISTORY", "0"))
-STEPS = 30
+STEPS = 26
 # Two days before the clocks are put forward in Europe, four before the month is over.
 START = datetime(2026, 3, 27, 18, tzinfo=UTC)
 HOURS = (0.25, 1, 3, 9, 26)
@@ -234,6 +234,6 @@ def test_every_bill_adds_up_and_follows_from_the_log() -> None:
         paid += check_each_second_is_paid_once()
         credited += Invoice.objects.filter(kind="credit").count()
         transaction.savepoint_rollback(savepoint)
-    if HISTORIES >= 3:
+    if HISTORIES >= 2 and FIRST == 0:
         assert paid > 10_000
         assert credited > 0
