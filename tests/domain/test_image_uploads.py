@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -151,29 +152,30 @@ def test_a_vmdk_that_names_other_files_is_refused(world: World, disk: Path) -> N
     assert refused(upload(world, evil, "vmdk")) in ("image-elsewhere", "image-unreadable")
 
 
-def test_inside_nothing_is_to_be_seen_but_the_file(world: World, disk: Path) -> None:
-    """The same attacks on qemu-img itself, without our looking first."""
-    secret = store.folder().parent / "secret"
-    secret.chmod(0o644)
-    for root in {os.geteuid() == 0, False}:
+@pytest.mark.parametrize("root", {os.geteuid() == 0, False})
+def test_inside_nothing_is_to_be_seen_but_the_file(disk: Path, root: bool) -> None:
+    """As who attacks qemu-img from within the file would find it."""
+    with (
+        tempfile.TemporaryDirectory(dir="/var/tmp") as folder,
+        socket.create_server(("127.0.0.1", 0)) as door,
+    ):
+        Path(folder).chmod(0o755)
+        source = Path(folder) / "image"
+        shutil.copy(disk, source)
+        source.chmod(0o644)
+        look = f"""
+            echo $(ls /); echo $(ls /in); id -u; grep Cap /etc/passwd /proc/self/status; cat {source};
+            (echo > /dev/tcp/127.0.0.1/{door.getsockname()[1]}) && echo CONNECTED;
+            (echo > /in/image) && echo WROTE; (echo > /usr/made) && echo WROTE
+        """
         limits = Limits(seconds=10, file_bytes=MIB)
-        look = "ls /in /out /work /var /etc /home /root /proc 2>&1; cat /in/image | head -c 3; id -u; "
-        look += f"cat {secret} && echo LEAK; ls /sys/class/net 2>&1; echo x > /in/image && echo WROTE"
-        command = sandboxed(("/usr/bin/bash", "-c", look), source=disk, result=None, limits=limits, root=root)
+        command = sandboxed(
+            ("/usr/bin/bash", "-c", look), source=source, result=None, limits=limits, root=root
+        )
         nobody = [] if root or os.geteuid() else ["setpriv", "--reuid=65534", "--clear-groups"]
-        with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
-            Path(folder).chmod(0o755)
-            source = Path(folder) / "image"
-            shutil.copy(disk, source)
-            source.chmod(0o644)
-            command[command.index(str(disk))] = str(source)
-            said = subprocess.run([*nobody, *command], capture_output=True, text=True, errors="replace")
-        assert "image" in said.stdout, said.stderr
-        assert "LEAK" not in said.stdout
-        assert "WROTE" not in said.stdout
-        assert f"{sandbox.NOBODY}\n" in said.stdout or os.geteuid()
-        for gone in ("/var", "/etc", "/home", "/root", "/sys/class/net"):
-            assert f"'{gone}': No such file or directory" in said.stdout
+        said = subprocess.run([*nobody, *command], capture_output=True, text=True, check=False)
+    user = str(sandbox.NOBODY if os.geteuid() == 0 else os.geteuid())
+    assert said.stdout.split("\n") == ["bin dev in lib lib64 usr", "image", user, ""], said.stderr
 
 
 def test_inside_memory_and_files_are_bounded(disk: Path) -> None:
