@@ -170,6 +170,9 @@ class SlicingBus(SysfsBus):
         self._known.update({(display.address, profile.name): profile for profile in offered})
         if count := len(read_slices(display)):
             return replace(card, refusal=divided_into(count))
+        if display.number("sriov_numvfs"):
+            refusal = f"Its virtual functions are switched on. {card.refusal}".strip()
+            return replace(card, profiles=offered, refusal=refusal)
         return replace(card, profiles=offered)
 
     def _virtual_card(self, function: PciFunction) -> Card:

@@ -183,7 +183,7 @@ REFUSALS: dict[str, tuple[Change, str]] = {
     ),
     "has-virtual": (
         lambda host: (host.path(GPU) / "sriov_numvfs").write_text("2\n"),
-        f"{GPU} has virtual functions switched on: it serves in slices",
+        "Its virtual functions are switched on.",
     ),
     "mediated": (
         lambda host: (host.path(GPU) / "mdev_supported_types/nvidia-35/devices/83b8f4f2").mkdir(parents=True),

@@ -31,10 +31,10 @@ def functions(grounds: Grounds) -> Check:
         return passed(code, "slice", subject=subject, physical=grounds.physical_function)
     for function in grounds.functions:
         if function.virtual_functions:
-            return failed(code, "sliced", subject=subject, function=function.address)
+            return warned(code, "sliced", subject=subject, function=function.address)
         if function.mediated:
             device = function.mediated[0]
-            return failed(code, "mediated", subject=subject, function=function.address, device=device)
+            return warned(code, "mediated", subject=subject, function=function.address, device=device)
         if function.is_bridge:
             return failed(code, "bridge", subject=subject, function=function.address)
     told = ", ".join(f"{each.address} ({each.ids})" for each in grounds.functions)
