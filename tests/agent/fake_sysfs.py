@@ -107,6 +107,7 @@ class FakeHost:
             },
         )
         device = self.path(address)
+        (device / "config").write_bytes(b"\xff" * 4 + (device / "config").read_bytes()[4:])
         rows = [f"{0:#018x} {(1 << 18) - 1:#018x} {PREFETCHABLE_MEMORY:#018x}"] + ["0x0 0x0 0x0"] * 5
         (device / "resource").write_text("\n".join(rows))
         (device / "resource0_wc").write_bytes(b"\x5a" * (1 << 18))

@@ -334,6 +334,17 @@ def replace_tenure(order: GpuOrder) -> GpuOrder:
     return msgspec.structs.replace(order, tenure=order.tenure + 1)
 
 
+def test_a_card_is_not_made_whole_while_a_slice_is_being_cleaned(box: Box) -> None:
+    divide(box)
+    first, _ = made(box)
+    intake(box, first)
+    box.rig.gpus.set_state(first.gpu_id, "scrubbing")
+    box.carry_out(Undivide(gpu=PARENT), subject=subject())
+    failed = box.last(DivisionFailed)
+    assert (failed.divided, f"{first.address} is scrubbing" in failed.reason) == (True, True)
+    assert len(made(box)) == 2
+
+
 def test_a_card_that_is_not_clean_is_not_divided(box: Box) -> None:
     box.rig.gpus.set_state(PARENT.gpu_id, "quarantined")
     divide(box)
