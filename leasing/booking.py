@@ -19,6 +19,7 @@ from leasing.billing.budget_warnings import warn
 from leasing.errors import InvalidRequest, NotVisible
 from leasing.limits import check_window
 from leasing.locking import lock_tenant_and_person
+from leasing.membership.openness import require_open
 from leasing.models import Flavor, Image, Lease, Person, Tenant
 from leasing.prepared import insert
 from leasing.pricing import Quote, keep_terms, quote_lease
@@ -111,6 +112,7 @@ def approval_reason(
 def _book(*, actor: Actor, person: Person, tenant: Tenant, lease: Lease, now: datetime) -> Lease:
     # Tenant before person, always: two bookings of one team are checked one after the other.
     lease.tenant = lock_tenant_and_person(tenant.pk, person.pk)
+    require_open(lease.tenant)
     quote = fill_quote(lease, now=now)
     verdict = check_limits(lease, quote.terms, now=now)
     reason = verdict.reason

@@ -23,6 +23,7 @@ from leasing.errors import DomainError, InvalidRequest, NothingFree, WrongState
 from leasing.latest_end import extension_limit
 from leasing.limits import check_window
 from leasing.locking import locked
+from leasing.membership.openness import require_open
 from leasing.models import Extension, Lease, Person, Tenant
 from leasing.pricing import keep_terms, quote_extension
 from leasing.reasons import NONE, Reason
@@ -95,6 +96,7 @@ def _extend(actor: Actor, lease: Lease, ends_at: datetime, now: datetime) -> Non
         raise InvalidRequest(
             _("The longest lease is a year."), hint=_("Choose an earlier end."), field="ends_at"
         )
+    require_open(lease.tenant)
     wanted = Lease.objects.select_related("tenant", "owner", "flavor__model").get(pk=lease.pk)
     wanted.ends_at = ends_at
     quote = quote_extension(lease, ends_at, now=now)
@@ -161,6 +163,7 @@ def _change_window(
     lease = _locked(lease_id)
     if lease.state not in AHEAD:
         raise WrongState(_("It has begun: only its end can be changed."))
+    require_open(lease.tenant)
     before = {"starts": lease.starts_at, "was": lease.ends_at}
     lease.starts_at, lease.ends_at = starts_at, ends_at
     lease.extensions.filter(state=Extension.State.CONFIRMED).update(state=Extension.State.FAILED)

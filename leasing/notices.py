@@ -56,6 +56,29 @@ def notify(
         )
 
 
+def notify_address(
+    *,
+    address: str,
+    kind: str,
+    subject: Words,
+    body: Words,
+    language: str,
+    now: datetime,
+    secret: bool = False,
+) -> Notification:
+    """The same for who has no account yet. A secret body is kept only until it is sent."""
+    with translation.override(language or settings.LANGUAGE_CODE):
+        return Notification.objects.create(
+            address=address,
+            kind=kind,
+            subject=" ".join(str(subject).split())[:200],
+            body=str(body),
+            secret=secret,
+            created_at=now,
+            next_send_at=now,
+        )
+
+
 def send_due_notices(*, now: datetime) -> int:
     """Send what is due; a mail server that does not answer ends the round. Returns how many were sent."""
     sent = 0
@@ -70,7 +93,9 @@ def send_due_notices(*, now: datetime) -> int:
             if not isinstance(error, SMTPException):
                 break
         else:
-            Notification.objects.filter(pk=notice.pk).update(sent_at=now, next_send_at=None, error="")
+            Notification.objects.filter(pk=notice.pk).update(
+                sent_at=now, next_send_at=None, error="", body="" if notice.secret else notice.body
+            )
             sent += 1
     return sent
 
@@ -91,7 +116,8 @@ def _claim(now: datetime) -> Notification | None:
 
 def _send(notice: Notification) -> None:
     connection = get_connection(timeout=SMTP_SECONDS)
-    EmailMessage(notice.subject, notice.body, to=[notice.recipient.email], connection=connection).send()
+    to = notice.address if notice.recipient is None else notice.recipient.email
+    EmailMessage(notice.subject, notice.body, to=[to], connection=connection).send()
 
 
 def _note_failure(notice: Notification, error: OSError) -> None:

@@ -34,8 +34,8 @@ from leasing.models import (
 from leasing.prepared import Prepared
 from leasing.states.lease import NEVER_CLAIMED, RUNNING, LeaseState
 
-Role = Literal["member", "approver", "finance"]
-ROLES: tuple[Role, ...] = ("member", "approver", "finance")
+Role = Literal["member", "approver", "finance", "owner"]
+ROLES: tuple[Role, ...] = ("member", "approver", "finance", "owner")
 GLOBAL_ROLES = {
     "operator": "operate_fleet",
     "platform-finance": "manage_money",

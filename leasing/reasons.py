@@ -37,6 +37,9 @@ TEXTS: dict[str, str | Promise] = {
     "image-other-digest": _("Its SHA-256 is %(found)s, not what was said."),
     "image-too-large": _("Its disk would have %(gib)d GiB; at most %(limit)d GiB are allowed."),
     "image-unreadable": _("It cannot be read as %(format)s. %(words)s"),
+    "left-team": _("%(person)s has left the team."),
+    "team-closed": _("The team is closed."),
+    "emergency-stop": _("The operators have stopped it in an emergency: %(why)s"),
     "machine-lost": _("The host no longer has the machine."),
     "never-used": _(
         "Nobody used it in its first %(minutes)d minutes, so it was given back. "

@@ -24,6 +24,7 @@ from leasing.billing.budget_warnings import warn
 from leasing.booking import check_offered, decide_by, member_of, record_request, starts_now
 from leasing.errors import InvalidRequest, NothingFree, Words
 from leasing.locking import lock_tenant_and_person
+from leasing.membership.openness import require_open
 from leasing.models import Flavor, Image, Lease, Series, Tenant
 from leasing.pricing import keep_terms
 from leasing.reasons import Reason, filled
@@ -100,6 +101,7 @@ def _book(
     actor: Actor, series: Series, wanted: list[Occurrence], tags: Mapping[str, str], now: datetime
 ) -> Series:
     series.tenant = lock_tenant_and_person(series.tenant_id, series.owner_id)
+    require_open(series.tenant)
     series.save(force_insert=True)
     possible = [one for one in wanted if not impossible(one, now=now)]
     leases = [_lease(series, one, tags, now=now) for one in possible]

@@ -31,6 +31,7 @@ from leasing.fair_share import shares_of
 from leasing.limits import check_window
 from leasing.lines import Share, setback, times_fair
 from leasing.locking import lock_tenant_and_person, locked
+from leasing.membership.openness import require_open
 from leasing.models import Block, Flavor, Image, Lease, Person, Tenant, WaitlistEntry
 from leasing.openings.upkeep import give_up_kept
 from leasing.pricing import price_or_refuse
@@ -159,6 +160,7 @@ def outlook(entry: WaitlistEntry, *, now: datetime) -> Outlook:
 def _join(actor: Actor, entry: WaitlistEntry, *, now: datetime) -> WaitlistEntry:
     tenant = locked(Tenant.objects.all()).get(pk=entry.tenant_id)
     person = locked(Person.objects.all()).get(pk=entry.owner_id)
+    require_open(tenant)
     if WaitlistEntry.objects.filter(owner=person, closed_at=None).count() >= MOST_ENTRIES:
         raise WrongState(
             _("You are in line %(count)d times already.") % {"count": MOST_ENTRIES},
@@ -217,6 +219,7 @@ def _change_deadline(actor: Actor, entry_id: UUID, deadline: datetime, now: date
 def _claim(actor: Actor, entry_id: UUID, now: datetime) -> Lease:
     found = WaitlistEntry.objects.get(pk=entry_id)
     tenant = lock_tenant_and_person(found.tenant_id, found.owner_id)
+    require_open(tenant)
     offer = _locked_offer(entry_id, now=now)
     offer.tenant = tenant
     member_of(actor, tenant)

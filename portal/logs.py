@@ -1,11 +1,11 @@
-"""What must not be in a log: the secrets of calendar feeds, which are in their addresses."""
+"""What must not be in a log: the secrets of calendar feeds and invitations, which are in their addresses."""
 
 from __future__ import annotations
 
 import logging
 import re
 
-SECRET = re.compile(r"(/feeds/)[A-Za-z0-9_-]+")
+SECRET = re.compile(r"(/(?:feeds|invitations)/)[A-Za-z0-9_-]+")
 
 
 class WithoutFeedSecrets(logging.Filter):

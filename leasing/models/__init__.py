@@ -16,6 +16,7 @@ from leasing.models.imaging import ImageCopy, ImageGoal, ImageUpload, StoredImag
 from leasing.models.invoices import BudgetWarning, Invoice, InvoiceLine, MonthClose, NumberSeries, Outage
 from leasing.models.keys import SshKey
 from leasing.models.leases import ConsoleSession, Extension, Hold, Lease, LeaseStep, LeaseTerm
+from leasing.models.membership import EmergencyStop, Invitation
 from leasing.models.messages import Notification, OutboxMessage
 from leasing.models.money import UsageSegment
 from leasing.models.openings import Block, Closure, Opening
@@ -39,6 +40,7 @@ __all__ = [
     "Closure",
     "ConsoleSession",
     "Discount",
+    "EmergencyStop",
     "EnrolmentToken",
     "Extension",
     "Flavor",
@@ -49,6 +51,7 @@ __all__ = [
     "ImageCopy",
     "ImageGoal",
     "ImageUpload",
+    "Invitation",
     "Invoice",
     "InvoiceLine",
     "Lease",

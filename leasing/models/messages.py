@@ -54,9 +54,14 @@ class OutboxMessage(models.Model):
 
 
 class Notification(models.Model):
-    """A notice to one person, sent by e-mail."""
+    """A notice to one person, sent by e-mail; to an address for who has no account yet.
 
-    recipient = models.ForeignKey(Person, models.CASCADE, related_name="notifications")
+    A `secret` body is not kept: it is emptied when it was sent, or cannot be of use any more.
+    """
+
+    recipient = models.ForeignKey(Person, models.CASCADE, null=True, related_name="notifications")
+    address = models.EmailField(blank=True)
+    secret = models.BooleanField(default=False)
     lease = models.ForeignKey(Lease, models.CASCADE, null=True)
     kind = models.SlugField()
     subject = models.CharField(max_length=200)
@@ -69,6 +74,12 @@ class Notification(models.Model):
 
     class Meta:
         ordering = ["-created_at"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(recipient__isnull=False, address="") | Q(recipient=None, address__gt=""),
+                name="leasing_notification_to_somebody",
+            )
+        ]
 
     def __str__(self) -> str:
         return self.subject

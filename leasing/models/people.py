@@ -61,6 +61,10 @@ class Tenant(models.Model):
     budget_rule = models.CharField(max_length=7, choices=BudgetRule, default=BudgetRule.APPROVE.value)
     region = models.CharField(max_length=20, blank=True, help_text=_("Which tax its invoices bear"))
     billing_address = models.CharField(max_length=500, blank=True)
+    # Nothing new is booked for it: for good, or as long as operators stop it in an emergency.
+    closed_at = models.DateTimeField(null=True, blank=True)
+    no_bookings_since = models.DateTimeField(null=True, blank=True, editable=False)
+    no_machines_since = models.DateTimeField(null=True, blank=True, editable=False)
 
     class Meta:
         ordering = ["name"]
@@ -69,6 +73,7 @@ class Tenant(models.Model):
             ("member", "Request workstations and use their own"),
             ("approver", "Approve requests, see fleet use and audit of the tenant"),
             ("finance", "See usage and export it"),
+            ("owner", "Say who belongs to the tenant, and close it"),
         ]
 
     def __str__(self) -> str:

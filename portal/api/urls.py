@@ -31,6 +31,7 @@ from portal.api import (
     slicing,
     slots,
     ssh_keys,
+    teams,
     together,
     waitlist,
 )
@@ -41,6 +42,20 @@ urlpatterns = [
     path("schema/", cache_page(3600)(schema), name="api-schema"),
     path("me/", me.MeView.as_view(), name="api-me"),
     path("tenants/", me.TenantList.as_view(), name="api-tenants"),
+    path("tenants/<slug:slug>/members/", teams.MembersView.as_view(), name="api-members"),
+    path(
+        "tenants/<slug:slug>/members/<str:username>/roles/",
+        teams.MemberRolesView.as_view(),
+        name="api-member-roles",
+    ),
+    path("tenants/<slug:slug>/members/<str:username>/leave/", teams.LeaveView.as_view(), name="api-leave"),
+    path("tenants/<slug:slug>/invitations/", teams.InvitationsView.as_view(), name="api-invitations"),
+    path(
+        "tenants/<slug:slug>/invitations/<uuid:invitation_id>/",
+        teams.InvitationView.as_view(),
+        name="api-invitation",
+    ),
+    path("tenants/<slug:slug>/close/", teams.CloseView.as_view(), name="api-close-tenant"),
     path("flavors/", me.FlavorList.as_view(), name="api-flavors"),
     path("images/", me.ImageList.as_view(), name="api-images"),
     path("tokens/", me.TokenList.as_view(), name="api-tokens"),

@@ -32,6 +32,7 @@ def parts_of(person: Person, roles: dict[Tenant, set[str]]) -> dict[str, bool]:
         "quota": bool(names & {"member", "approver"}),
         "approve": "approver" in names,
         "oversee": "approver" in names or auditor,
+        "lead": bool(names & {"owner", "approver"}),
         "fleet": operator or auditor,
         "audit": "approver" in names or auditor,
         "invoices": bool(names & {"approver", "finance"}) or auditor or policy.is_money_manager(person),

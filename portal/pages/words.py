@@ -53,6 +53,7 @@ ROLES: dict[str, str | Promise] = {
     "member": pgettext_lazy("role", "member"),
     "approver": pgettext_lazy("role", "approver"),
     "finance": pgettext_lazy("role", "finance"),
+    "owner": pgettext_lazy("role", "owner"),
 }
 ACTS: dict[str, str | Promise] = {
     "lease.request": _("Asked for"),
@@ -153,6 +154,13 @@ ACTS: dict[str, str | Promise] = {
     "card.return": _("Came back"),
     "role.grant": _("Role given"),
     "role.revoke": _("Role taken away"),
+    "member.leave": _("Left the team"),
+    "invitation.send": _("Invitation sent"),
+    "invitation.accept": _("Invitation accepted"),
+    "invitation.withdraw": _("Invitation withdrawn"),
+    "person.join": _("Account opened by invitation"),
+    "tenant.close": _("Team closed"),
+    "tenant.open": _("Team opened again"),
     "tenant.weigh": _("Weight of the team's fair share changed"),
     "quota.set": _("Limit set"),
     "quota.ask": _("Larger quota asked for"),

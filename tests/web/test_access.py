@@ -22,7 +22,8 @@ from leasing.billing.months import month_of
 from leasing.enrolment.tokens import make_token
 from leasing.feeds.keeping import NewFeed, create_feed
 from leasing.imaging.uploads import begin_upload
-from leasing.models import AuditEntry, Lease
+from leasing.membership.invitations import invite
+from leasing.models import AuditEntry, Invitation, Lease
 from leasing.ssh_keys import add_ssh_key
 from leasing.together.handing_over import offer_lease
 from leasing.together.sharing import share_lease
@@ -165,6 +166,21 @@ def offer(scene: Scene) -> dict[str, Any]:
     return {"hand_over_id": made.pk}
 
 
+def invitation(scene: Scene) -> dict[str, Any]:
+    return {"slug": scene.studio.slug, "invitation_id": _invited(scene)[0].pk}
+
+
+def invitation_secret(scene: Scene) -> dict[str, Any]:
+    return {"secret": _invited(scene)[1].split("/")[-2]}
+
+
+def _invited(scene: Scene) -> tuple[Invitation, str]:
+    return invite(
+        actor=scene.actor(scene.approver), slug="studio", email="new@example.org", roles=["member"], days=7,
+        now=datetime.now(UTC),
+    )  # fmt: skip
+
+
 def enrolment_token(scene: Scene) -> dict[str, Any]:
     return {"token_id": make_token(actor=SYSTEM, name="hv7", now=datetime.now(UTC))[0].pk}
 
@@ -203,6 +219,8 @@ NEW_IMAGE = {
     "file_name": "debian.qcow2",
 }  # fmt: skip
 
+LEADS = "approver=200"
+HER = {"slug": "studio", "username": "ada"}
 SHARED = "ada=201 approver=403 auditor=403"
 COLLEAGUE = {"person": "approver", "level": "use"}
 
@@ -229,6 +247,39 @@ TABLE = [
     Row("workstation-extend", "ada=200 approver=403 auditor=403", arguments=ACTIVE),
     Row("workstation-extend", "ada=409 approver=403 auditor=403", arguments=ENDED),
     posting("workstation-in-use", USES_ACTIVE, arguments=ACTIVE),
+    Row("teams", "approver=302"),
+    Row("team", LEADS, arguments=team),
+    Row("team", arguments=lambda _scene: {"slug": "research"}),
+    posting("add-member", "approver=302", body={"username": "stranger", "roles": "member"}, arguments=team),
+    posting("add-member", "approver=403", body={"username": "stranger", "roles": "owner"}, arguments=team),
+    posting("member-roles", "approver=403", body={"roles": "approver"}, arguments=lambda _scene: HER),
+    Row("leave-team", "ada=200 approver=200", arguments=lambda _scene: HER),
+    Row("leave-team", "finance=200 approver=403", arguments=lambda _scene: {**HER, "username": "finance"}),
+    posting("leave-team", "ada=409 approver=409", arguments=lambda _scene: HER),
+    posting("invite", "approver=200", body={"email": "new@example.org", "roles": "member"}, arguments=team),
+    posting("invite", "approver=403", body={"email": "new@example.org", "roles": "finance"}, arguments=team),
+    posting("withdraw-invitation", "approver=302", arguments=invitation),
+    Row("close-team", "operator=200", arguments=team),
+    posting("close-team", "operator=400", body={"typed": "studio"}, arguments=team),
+    Row("invitation", others=200, nobody=200, arguments=invitation_secret),
+    Row("invitation", others=404, nobody=404, arguments=lambda _scene: {"secret": "x" * 43}),
+    Row("api-members", LEADS, arguments=team),
+    posting(
+        "api-members", "approver=201", body={"username": "stranger", "roles": ["member"]}, arguments=team
+    ),
+    posting("api-member-roles", "approver=403", body={"roles": ["owner"]}, arguments=lambda _scene: HER),
+    Row("api-leave", "ada=200 approver=200", arguments=lambda _scene: HER),
+    posting("api-leave", "ada=409 approver=409", body={"seen": "x"}, arguments=lambda _scene: HER),
+    Row("api-invitations", LEADS, arguments=team),
+    posting(
+        "api-invitations",
+        "approver=201",
+        body={"email": "new@example.org", "roles": ["member"]},
+        arguments=team,
+    ),
+    Row("api-invitation", "approver=204", method="delete", arguments=invitation),
+    Row("api-close-tenant", "operator=200", arguments=team),
+    posting("api-close-tenant", "operator=400", body={"seen": "x", "name": "x"}, arguments=team),
     posting("share", USES_ACTIVE, body=COLLEAGUE, arguments=ACTIVE),
     posting("withdraw-share", "ada=302 approver=302", arguments=share),
     posting("hand-over", USES_ACTIVE, body={"person": "approver"}, arguments=ACTIVE),
