@@ -56,7 +56,8 @@ def _hostdev(function: str, slot: int, *, shared: bool) -> etree._Element:
     host_address = {"domain": domain, "bus": bus, "slot": device, "function": number}
     etree.SubElement(source, "address", {key: f"0x{value}" for key, value in host_address.items()})
     etree.SubElement(hostdev, "rom", bar="off")
-    guest = _guest_address(hostdev, slot, number)
+    # One that comes alone is the first function of its slot, or the guest would not look for it.
+    guest = _guest_address(hostdev, slot, number if shared else "0")
     if shared and number == "0":
         guest.set("multifunction", "on")
     return hostdev

@@ -111,6 +111,17 @@ def test_a_virtual_function_is_a_card(
     rule(bus, FIRST)
 
 
+def test_the_guest_finds_a_virtual_function_in_its_slot(amd: tuple[FakeKernel, SlicingBus]) -> None:
+    """A guest looks for further functions only where it has found the first."""
+    _, bus = amd
+    bus.divide(bus.card(GPU), "vf", 2)
+    _, device = bus.gpu_fragments(bus.card(FIRST), slot=1)
+    host, guest = device.find("source/address"), device.find("address")
+    assert host is not None
+    assert guest is not None
+    assert (host.get("function"), guest.get("function")) == ("0x4", "0x0")
+
+
 def test_a_virtual_function_is_reset_alone(amd: tuple[FakeKernel, SlicingBus]) -> None:
     kernel, bus = amd
     bus.divide(bus.card(GPU), "vf", 2)
