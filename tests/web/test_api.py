@@ -65,7 +65,7 @@ def test_the_main_job_over_the_api(scene: Scene, ada: Api) -> None:
     scene.run(lease)
     shown = ada.get(f"leases/{lease.pk}/").json()
     assert (shown["state"], shown["machine"]) == ("active", "running")
-    assert [step["state"] for step in shown["steps"]] == ["done"] * 6
+    assert [step["state"] for step in shown["steps"]] == ["done"] * 7
     assert ada.post(f"leases/{lease.pk}/power/", {"action": "restart"}).status_code == 202
     opened = ada.post(f"leases/{lease.pk}/console/").json()
     assert opened["path"] == f"/ws/console/{opened['session_id']}/"
