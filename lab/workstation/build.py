@@ -41,7 +41,9 @@ BOOT = {
         "options root=LABEL=root rw console=ttyS0 quiet mitigations=off\n"
     ),
 }
-RECIPE = json.dumps([PACKAGES, FILES, BOOT, ESP_MIB, ROOT_MIB])
+# With it cloud-init brings the network up.
+UNITS = ("systemd-networkd",)
+RECIPE = json.dumps([PACKAGES, FILES, UNITS, BOOT, ESP_MIB, ROOT_MIB])
 
 
 def main() -> None:
@@ -69,6 +71,7 @@ def install(root: Path) -> None:
     include = f"--include={','.join(PACKAGES)}"
     run("mmdebstrap", "--quiet", "--variant=minbase", include, "bookworm", root, *apt_sources())
     write_files(root, FILES)
+    enter(root, "systemctl", "enable", "--quiet", *UNITS)
     enter(root, "update-initramfs", "-u", "-k", "all")
 
 
