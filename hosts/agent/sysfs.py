@@ -135,6 +135,8 @@ class SysfsBus:
         if not (self._tree.drivers / VFIO_DRIVER).is_dir():
             self._kernel.load_vfio()
         self._write(card.address, [*unsettled(self._functions(card)), *claims])
+        if late := unsettled(self._functions(card)):  # vfio-pci lets what it takes sleep again
+            self._write(card.address, late)
         if not self.is_bound(card):
             raise BusError(self._unbound_because(card))
 

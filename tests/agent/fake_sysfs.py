@@ -233,6 +233,7 @@ class FakeKernel:
         if (self.host.path(address) / "driver_override").read_text().strip() != path.parent.name:
             raise OSError(errno.EINVAL, "Invalid argument")
         (self.host.path(address) / "driver").symlink_to(path.parent)
+        (self.host.path(address) / "power/control").write_text("auto\n")
         group = (self.host.path(address) / "iommu_group").readlink().name
         (self.host.root / "dev/vfio" / group).touch()
         self.done["bind"] += 1

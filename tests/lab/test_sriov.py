@@ -26,7 +26,7 @@ CARD = (
     "nvme-subsys,id=subsystem",
     f"nvme,serial=card,subsys=subsystem,bus=port4,{QUEUES}",
 )
-ACT = '''
+ACT = """
 import json, subprocess, time
 from lxml import etree
 from hosts.agent import pci
@@ -39,18 +39,9 @@ NVME = 0x0108
 pci.PciFunction.is_display = property(lambda function: function.class_code == NVME)
 bus, told = SlicingBus(), {}
 
-
-def bind(card):
-    """Twice, as the plan's step does: vfio-pci lets a card sleep again when it takes it."""
-    try:
-        bus.bind(card)
-    except BusError:
-        bus.bind(card)
-
-
 (whole,) = bus.cards()
 told["refusal"], told["profiles"] = whole.refusal, [[each.name, each.most] for each in whole.profiles]
-bind(whole)
+bus.bind(whole)
 told["whole_bound"] = bus.is_bound(whole)
 try:
     bus.divide(whole, "vf", 5)
@@ -65,7 +56,7 @@ told["refusals"] = [card.refusal for card in cards]
 told["groups"] = sorted({card.iommu_group for card in cards})
 told["drivers"] = [list(bus.host_drivers(card.address)) for card in cards]
 first = cards[0]
-bind(first)
+bus.bind(first)
 told["bound"] = [bus.is_bound(card) for card in cards]
 told["config"] = pci.PciFunction(PciTree(bus._tree.root).devices / first.address).config(4).hex()
 record = climb(bus, first, clock=time.monotonic)
@@ -88,10 +79,10 @@ subprocess.run(["virsh", "destroy", "slice"], check=True, capture_output=True)
 told["reset_after"] = climb(bus, first, clock=time.monotonic).method
 bus.undivide(whole)
 told["after"] = [list(bus.slices(whole)), bus.card(whole.address).refusal]
-bind(bus.card(whole.address))
+bus.bind(bus.card(whole.address))
 told["whole_again"] = bus.is_bound(whole)
 print(json.dumps(told))
-'''
+"""
 
 
 @pytest.fixture(scope="module")
