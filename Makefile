@@ -12,7 +12,7 @@ MESSAGES = $(patsubst %.po,%.mo,$(wildcard locale/*/LC_MESSAGES/*.po))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo lab test check fresh docs messages lock format clean debian-build debian-demo debian-test debian-account lab-image
+.PHONY: help setup demo lab test check fresh release roles lint docs messages lock format clean debian-build debian-demo debian-test debian-account lab-image
 .NOTPARALLEL:
 
 help:  ## This list
@@ -36,11 +36,21 @@ check: setup  ## Check style, types, imports, migrations, templates, translation
 	$(BIN)/lint-imports
 	$(BIN)/python manage.py makemigrations --check --dry-run
 	$(BIN)/python -m tools.check_templates
+	$(BIN)/ansible-playbook --syntax-check --inventory deploy/inventory.example.yml deploy/hypervisors.yml deploy/portal.yml deploy/after-restore.yml
 	$(BIN)/python -m tools.translations check
 	$(BIN)/python manage.py spectacular --validate --fail-on-warn --file /dev/null
 
 fresh: debian-test  ## Try `make demo` and `make test` in a new Debian root, from a clean clone
 	$(PYTHON) tools/fresh.py
+
+release: setup  ## Put into dist/ what the roles of deploy/ install
+	@$(BIN)/python -m tools.release
+
+roles: debian-test setup  ## Try the portal's role on a Debian of its own, with backup and restore (root, cgroup2)
+	@$(BIN)/pytest -q tests/deployment
+
+lint: setup  ## Look the roles over with ansible-lint
+	@cd deploy && ../$(BIN)/uv tool run --quiet --with ansible-core==2.19.14 ansible-lint==26.10.1 --offline --quiet hypervisors.yml portal.yml after-restore.yml
 
 docs: setup  ## Draw docs/lifecycles.md from the state tables
 	$(BIN)/python manage.py diagrams docs

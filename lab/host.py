@@ -16,11 +16,9 @@ NAME = "virtual"
 SERVICE = "leasehold-host"
 STATE = "/var/lib/leasehold"
 CONFIG = "/etc/leasehold/host.toml"
-UNIT = "/opt/leasehold/systemd/leasehold-host.service"
 PROGRAM = "/root/search.py"
 TOKEN = "/root/token"
 CERTIFICATE = "/root/portal.pem"
-IMAGES = "/opt/leasehold/images"
 APPLIANCE = "/opt/leasehold/appliances/plain"
 SCRUBBERS = "/etc/leasehold/scrubbers.toml"
 OPERATOR = ("", "operator")
@@ -60,14 +58,12 @@ class LabHost:
     def enrol(self) -> None:
         """With a token, over HTTPS, as an operator would; then start the worker."""
         run = self.hypervisor.run
-        run(f"install -d -m 711 {STATE} && install -m 644 -t /etc/systemd/system {UNIT}")
         self._list_scrubbers()
-        self._configure()
         self.hypervisor.put(CERTIFICATE, self.portal.certificate.read_bytes())
         self.hypervisor.put(TOKEN, self.portal.manage("enrolment_token", NAME).encode(), mode=0o600)
         portal = f"--portal {self.portal.url_from_inside} --ca-file {CERTIFICATE}"
         run(f"/opt/leasehold/bin/leasehold-host enrol {portal} --token-file {TOKEN}", seconds=120)
-        run(f"systemctl daemon-reload && systemctl enable --quiet --now {SERVICE}")
+        run(f"systemctl daemon-reload && systemctl start {SERVICE}")
 
     def admit_gpus(self, *gpus: VirtualGpu) -> None:
         """Once the host has reported its cards: take these in, until they are clean."""
@@ -117,7 +113,3 @@ class LabHost:
         machine = {"directory": APPLIANCE, "sha256": digest}
         listed = {"machines": {"machine": machine}, "scrubbers": self.scrubbers}
         self.hypervisor.put(SCRUBBERS, msgspec.toml.encode(listed))
-
-    def _configure(self) -> None:
-        own = {"state_directory": STATE, "images_directory": IMAGES, "scrubbers": SCRUBBERS}
-        self.hypervisor.put(CONFIG, msgspec.toml.encode(own), mode=0o600)

@@ -1,6 +1,6 @@
-"""The virtual hypervisor's operating system: Debian's own packages, started once to fill their caches.
+"""The virtual hypervisor's operating system: a Debian that the role for hypervisors was applied to.
 
-Nothing of Leasehold is in it, and nothing of libvirt's packaged configuration is changed.
+It is started once to fill its caches. The program itself lies on the other disk.
 """
 
 from __future__ import annotations
@@ -11,17 +11,25 @@ import tempfile
 from pathlib import Path
 
 from appliance.debian import uncompressed
-from lab.hypervisor.machine import Image, VirtualHypervisor
+from lab.hypervisor.machine import KERNEL_PARAMETERS, Image, VirtualHypervisor
+from tools.roles import apply_role, packages
 
+# What makes a Debian that boots, for Ansible, and for us to look inside.
 PACKAGES = (
-    "apparmor", "dbus", "dnsmasq-base", "iproute2", "kmod", "libvirt-clients", "libvirt-daemon-system",
-    "linux-image-amd64", "nftables", "pciutils", "python3", "python3-libvirt", "qemu-guest-agent",
-    "qemu-system-x86", "qemu-utils", "systemd-sysv", "udev",
+    "dbus", "linux-image-amd64", "pciutils", "python3-apt", "qemu-guest-agent", "systemd-sysv", "udev",
 )  # fmt: skip
+# What an operator would write into the inventory. The program is on the other disk.
+VARIABLES = {
+    "hypervisor_release": "",
+    "hypervisor_settings": {
+        "images_directory": "/opt/leasehold/images",
+        "scrubbers": "/etc/leasehold/scrubbers.toml",
+    },
+}
 DISK_SIZE = "6G"
 FIRST_BOOT_SECONDS = 400
 
-# Everything that is not as Debian ships it, and why.
+# Everything that is neither as Debian ships it nor the role's, and why.
 FILES = {
     # The initial RAM disk is for the disk's driver and file system; unpacking more takes seconds.
     "etc/initramfs-tools/conf.d/lab": "MODULES=list\n",
@@ -47,15 +55,20 @@ UNITS_OFF = (
 # Fills the caches of AppArmor's and libvirt's, as the first hours of any hypervisor do.
 WARM_UP = "systemctl is-system-running --wait; virsh domcapabilities --virttype kvm >/dev/null"
 
-# What the base is made from, but for the versions that Debian has today.
-RECIPE = json.dumps([PACKAGES, FILES, UNITS_OFF, WARM_UP, DISK_SIZE])
+# What the base is made from, but for the role and the versions that Debian has today.
+RECIPE = json.dumps([PACKAGES, VARIABLES, FILES, UNITS_OFF, WARM_UP, DISK_SIZE])
+INPUTS = (
+    "deploy/hypervisors.yml", "deploy/packages/host.txt", "deploy/roles/hypervisor",
+    "deploy/systemd/leasehold-host.service",
+)  # fmt: skip
 
 
 def build_base(target: Path) -> None:
     """Write kernel, initial RAM disk and root disk to the folder `target`. Needs root and a mirror."""
     with tempfile.TemporaryDirectory(prefix="leasehold-base-", dir=target.parent) as scratch:
         root = Path(scratch) / "root"
-        install_debian(root)
+        install_debian(root, *PACKAGES, *packages("host"))
+        apply_role("hypervisors.yml", root, group="hypervisors", variables=VARIABLES)
         for name, text in FILES.items():
             path = root / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,13 +80,21 @@ def build_base(target: Path) -> None:
         kernel = next((root / "boot").glob("vmlinuz-*"))
         (target / "kernel").write_bytes(uncompressed(kernel.read_bytes()))
         (target / "initrd").write_bytes(next((root / "boot").glob("initrd.img-*")).read_bytes())
+        (target / KERNEL_PARAMETERS).write_text(kernel_parameters(root))
         make_disk(root, target / "root.img", label="root", size=DISK_SIZE)
     start_once(target)
 
 
-def install_debian(root: Path) -> None:
-    run("mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}", "bookworm", root,
+def install_debian(root: Path, *names: str) -> None:
+    run("mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(names)}", "bookworm", root,
         *apt_sources())  # fmt: skip
+
+
+def kernel_parameters(root: Path) -> str:
+    """What the boot loader would give the kernel: there is none here."""
+    script = '. /etc/default/grub.d/leasehold.cfg && echo "$GRUB_CMDLINE_LINUX_DEFAULT"'
+    words = ["chroot", str(root), "sh", "-c", script]
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def apt_sources() -> list[Path]:

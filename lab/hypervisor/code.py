@@ -1,4 +1,4 @@
-"""The second disk of the virtual hypervisor: the host program, its unit, and two small systems.
+"""The second disk of the virtual hypervisor: the host program and two small systems.
 
 The systems are the tenant's and the scrub machine's. A change of our code rebuilds this disk alone, in
 seconds. Inside it is /opt/leasehold.
@@ -40,7 +40,6 @@ def build_code_disk(disk: Path, *, packages: Path) -> None:
         root = Path(scratch) / "root"
         make_environment(root)
         install_packages(root / SITE, Path(scratch))
-        shutil.copytree(ROOT / "deploy" / "systemd", root / "systemd")
         tenant = build_tenant(root / "images" / "tenant", cache=packages)
         appliance = build_appliance(root / "appliances" / "plain", cache=packages)
         make_disk(root, disk, label="leasehold", size=DISK_SIZE)

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "leasehold" / "lab"
 CODE_INPUTS = (
     "hosts/__init__.py", "hosts/protocol", "hosts/agent", "packaging/leasehold-host", "uv.lock",
-    "deploy/systemd", "appliance", "lab/tenant", "lab/hypervisor/code.py",
+    "appliance", "lab/tenant", "lab/hypervisor/code.py",
 )  # fmt: skip
 
 
@@ -40,7 +40,7 @@ def prepare_image(cache: Path = CACHE) -> Image:
     """The image for the sources as they are. Whoever comes second waits for the first to have built it."""
     cache.mkdir(parents=True, exist_ok=True)
     with locked(cache / "lock"):
-        debian = layer(cache, "base", base.RECIPE, base.build_base)
+        debian = layer(cache, "base", f"{base.RECIPE}\n{contents(base.INPUTS)}", base.build_base)
         ours = layer(cache, "code", contents(CODE_INPUTS), lambda folder: build_code(folder, cache))
     return Image(base=debian, code_disk=ours / "code.img")
 

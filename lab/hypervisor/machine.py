@@ -21,9 +21,10 @@ PROCESSOR = "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+svm,+npt"
 MEMORY_MIB = 3072
 # no_timer_check: on a busy machine the emulated timer is late, which the kernel takes for broken and panics.
 KERNEL_OPTIONS = (
-    "root=/dev/vda rw console=ttyS0 intel_iommu=on iommu=pt net.ifnames=0 no_timer_check "
-    "quiet mitigations=off cryptomgr.notests"
+    "root=/dev/vda rw console=ttyS0 net.ifnames=0 no_timer_check quiet mitigations=off cryptomgr.notests"
 )
+# Beside the kernel: what the role for hypervisors adds to these.
+KERNEL_PARAMETERS = "cmdline"
 # Copies of the small systems' manifests, beside the disk that has the systems themselves.
 TENANT_MANIFEST, APPLIANCE_MANIFEST = "tenant.json", "appliance.json"
 ANSWER_SECONDS = 30.0
@@ -215,6 +216,7 @@ class VirtualHypervisor:
 
     def _command(self) -> list[str]:
         base, folder = self.image.base, self.folder
+        options = f"{KERNEL_OPTIONS} {(base / KERNEL_PARAMETERS).read_text()}"
         devices = [word for device in self._devices for word in ("-device", device)]
         disk = f"if=virtio,file={self._disk},format={self._format},cache=writeback,discard=unmap"
         code = f"if=virtio,file={self.image.code_disk},format=raw,readonly=on"
@@ -223,7 +225,7 @@ class VirtualHypervisor:
         return ["qemu-system-x86_64", "-accel", "tcg,tb-size=1024", "-cpu", PROCESSOR,
                 "-smp", "1", "-m", str(MEMORY_MIB), "-machine", "q35", "-nodefaults", "-display", "none",
                 "-no-reboot", "-kernel", f"{base}/kernel", "-initrd", f"{base}/initrd",
-                "-append", KERNEL_OPTIONS, "-drive", disk, "-drive", code,
+                "-append", options, "-drive", disk, "-drive", code,
                 "-netdev", "user,id=outside", "-chardev", serial,
                 "-serial", "chardev:serial", "-chardev", agent, *devices]  # fmt: skip
 

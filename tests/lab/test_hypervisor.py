@@ -36,18 +36,38 @@ def test_a_gpu_comes_up_on_the_hosts_driver(hypervisor: VirtualHypervisor, gpu: 
     assert int(end, 16) - int(start, 16) + 1 == GPU_MEMORY_BYTES
 
 
-def test_nothing_that_debian_ships_for_libvirt_was_changed(hypervisor: VirtualHypervisor) -> None:
+def test_what_debian_ships_for_libvirt_is_only_made_stricter(hypervisor: VirtualHypervisor) -> None:
     packages = (
-        "libvirt-daemon libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients systemd apparmor"
+        "libvirt-daemon libvirt-daemon-config-nwfilter libvirt-daemon-system libvirt-daemon-driver-qemu "
+        "libvirt-clients systemd apparmor"
     )
     changed = hypervisor.run(f"dpkg --verify {packages} | grep -v /usr/share/ || true")
-    assert [line.split()[-1] for line in changed.splitlines()] == ["/etc/apparmor/parser.conf"]
+    assert {line.split()[-1] for line in changed.splitlines()} == {
+        "/etc/apparmor/parser.conf",
+        "/etc/libvirt/qemu.conf",
+    }
 
 
 def test_machines_are_confined_and_virtualised_as_in_production(hypervisor: VirtualHypervisor) -> None:
     capabilities = hypervisor.run("virsh capabilities")
     assert "<model>apparmor</model>" in capabilities
     assert "<domain type='kvm'/>" in capabilities
+
+
+def test_a_machine_that_nothing_confines_is_refused(hypervisor: VirtualHypervisor) -> None:
+    domain = (
+        "<domain type='kvm'><name>unconfined</name><memory>8192</memory>"
+        "<os><type arch='x86_64' machine='q35'>hvm</type></os>"
+        "<seclabel type='none' model='apparmor'/></domain>"
+    )
+    hypervisor.put("/root/unconfined.xml", domain.encode())
+    refused = hypervisor.attempt("virsh create /root/unconfined.xml")
+    assert refused.status
+    assert "unconfined" in refused.errors.lower()
+
+
+def test_the_roles_kernel_parameters_are_in_force(hypervisor: VirtualHypervisor) -> None:
+    assert {"intel_iommu=on", "iommu=pt"} <= set(hypervisor.run("cat /proc/cmdline").split())
 
 
 def test_a_file_is_carried_in_and_out_with_its_mode(hypervisor: VirtualHypervisor) -> None:
