@@ -5,14 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import httpx
 import pytest
 from django.contrib.sessions.models import Session
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from leasing import policy
 from leasing.actors import SYSTEM
 from leasing.ending import end_lease
+from leasing.fleet import withdraw_gpu
+from leasing.models import AuditEntry
+from portal import changes
 from tests.web.scenes import Scene
 from tests.web.site import Site, session_cookie
 
@@ -78,7 +84,7 @@ def test_a_page_of_one_lease_is_told_of_that_one(site: Site) -> None:
 
 def test_operators_are_told_of_the_fleet(site: Site) -> None:
     with listening(site, site.session_of(site.scene.operator), "?fleet=1") as stream:
-        site.do(lambda scene: scene.host.row.gpus.filter(state="clean").update(state="maintenance"))
+        site.do(_withdraw_a_gpu)
         assert stream.next("changed") == "fleet"
 
 
@@ -106,3 +112,49 @@ def test_a_lost_role_ends_the_stream_and_bars_the_next(site: Site) -> None:
 def _book_for_bob(scene: Scene) -> str:
     scene.now = scene.until
     return str(scene.book(scene.bob, scene.research, hours=1).pk)
+
+
+def _withdraw_a_gpu(scene: Scene) -> None:
+    gpu = scene.host.row.gpus.filter(state="clean").first()
+    assert gpu is not None
+    withdraw_gpu(actor=SYSTEM, gpu_id=gpu.pk, reason="a new fan", now=scene.until)
+
+
+def test_an_entry_that_comes_late_is_seen_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = iter(range(0, 10_000, 5))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(moments)))
+    entries = changes.NewEntries()
+
+    def enter(number: int) -> None:
+        AuditEntry.objects.create(
+            pk=10**6 + number,
+            recorded_at=scene.now,
+            action="test",
+            actor="a",
+            subject=f"lease:{number}",
+            text="{}",
+        )
+
+    enter(2)
+    assert entries.read()[0] == ["lease:2"]
+    enter(1)
+    assert entries.read() == (["lease:1"], [10**6 + 1])
+    for _look in range(5):
+        assert entries.read() == ([], [])
+    enter(3)
+    assert entries.read()[0] == ["lease:3"]
+
+
+def test_a_look_costs_the_same_whatever_is_booked(scene: Scene) -> None:
+    watch = changes.Watch()
+
+    def statements() -> int:
+        watch.look(frozenset())
+        with CaptureQueriesContext(connection) as captured:
+            assert watch.look(frozenset()).owners == {}
+        return len(captured)
+
+    before = statements()
+    for day in range(2, 12):
+        scene.book(scene.ada, hours=1, start=timedelta(days=day))
+    assert statements() == before <= 20
