@@ -71,7 +71,7 @@ def start_due(now: datetime) -> None:
     begun = Hold.objects.filter(lease=OuterRef("pk"), starts_at__lte=now)
     due = (
         Lease.objects.filter(Exists(begun) | Q(starts_at__lte=now), state=LeaseState.SCHEDULED)
-        .filter(ends_at__gt=now)
+        .filter(ends_at__gt=now, tenant__no_machines_since=None)
         .select_related("flavor__model", "owner")
         .order_by("starts_at", "requested_at")
     )

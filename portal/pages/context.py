@@ -7,7 +7,7 @@ from typing import Any
 from django.http import HttpRequest
 from django.utils import timezone
 
-from leasing import policy
+from leasing import emergency, policy
 from leasing.models import Lease, Person, Tenant
 from leasing.states.lease import LeaseState
 
@@ -19,7 +19,11 @@ def reader(request: HttpRequest) -> dict[str, Any]:
     if not isinstance(person, Person) or request.headers.get("HX-Request"):
         return known
     roles = policy.roles_of(person)
-    return known | {"can": parts_of(person, roles), "to_decide": requests_to_decide(person, roles)}
+    return known | {
+        "can": parts_of(person, roles),
+        "to_decide": requests_to_decide(person, roles),
+        "stops": emergency.stops_shown_to(person, list(roles)),
+    }
 
 
 def parts_of(person: Person, roles: dict[Tenant, set[str]]) -> dict[str, bool]:

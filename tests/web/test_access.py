@@ -19,6 +19,7 @@ from knox.models import AuthToken
 from leasing.actors import SYSTEM
 from leasing.billing.closing import close_month
 from leasing.billing.months import month_of
+from leasing.emergency import preview_stop, stop
 from leasing.enrolment.tokens import make_token
 from leasing.feeds.keeping import NewFeed, create_feed
 from leasing.imaging.uploads import begin_upload
@@ -118,6 +119,20 @@ def invoice(scene: Scene) -> dict[str, Any]:
 
 def month_of_team(scene: Scene) -> dict[str, Any]:
     return {"slug": scene.studio.slug, "month": "2026-01"}
+
+
+def flavor(scene: Scene) -> dict[str, Any]:
+    return {"slug": scene.flavor.slug}
+
+
+def stopped(scene: Scene) -> dict[str, Any]:
+    actor, asked = scene.actor(scene.operator), {"scope": "tenant", "name": "studio"}
+    found = preview_stop(actor=actor, **asked)
+    made = stop(
+        actor=actor, bookings=True, machines=False, reason="smoke", typed=found.typed, seen=found.seen,
+        now=datetime.now(UTC), **asked,
+    )  # fmt: skip
+    return {"stop_id": made.pk}
 
 
 def image(scene: Scene) -> dict[str, Any]:
@@ -220,6 +235,10 @@ NEW_IMAGE = {
 }  # fmt: skip
 
 LEADS = "approver=200"
+NEW_TEAM = {
+    "slug": "film", "name": "Film", "timezone": "Europe/Berlin", "concurrent_gpus": "2",
+    "longest_lease_hours": "24", "book_ahead_days": "30", "owner": "ada",
+}  # fmt: skip
 HER = {"slug": "studio", "username": "ada"}
 SHARED = "ada=201 approver=403 auditor=403"
 COLLEAGUE = {"person": "approver", "level": "use"}
@@ -247,6 +266,39 @@ TABLE = [
     Row("workstation-extend", "ada=200 approver=403 auditor=403", arguments=ACTIVE),
     Row("workstation-extend", "ada=409 approver=403 auditor=403", arguments=ENDED),
     posting("workstation-in-use", USES_ACTIVE, arguments=ACTIVE),
+    Row("flavors", READS_FLEET),
+    posting("add-flavor", "operator=302", body={"slug": "x", "name": "X", "model": "a6000"}),
+    posting("change-flavor", "operator=302", body={"name": "X", "numa": "preferred"}, arguments=flavor),
+    posting("retire-flavor", "operator=302", arguments=flavor),
+    posting("offer-flavor", "operator=302", arguments=flavor),
+    Row("keep-tenants", READS_FLEET),
+    posting("add-tenant", "operator=302", body=NEW_TEAM),
+    posting("change-tenant", "operator=302", body=NEW_TEAM, arguments=team),
+    posting("appoint-owner", "operator=302", body={"owner": "ada"}, arguments=team),
+    posting("reopen-tenant", arguments=team),
+    Row("emergency-stop", "operator=200"),
+    Row("emergency-stop", "operator=200", query="?scope=tenant&name=studio"),
+    Row("emergency-stop", query="?scope=host&name=nowhere"),
+    posting("emergency-stop", "operator=400", body={"scope": "all", "typed": "no"}),
+    posting("lift-stop", "operator=302", arguments=stopped),
+    Row("api-kept-flavors", READS_FLEET),
+    posting("api-kept-flavors", "operator=201", body={"slug": "x", "name": "X", "gpu_model": "a6000"}),
+    posting("api-change-flavor", "operator=200", body={"name": "X"}, arguments=flavor),
+    posting("api-retire-flavor", "operator=200", arguments=flavor),
+    posting("api-offer-flavor", "operator=409", arguments=flavor),
+    Row("api-kept-tenants", READS_FLEET),
+    posting("api-kept-tenants", "operator=201", body={"slug": "film", "name": "Film", "owner": "ada"}),
+    posting("api-change-tenant", "operator=200", body={"concurrent_gpus": 3}, arguments=team),
+    posting("api-appoint-owner", "operator=204", body={"owner": "ada"}, arguments=team),
+    posting("api-reopen-tenant", arguments=team),
+    Row("api-emergency-stops", READS_FLEET),
+    posting(
+        "api-emergency-stops",
+        "operator=400",
+        body={"scope": "all", "reason": "smoke", "typed": "no", "seen": "x", "bookings": True},
+    ),
+    posting("api-stop-preview", "operator=200", body={"scope": "all"}),
+    posting("api-lift-stop", "operator=200", arguments=stopped),
     Row("teams", "approver=302"),
     Row("team", LEADS, arguments=team),
     Row("team", arguments=lambda _scene: {"slug": "research"}),
@@ -606,7 +658,9 @@ TABLE = [
 
 DONE = frozenset({200, 201, 202, 204, 302})
 # These only ask, change how somebody is spoken to, or leave everything as it was.
-NOTHING_DONE = frozenset({"api-quote", "api-closure-preview", "language", "change-billing"})
+NOTHING_DONE = frozenset(
+    {"api-quote", "api-closure-preview", "api-stop-preview", "language", "change-billing"}
+)
 
 
 def names(resolver: URLResolver) -> Iterator[str]:
