@@ -17,6 +17,8 @@ PLANS: dict[str, str | Promise] = {
     "power-restart": _("Restarting"),
     "resume": _("Coming back with the host"),
     "deadline": _("Stopped by the host at the end"),
+    "divide": _("Dividing the card"),
+    "undivide": _("Making the card whole again"),
 }
 STEPS: dict[str, str | Promise] = {
     "identify": _("GPU identified"),
@@ -39,6 +41,9 @@ STEPS: dict[str, str | Promise] = {
     "verify": _("memory read back"),
     "reset-again": _("GPU reset again"),
     "compare": _("identity and firmware compared"),
+    "divide": _("slices made"),
+    "note": _("slices noted"),
+    "undivide": _("slices removed"),
 }
 METHODS: dict[str, str | Promise] = {
     "bar": _("Overwritten by the host, through the card's memory window"),

@@ -317,6 +317,7 @@ def test_every_difference_has_words() -> None:
         ("unexplained", "quarantined"), ("hang", "hangs"),
         ("restarted", "scrubbed"), ("restarted", "quarantined"), ("came-back", "scrubbed"),
         ("came-back", "quarantined"),
+        ("divided-card", "restored"), ("divided-card", "other"), ("divided-card", "left"),
     }  # fmt: skip
     worded = {(code, outcome) for code, topic in DRIFT_TOPICS.items() for outcome in topic.outcomes}
     assert worded == made

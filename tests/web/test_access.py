@@ -377,7 +377,7 @@ TABLE = [
     Row("quota", "ada=200 bob=200 approver=200"),
     posting("ask-quota", "", others=302, body={"tenant": "studio"}),
     posting("decide-quota", "", body={"decision": "grant"}, arguments=unknown("request_id")),
-    posting("join-waitlist", "", others=302),
+    posting("join-waitlist", "ada=302 bob=302 approver=302"),
     Row("waiting", "ada=200", arguments=entry),
     Row("waiting", arguments=unknown("entry_id")),
     Row("waiting-live", "ada=200", arguments=waiting),
