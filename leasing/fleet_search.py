@@ -25,8 +25,10 @@ def find_hosts(*, name: str = "", show: str = "", now: datetime) -> QuerySet[Hos
     return hosts.filter(_has_gpu(show)) if show else hosts
 
 
-def count_attention(*, now: datetime) -> int:
-    return find_hosts(show=ATTENTION, now=now).count()
+def count_hosts(*, now: datetime) -> tuple[int, int]:
+    """How many there are that are not retired, and how many of them need attention."""
+    counted = find_hosts(now=now).aggregate(total=Count("pk"), odd=Count("pk", filter=_needs_attention(now)))
+    return counted["total"], counted["odd"]
 
 
 def count_gpus() -> dict[str, int]:

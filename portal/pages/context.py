@@ -18,12 +18,21 @@ def reader(request: HttpRequest) -> dict[str, Any]:
     person = getattr(request, "user", None)
     if not isinstance(person, Person) or request.headers.get("HX-Request"):
         return known
-    roles = policy.roles_of(person)
+    roles = roles_in(request, person)
     return known | {
         "can": parts_of(person, roles),
         "to_decide": requests_to_decide(person, roles),
         "stops": emergency.stops_shown_to(person, list(roles)),
     }
+
+
+def roles_in(request: HttpRequest, person: Person) -> dict[Tenant, set[str]]:
+    """What the person is in which team, asked for once in a request."""
+    known: dict[Tenant, set[str]] | None = getattr(request, "_roles", None)
+    if known is None:
+        known = policy.roles_of(person)
+        request._roles = known  # type: ignore[attr-defined]
+    return known
 
 
 def parts_of(person: Person, roles: dict[Tenant, set[str]]) -> dict[str, bool]:

@@ -24,7 +24,7 @@ from leasing import fleet as service
 from leasing import policy
 from leasing.cards import card_at, history_of, seal_of
 from leasing.errors import InvalidRequest, NotVisible
-from leasing.fleet_search import ATTENTION, count_attention, count_gpus, find_hosts, gpus_with_next_hold
+from leasing.fleet_search import ATTENTION, count_gpus, count_hosts, find_hosts, gpus_with_next_hold
 from leasing.maintenance.service import open_closures
 from leasing.maintenance.standing import Standing, standing_of
 from leasing.packing import room_now
@@ -131,7 +131,11 @@ def _fleet(request: PersonRequest) -> dict[str, Any]:
     name, show = request.GET.get("name", "").strip()[:100], request.GET.get("show", "")
     if show not in ("", ATTENTION, *GpuState):
         show = ""
-    page = Paginator(_hosts(name, show, now), HOSTS).get_page(request.GET.get("page"))
+    total, odd = count_hosts(now=now)
+    paginator = Paginator(_hosts(name, show, now), HOSTS)
+    if not (name or show):
+        paginator.count = total
+    page = paginator.get_page(request.GET.get("page"))
     models, counts = list(GpuModel.objects.all()), count_gpus()
     return {
         "page": page,
@@ -142,7 +146,7 @@ def _fleet(request: PersonRequest) -> dict[str, Any]:
         "now": now,
         "name": name,
         "show": show,
-        "attention": count_attention(now=now),
+        "attention": odd,
         "states": [(state, GPU_LOOKS[state], counts[state]) for state in GpuState if state in counts],
     }
 

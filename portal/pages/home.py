@@ -19,12 +19,13 @@ from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from leasing import policy
-from leasing.models import Lease, Person, Share
+from leasing.models import Lease, Share
 from leasing.reminders import LADDER
 from leasing.states.lease import HOLDING, ON_HOST, LeaseState
 from leasing.together.handing_over import offered_to
 from leasing.usage import lease_cost
 from portal.middleware import PersonRequest
+from portal.pages.context import roles_in
 from portal.pages.together import shared_with
 from portal.pages.waitlist import in_line
 
@@ -58,13 +59,13 @@ class Row:
 @login_required
 @require_safe
 def home(request: PersonRequest) -> HttpResponse:
-    return render(request, "home/home.html", _mine(request.user, timezone.now()))
+    return render(request, "home/home.html", _mine(request, timezone.now()))
 
 
 @login_required
 @require_safe
 def home_live(request: PersonRequest) -> HttpResponse:
-    return render(request, "home/_mine.html", _mine(request.user, timezone.now()))
+    return render(request, "home/_mine.html", _mine(request, timezone.now()))
 
 
 @login_required
@@ -82,8 +83,9 @@ def workstations(request: PersonRequest) -> HttpResponse:
     return render(request, "home/workstations.html", context)
 
 
-def _mine(person: Person, now: datetime) -> dict[str, Any]:
-    member_of = set(policy.tenants_with_role(person, "member").values_list("pk", flat=True))
+def _mine(request: PersonRequest, now: datetime) -> dict[str, Any]:
+    person = request.user
+    member_of = {tenant.pk for tenant, roles in roles_in(request, person).items() if "member" in roles}
     visible = policy.visible_leases(person).prefetch_related("segments", "steps")
     mine = visible.filter(owner=person)
     open_ones = mine.filter(state__in=[*ON_HOST, LeaseState.SCHEDULED, LeaseState.REQUESTED])
