@@ -29,7 +29,7 @@ from tests.world import World
 
 pytestmark = pytest.mark.django_db(transaction=True)
 HOUR = timedelta(hours=1)
-ACTS = 12
+ACTS = 8
 
 
 @pytest.mark.timeout(240)
