@@ -11,8 +11,8 @@ from hosts.agent.domain import Backing
 
 # Holds the LUKS header of a fresh encrypted qcow2 file, which is what a copied key would need.
 HEADER_BYTES = 4 * 1024 * 1024
-# QEMU times how fast it stretches keys, and gives up if its CPU clock did not move meanwhile. A fast processor
-# is done between two ticks of the kernel: every second time with SHA-256, hardly ever with SHA-512.
+# QEMU times how fast it stretches keys, and gives up if its CPU clock did not move meanwhile. A fast
+# processor is done between two ticks of the kernel: often with SHA-256, hardly ever with SHA-512.
 CLOCK_STOOD_STILL = "Unable to get accurate CPU usage"
 CLOCK_TRIES = 50
 
