@@ -24,7 +24,7 @@ CMDLINE = "console=ttyS0 quiet mitigations=off cryptomgr.notests panic=1"
 COMPILERS = {
     "plain": ("gcc", "-static", "-O2", "-Wall", "-Wextra", "-Werror", "plain.c"),
     "opencl": ("gcc", "-O2", "-Wall", "-Wextra", "-Werror", "opencl.c", "-lOpenCL"),
-    "cuda": ("nvcc", "-O2", "-cudart", "static", "cuda.cu"),
+    "cuda": ("nvcc", "-O2", "-arch=all-major", "-cudart", "static", "cuda.cu"),
 }
 # Beside the initramfs itself, which stays in memory twice while it is unpacked.
 SPARE_MIB = 256

@@ -82,7 +82,8 @@ class FakeHost:
         if memory:
             rows = [f"{0:#018x} {memory - 1:#018x} {flags:#018x}"] + ["0x0 0x0 0x0"] * 5
             (device / "resource").write_text("\n".join(rows))
-            (device / "resource0_wc").write_bytes(b"\x5a" * memory)
+            (device / "resource0").write_bytes(b"\x5a" * memory)
+            (device / "resource0_wc").hardlink_to(device / "resource0")
         if group is not None:
             self._join(address, group)
         if driver:

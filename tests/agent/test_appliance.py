@@ -114,7 +114,7 @@ def test_the_opencl_program_takes_no_processor_for_a_card(tmp_path: Path) -> Non
     assert said_by(program, NONCE)[-1] == {"nonce": NONCE, "failure": "OpenCL knows no such device."}
 
 
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc; the program itself is unverified")
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
 @pytest.mark.timeout(120)
 def test_the_cuda_program_compiles_and_says_when_there_is_no_card(tmp_path: Path) -> None:
     program = compile_program("cuda", tmp_path)
