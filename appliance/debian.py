@@ -8,7 +8,7 @@ import re
 import struct
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 DEFAULT_CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "leasehold" / "packages"
@@ -26,19 +26,28 @@ def kernel_package() -> str:
 
 def fetch(package: str, cache: Path) -> Path:
     """The package's .deb at its newest version, downloaded only when the cache lacks that version."""
+    return fetch_all([package], cache)[package]
+
+
+def fetch_all(packages: Sequence[str], cache: Path) -> dict[str, Path]:
+    """Several at once, by package."""
     cache.mkdir(parents=True, exist_ok=True)
-    target = cache / deb_name(package)
-    if not target.exists():
-        with tempfile.TemporaryDirectory(dir=cache) as partial:
-            run("apt-get", "-o", "APT::Sandbox::User=root", "download", package, cwd=Path(partial))
-            next(Path(partial).glob("*.deb")).replace(target)
-    return target
+    found = {package: cache / name for package, name in deb_names(packages).items()}
+    for package, target in found.items():
+        if not target.exists():
+            with tempfile.TemporaryDirectory(dir=cache) as partial:
+                run("apt-get", "-o", "APT::Sandbox::User=root", "download", package, cwd=Path(partial))
+                next(Path(partial).glob("*.deb")).replace(target)
+    return found
 
 
-def deb_name(package: str) -> str:
-    listing = run("apt-cache", "show", "--no-all-versions", package)
-    fields = dict(line.split(": ", 1) for line in listing.splitlines() if ": " in line and line[0] != " ")
-    return f"{package}_{fields['Version'].replace(':', '%3a')}_{fields['Architecture']}.deb"
+def deb_names(packages: Sequence[str]) -> dict[str, str]:
+    names = {}
+    for stanza in run("apt-cache", "show", "--no-all-versions", *packages).strip().split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in stanza.splitlines() if ": " in line and line[0] != " ")
+        package, version = fields["Package"], fields["Version"].replace(":", "%3a")
+        names[package] = f"{package}_{version}_{fields['Architecture']}.deb"
+    return names
 
 
 def unpack(deb: Path, root: Path) -> Path:

@@ -1,8 +1,8 @@
 """Signs that a machine is used, from whoever can see some: an interface, and what the portal knows itself.
 
 Not having seen any use says something only where any use would have been seen: a source that watches says
-from when until when it has. Hosts do not watch yet; the portal sees that a console is opened or power is
-switched, and nothing else, so it never watches.
+from when until when it has. Hosts watch machines from outside. The portal sees that a console is opened or
+power is switched, and nothing else, so it never watches.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
-from leasing.models import Lease
+from leasing.models import Guest, Lease
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,26 @@ class OwnRecords:
         return {lease.pk: Signs(lease.first_used_at, lease.last_used_at) for lease in leases}
 
 
-SOURCES: list[Source] = [OwnRecords()]
+class Hosts:
+    """What hosts see of their machines: console, network, processor; who is signed in, if the guest says it.
+
+    A host says that there was no use only of what it has watched since the machine's first start.
+    """
+
+    def signs_of(self, leases: Sequence[Lease], *, now: datetime) -> Mapping[UUID, Signs]:
+        told = Guest.objects.select_related("lease").filter(lease__in=leases)
+        return {guest.pk: _signs(guest) for guest in told}
+
+
+SOURCES: list[Source] = [OwnRecords(), Hosts()]
+
+
+def _signs(guest: Guest) -> Signs:
+    if guest.use == "unknown":
+        return Signs()
+    if guest.use == "none":
+        return Signs(watched_from=guest.lease.active_at, watched_until=guest.told_at)
+    return Signs(first_used_at=guest.used_at or guest.told_at)
 
 
 def signs_of(lease: Lease, *, now: datetime) -> list[Signs]:

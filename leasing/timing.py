@@ -30,6 +30,8 @@ RECONCILE_LIMIT = timedelta(minutes=5)
 
 # The host stops a machine by itself this long after the end, when nobody told it to.
 STOP_GRACE = timedelta(minutes=2)
+# A system that has come up says so within this time, if it says anything.
+GUEST_PATIENCE = timedelta(minutes=10)
 SHUTDOWN_PATIENCE = timedelta(seconds=20)
 OVERRUN_STEP = timedelta(minutes=10)
 

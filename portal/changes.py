@@ -111,8 +111,8 @@ class NewEntries:
 
 def _take_snapshot(session_keys: frozenset[str]) -> Snapshot:
     now = timezone.now()
-    on_host = Lease.objects.filter(state__in=ON_HOST).values_list("pk", "machine")
-    leases: dict[UUID, Hashable] = dict(on_host)
+    on_host = Lease.objects.filter(state__in=ON_HOST).values_list("pk", "machine", "guest__answers")
+    leases: dict[UUID, Hashable] = {pk: (machine, answers) for pk, machine, answers in on_host}
     coming = Lease.objects.filter(state=LeaseState.SCHEDULED, starts_at__lte=now + COMING)
     leases |= {pk: str(why) for pk, why in coming.values_list("pk", "waiting_because")}
     moving = LeaseStep.objects.filter(lease__state__in=[LeaseState.PROVISIONING, LeaseState.RELEASING])

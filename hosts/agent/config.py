@@ -57,6 +57,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     inventory_seconds: Seconds = 60.0
     check_up_seconds: Seconds = 3600.0
     watch_seconds: Seconds = 1.0
+    guest_seconds: Seconds = 10.0
     reconcile_seconds: Seconds = 60.0
     stop_machines_on_exit: bool = False
 

@@ -14,6 +14,8 @@ from hosts.agent.placing import ANYWHERE, Placement
 from hosts.agent.usb import UsbDevice
 
 NAMESPACE = "urn:leasehold:machine:1"
+QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
+AGENT_CHANNEL = "org.qemu.guest_agent.0"
 CONSOLE_VIDEO_KIB = 16 * 1024
 # Debian's OVMF: its code, and the variables that a machine starts with. The secure one has Microsoft's keys.
 FIRMWARE = "/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"
@@ -239,7 +241,7 @@ def _devices(spec: MachineSpec) -> Iterator[etree._Element]:
     if spec.seed is not None:
         yield _seed(spec.seed)
     yield serial_element(spec.serial_log)
-    yield node("channel", node("target", type="virtio", name="org.qemu.guest_agent.0"), type="unix")
+    yield node("channel", node("target", type="virtio", name=AGENT_CHANNEL), type="unix")
     if spec.tpm:
         yield node("tpm", node("backend", type="emulator", version="2.0"), model="tpm-crb")
     yield node("input", type="tablet", bus="virtio")

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from lxml import etree
 
-from hosts.agent.domain import NAMESPACE
+from hosts.agent.domain import NAMESPACE, QEMU_NAMESPACE
 from hosts.agent.layout import parse_cpus
 from hosts.agent.machines import MachineFacts, MachineState
 from hosts.agent.placing import Occupied
@@ -41,6 +41,7 @@ def read_facts(xml: str, state: MachineState) -> MachineFacts:
         scrubs="" if scrub is None else scrub.get("address", ""),
         occupied=_occupied(domain),
         usb=frozenset(_usb_addresses(domain)),
+        run=int(domain.get("id", "0")),
     )
 
 
@@ -97,3 +98,13 @@ def read_channel_socket(xml: str, channel: str) -> Path | None:
         if target is not None and source is not None and target.get("name") == channel and source.get("path"):
             return Path(str(source.get("path")))
     return None
+
+
+def read_interfaces(xml: str) -> list[str] | None:
+    """The host's ends of a running machine's interfaces; None if one of them cannot be watched."""
+    domain = parse(xml)
+    if domain.find(f"{{{QEMU_NAMESPACE}}}commandline") is not None:
+        return None  # QEMU's own network has no end on the host
+    targets = [interface.find("target") for interface in domain.findall("devices/interface")]
+    names = [target.get("dev") for target in targets if target is not None]
+    return [str(name) for name in names] if len(names) == len(targets) and all(names) else None

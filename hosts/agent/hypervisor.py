@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import pwd
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
@@ -22,6 +23,8 @@ from hosts.agent.doctor.facts import Version
 from hosts.agent.domain import key_usage, node
 from hosts.agent.machines import (
     ACTIVE,
+    Counters,
+    GuestSilent,
     HypervisorError,
     MachineFacts,
     MachineState,
@@ -55,6 +58,8 @@ UNDEFINE_ALL = (
     | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
     | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
 )
+
+SILENT = (libvirt.VIR_ERR_AGENT_UNRESPONSIVE, libvirt.VIR_ERR_AGENT_UNSYNCED)
 
 # libvirt looks this account up before it reads any configuration, even if another is configured.
 QEMU_ACCOUNT = "libvirt-qemu"
@@ -166,6 +171,26 @@ class Hypervisor:
             raise HypervisorError(f"Cannot find the console of {name}: it is not running, or has none.")
         return socket
 
+    def ask_guest(self, name: str, command: str, arguments: Mapping[str, Any], *, seconds: int) -> str:
+        """libvirt waits once for the agent to come into step; it refuses answers of more than 10 MiB."""
+        asked = json.dumps({"execute": command, **({"arguments": arguments} if arguments else {})})
+        with explained(f"ask the guest of {name}"):
+            try:
+                domain = self._machines.lookupByName(name)
+                domain.agentSetResponseTimeout(seconds)
+                return str(libvirt_qemu.qemuAgentCommand(domain, asked, seconds, 0))
+            except libvirt.libvirtError as error:
+                if error.get_error_code() in SILENT:
+                    raise GuestSilent(f"The guest of {name} does not answer {command}.") from error
+                raise
+
+    def counters(self, name: str) -> Counters:
+        with explained(f"measure {name}"):
+            domain = self._machines.lookupByName(name)
+            devices = domain_facts.read_interfaces(domain.XMLDesc())
+            seen = None if devices is None else sum(_bytes_through(domain, each) for each in devices)
+            return Counters(processor_seconds=domain.info()[4] / 1e9, network_bytes=seen)
+
     def make_network(self, xml: str) -> None:
         name = domain_facts.parse(xml).findtext("name", "")
         with explained(f"make the network {name}"):
@@ -256,6 +281,12 @@ def _state(domain: libvirt.virDomain) -> MachineState:
     if state == libvirt.VIR_DOMAIN_SHUTOFF and reason == libvirt.VIR_DOMAIN_SHUTOFF_CRASHED:
         return MachineState.CRASHED
     return STATES[state]
+
+
+def _bytes_through(domain: libvirt.virDomain, device: str) -> int:
+    """Received and sent."""
+    stats = domain.interfaceStats(device)
+    return int(stats[0]) + int(stats[4])
 
 
 def _version(number: int) -> Version:

@@ -43,6 +43,7 @@ def _finish_running(job: Job) -> None:
     """A release that was accepted meanwhile has the last word about the machine."""
     if not _is_being_released(job):
         job.rig.machines.set_state(job.lease_id, "on")
+        job.rig.uses.begin(job.lease_id, job.rig.clock())
         job.report(MachineRunning(lease_id=job.lease_id, access=building.access(job.rig, job.lease_id)))
 
 
@@ -60,6 +61,7 @@ def _finish_release(job: Job) -> None:
         if gpu is None or not (gpu.is_leased_to_another(goal.lease_id) or gpu.tenure > order.tenure):
             job.rig.gpus.put(order, "dirty", lease_id=None)
     job.rig.machines.set_state(goal.lease_id, "gone")
+    job.rig.uses.drop(goal.lease_id)
     job.report(MachineGone(lease_id=goal.lease_id))
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 from hosts.agent.doctor.facts import Version
@@ -15,6 +15,10 @@ from hosts.agent.placing import NOTHING, Occupied
 
 class HypervisorError(Exception):
     """The hypervisor refused or failed; the text says what was asked and why it was not done."""
+
+
+class GuestSilent(HypervisorError):
+    """No agent inside the machine has answered, or none in time."""
 
 
 class MachineState(enum.Enum):
@@ -51,6 +55,7 @@ class MachineFacts:
 
     `pci_addresses` are the host's devices it is given, as `0000:41:00.0`. `scrubs` is the card that a scrub
     machine was made for; it serves no lease. `usb` are bus and device of the host's USB devices it is given.
+    `run` is another number each time it is started.
     """
 
     name: str
@@ -62,10 +67,22 @@ class MachineFacts:
     scrubs: str = ""
     occupied: Occupied = NOTHING
     usb: frozenset[tuple[int, int]] = frozenset()
+    run: int = 0
 
     @property
     def is_active(self) -> bool:
         return self.state in ACTIVE
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What a running machine has used since it was started.
+
+    `network_bytes` went in and out through its interfaces; None if not all of them can be seen.
+    """
+
+    processor_seconds: float
+    network_bytes: int | None
 
 
 StopListener = Callable[[Stop], None]
@@ -110,6 +127,15 @@ class MachineHost(Protocol):
 
     def channel_socket(self, name: str, channel: str) -> Path:
         """The socket behind one of the running machine's virtio-serial channels."""
+
+    def ask_guest(self, name: str, command: str, arguments: Mapping[str, Any], *, seconds: int) -> str:
+        """The answer of the agent inside the machine, as it was given. Takes twice `seconds` at most.
+
+        GuestSilent if none comes; HypervisorError if the agent refuses. No answer is to be trusted.
+        """
+
+    def counters(self, name: str) -> Counters:
+        """How much the running machine has used; an error if it is not running."""
 
     def make_network(self, xml: str) -> None:
         """Make the network known if it is not, and let it run."""

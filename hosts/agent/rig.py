@@ -19,6 +19,7 @@ from hosts.agent.plans import Plans
 from hosts.agent.records import Consoles, Gpus, Machines
 from hosts.agent.scrubbers import Installed
 from hosts.agent.spool import Clock, Spool
+from hosts.agent.use import Uses
 from hosts.protocol.signing import Signer
 
 
@@ -36,6 +37,7 @@ class Books:
     consoles: Consoles
     lanes: Lanes
     copies: Copies
+    uses: Uses
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def open_books(*, config: Config, clock: Clock, journal: Journal, signer: Signer
         consoles=Consoles(journal),
         lanes=Lanes(journal, config.network),
         copies=Copies(journal, spool, host=config.host),
+        uses=Uses(journal),
     )
 
 

@@ -16,6 +16,7 @@ from hosts.agent.control_socket import ControlSocket
 from hosts.agent.delivery import Delivery
 from hosts.agent.executor import Executor
 from hosts.agent.fetching import Fetcher
+from hosts.agent.guests import GuestWatch
 from hosts.agent.hardware import Hardware
 from hosts.agent.host_plans import PLAN_KINDS
 from hosts.agent.identity import Identity
@@ -71,6 +72,7 @@ class Worker:
         self._receiver = Receiver(app, on_death=self._die)
         self._delivery = Delivery(app, self.rig.spool, resend_seconds=config.resend_seconds)
         self._watch = Watch(self.rig, on_death=self._die)
+        self._guests = GuestWatch(self.rig)
         self._fetcher = Fetcher(self.rig, lambda: portal_source(config, identity.signing, clock))
         self._control = ControlSocket(config.socket_path, answers(self.rig))
 
@@ -91,6 +93,7 @@ class Worker:
         self._executor.start()
         self._delivery.start()
         self._watch.start()
+        self._guests.start()
         self._fetcher.start()
         self._receiver.start()
         log.info("Host %s is up; journal %s", self._config.host, self.rig.journal.journal_id)
@@ -107,6 +110,7 @@ class Worker:
             if self._config.stop_machines_on_exit:
                 parts.callback(suspend_machines, self.rig)
             parts.callback(self._executor.stop, seconds=STOP_SECONDS)
+            parts.callback(self._guests.stop, seconds=STOP_SECONDS)
             parts.callback(self._watch.stop, seconds=STOP_SECONDS)
             parts.callback(self._fetcher.stop, seconds=STOP_SECONDS)
             parts.callback(self._receiver.stop, seconds=STOP_SECONDS)

@@ -32,6 +32,10 @@ from hosts.protocol.fields import (
     TcpPort,
     Text,
 )
+from hosts.protocol.guests import GuestError as GuestError
+from hosts.protocol.guests import GuestErrors as GuestErrors
+from hosts.protocol.guests import GuestFacts as GuestFacts
+from hosts.protocol.guests import Guests as Guests
 from hosts.protocol.images import CopyFacts as CopyFacts
 from hosts.protocol.images import HeldImage as HeldImage
 from hosts.protocol.images import HoldImages as HoldImages
@@ -347,7 +351,7 @@ class Inventory(Message, frozen=True, kw_only=True, tag="inventory"):
 
 MachineEvent = MachineRunning | MachineStopped | MachineGone | ProvisionFailed
 GpuEvent = ScrubStarted | Scrubbed | GpuFailed | Ordered | GpuReset
-HostEvent = ConsoleClosed | Inventory | CheckUp | ImageCopies
+HostEvent = ConsoleClosed | Inventory | CheckUp | ImageCopies | Guests | GuestErrors
 Event = Accepted | Refused | StepReport | MachineEvent | GpuEvent | DivisionEvent | HostEvent
 
 

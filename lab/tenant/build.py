@@ -1,4 +1,4 @@
-"""Builds the lab's tenant operating system: Debian's kernel and a busybox initramfs, up within seconds.
+"""Builds the lab's tenant system: Debian's kernel, busybox and QEMU's guest agent, up within seconds.
 
 The packages are downloaded and unpacked, never installed, so nobody's boot menu changes.
 Run as `python -m lab.tenant.build OUTDIR`.
@@ -15,9 +15,20 @@ from appliance.debian import DEFAULT_CACHE
 
 INIT = Path(__file__).with_name("init")
 MODULES = {
-    "base": ("button", "evdev", "virtio_pci", "virtio_blk"),
+    "base": ("button", "evdev", "virtio_pci", "virtio_blk", "virtio_console"),
     "display": ("bochs",),
     "network": ("virtio_net",),
+}
+# The guest agent, and the libraries that it is linked with.
+AGENT = "usr/sbin/qemu-ga"
+LOADER = "ld-linux-x86-64.so.2"
+LIBRARIES = {
+    "libc6": ("libc.so.6", "libm.so.6"),
+    "libglib2.0-0": ("libglib-2.0.so.0", "libgmodule-2.0.so.0"),
+    "libnuma1": ("libnuma.so.1",),
+    "libpcre2-8-0": ("libpcre2-8.so.0",),
+    "libudev1": ("libudev.so.1",),
+    "liburing2": ("liburing.so.2",),
 }
 # iomem=relaxed lets the tenant touch display memory that its own console uses; what follows saves time.
 CMDLINE = "console=tty0 console=ttyS0 quiet iomem=relaxed mitigations=off cryptomgr.notests"
@@ -36,37 +47,49 @@ def build_tenant(outdir: Path, *, cache: Path = DEFAULT_CACHE) -> Path:
     """Writes vmlinux, initrd.img and manifest.json to `outdir`, unless they are there already, made from the
     same. Returns the manifest's path; the manifest's own digest stands for the whole image.
     """
-    debs = {
-        "kernel": debian.fetch(debian.kernel_package(), cache),
-        "busybox": debian.fetch("busybox-static", cache),
-    }
+    kernel = debian.kernel_package()
+    debs = debian.fetch_all([kernel, "busybox-static", "qemu-guest-agent", *LIBRARIES], cache)
+    debs["kernel"] = debs.pop(kernel)
     recipe = kernel_image.digest_of(*map(Path, (__file__, debian.__file__, initramfs.__file__)), INIT)
     made_from = {role: deb.name for role, deb in debs.items()} | {"recipe": recipe}
     if kernel_image.is_current(outdir, made_from):
         return outdir / kernel_image.MANIFEST
     with tempfile.TemporaryDirectory() as scratch:
         roots = {role: debian.unpack(deb, Path(scratch) / role) for role, deb in debs.items()}
-        kernel = next(roots["kernel"].glob("boot/vmlinuz-*")).read_bytes()
+        image = next(roots["kernel"].glob("boot/vmlinuz-*")).read_bytes()
         return kernel_image.write_image(
             outdir,
-            kernel=debian.uncompressed(kernel),
-            initrd=initramfs.pack(contents(roots["busybox"], roots["kernel"])),
+            kernel=debian.uncompressed(image),
+            initrd=initramfs.pack(contents(roots)),
             cmdline=CMDLINE,
             made_from=made_from,
         )
 
 
-def contents(busybox_root: Path, kernel_root: Path) -> dict[str, initramfs.Entry]:
+def contents(roots: dict[str, Path]) -> dict[str, initramfs.Entry]:
+    """Everything in the initramfs, from the unpacked packages."""
     entries = {
         "bin": initramfs.directory(),
-        "bin/busybox": initramfs.program((busybox_root / "bin/busybox").read_bytes()),
+        "bin/busybox": initramfs.program((roots["busybox-static"] / "bin/busybox").read_bytes()),
+        "bin/qemu-ga": initramfs.program((roots["qemu-guest-agent"] / AGENT).read_bytes()),
         "init": initramfs.program(INIT.read_bytes()),
+        "lib": initramfs.directory(),
+        "lib64": initramfs.directory(),
+        f"lib64/{LOADER}": initramfs.program(_library(roots["libc6"], LOADER)),
         "modules": initramfs.directory(),
     }
-    available = debian.modules_below(kernel_root / "lib" / "modules")
+    for package, names in LIBRARIES.items():
+        for name in names:
+            entries[f"lib/{name}"] = initramfs.program(_library(roots[package], name))
+    available = debian.modules_below(roots["kernel"] / "lib" / "modules")
     for folder, wanted in MODULES.items():
         entries |= initramfs.numbered(f"modules/{folder}", debian.load_order(available, wanted))
     return entries
+
+
+def _library(root: Path, name: str) -> bytes:
+    """Debian's packages have some below /lib and some below /usr/lib."""
+    return next(root.glob(f"**/x86_64-linux-gnu/{name}")).read_bytes()
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from leasing.models.audit import (
 from leasing.models.catalogue import Flavor, Image
 from leasing.models.enrolment import EnrolmentToken
 from leasing.models.feeds import CalendarFeed
+from leasing.models.guests import Guest
 from leasing.models.imaging import ImageCopy, ImageGoal, ImageUpload, StoredImage
 from leasing.models.invoices import BudgetWarning, Invoice, InvoiceLine, MonthClose, NumberSeries, Outage
 from leasing.models.keys import SshKey
@@ -44,6 +45,7 @@ __all__ = [
     "EnrolmentToken",
     "Extension",
     "Flavor",
+    "Guest",
     "HandOver",
     "HeadDelivery",
     "Hold",

@@ -74,7 +74,7 @@ class Lease(models.Model):
     waiting_because = ReasonField()
     # The rung of the ladder of warnings that its owner was told last, in seconds before the end.
     warned_at_seconds = models.PositiveIntegerField(null=True)
-    # What its person did with it through the portal, and when they were told that it looks unused.
+    # When it was used, as was seen here and on its host; when its owner was told that it looks unused.
     first_used_at = models.DateTimeField(null=True)
     last_used_at = models.DateTimeField(null=True)
     unused_warned_at = models.DateTimeField(null=True)

@@ -11,7 +11,7 @@ import msgspec
 
 from hosts.models import Host, HostCheckUp, ReceivedReport
 from hosts.protocol import messages as m
-from leasing import changing, outbox, slices
+from leasing import changing, guests, outbox, slices
 from leasing.actors import Actor
 from leasing.audit.log import record
 from leasing.imaging import copies
@@ -140,6 +140,7 @@ def _running(
             now=now,
         )
     Lease.objects.filter(pk=lease.pk).update(machine=Lease.Machine.RUNNING, access=access)
+    guests.forget_answers(lease)
     return APPLIED
 
 
@@ -286,6 +287,10 @@ def _copies(host: Host, report: m.Report, event: m.ImageCopies, stored: Received
     return APPLIED
 
 
+def _guests(host: Host, report: m.Report, event: m.Guests, stored: ReceivedReport, now: datetime) -> str:
+    return guests.take_guests(host, event.guests, at=report.occurred_at, now=now)
+
+
 _HANDLERS: dict[type[m.Event], Handler] = {
     m.Accepted: _accepted,
     m.Refused: _refused,
@@ -306,6 +311,7 @@ _HANDLERS: dict[type[m.Event], Handler] = {
     m.Inventory: _inventory,
     m.CheckUp: _checked_up,
     m.ImageCopies: _copies,
+    m.Guests: _guests,
 }
 
 

@@ -19,6 +19,7 @@ from leasing.models import (
     EnrolmentToken,
     Extension,
     Flavor,
+    Guest,
     Image,
     Lease,
     LeaseStep,
@@ -116,6 +117,18 @@ class AccessSerializer(serializers.Serializer[Any]):
     host_key = serializers.CharField(help_text="SHA-256 of the machine's SSH host key; may be empty")
 
 
+class GuestSerializer(serializers.ModelSerializer[Guest]):
+    """What is said by the inside of a machine; whoever leases it may make it say anything."""
+
+    answers = serializers.ChoiceField(choices=["agent", "ssh", "none"], help_text="Who in it answers")
+    answered_at = moment(allow_null=True, help_text="Since when")
+    addresses = serializers.ListField(child=serializers.CharField())
+
+    class Meta:
+        model = Guest
+        fields = ["answers", "answered_at", "hostname", "system", "addresses"]
+
+
 class LeaseSerializer(serializers.ModelSerializer[Lease]):
     tenant = serializers.CharField(source="tenant.slug", read_only=True)
     owner = serializers.CharField(source="owner.username", read_only=True)
@@ -130,7 +143,7 @@ class LeaseSerializer(serializers.ModelSerializer[Lease]):
     starts_at, ends_at, requested_at, state_since = moment(), moment(), moment(), moment()
     decide_by, decided_at, active_at, stopped_at = (moment(allow_null=True) for _ in range(4))
     first_used_at, last_used_at = (
-        moment(allow_null=True, help_text="As far as the portal has seen it") for _ in range(2)
+        moment(allow_null=True, help_text="As far as portal and host have seen it") for _ in range(2)
     )
     access = AccessSerializer(
         read_only=True, allow_null=True, help_text="How its machine is reached, beside its console"
@@ -169,10 +182,11 @@ class TermSerializer(serializers.Serializer[Any]):
 
 class LeaseDetailSerializer(LeaseSerializer):
     steps = StepSerializer(many=True, read_only=True)
+    guest = GuestSerializer(read_only=True, allow_null=True, default=None)
     terms = serializers.SerializerMethodField(help_text="What it is billed by; each is rounded by itself")
 
     class Meta(LeaseSerializer.Meta):
-        fields = [*LeaseSerializer.Meta.fields, "steps", "terms"]
+        fields = [*LeaseSerializer.Meta.fields, "steps", "terms", "guest"]
         read_only_fields = fields
 
     @extend_schema_field(TermSerializer(many=True))

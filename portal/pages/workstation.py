@@ -8,6 +8,7 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.db.models import Max
 from django.http import HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.urls import reverse
@@ -25,10 +26,11 @@ from leasing.errors import DomainError, InvalidRequest, WrongState
 from leasing.goals import PowerAction
 from leasing.idleness import say_in_use
 from leasing.metering import terms
-from leasing.models import Extension, Lease, Person
+from leasing.models import Extension, Guest, Lease, Person
 from leasing.more_time import EXTENDABLE, more_time
 from leasing.power import switch_power
 from leasing.states.lease import LeaseState
+from leasing.timing import GUEST_PATIENCE
 from leasing.usage import lease_cost
 from portal.api.problems import plain_problem, status_of
 from portal.middleware import PersonRequest
@@ -172,11 +174,23 @@ def _shown(person: Person, lease: Lease, now: datetime) -> dict[str, Any]:
         "may_tag": policy.may_tag(person, lease),
         "more": more_time(lease, now=now) if usable and lease.state in ENDABLE else None,
         "steps": lease.steps.order_by("id"),
+        "guest": Guest.objects.filter(lease=lease).first() if _runs(lease) else None,
+        "guest_is_late": _is_late(lease, now),
         "scrubs": lease.scrubs.select_related("gpu__host", "gpu__model"),
         "happened": history_of(lease),
         "disk_gib": sum(hold.gpu.share_disk_gib for hold in holds),
         "now": now,
     }
+
+
+def _runs(lease: Lease) -> bool:
+    return lease.state == LeaseState.ACTIVE and lease.machine == Lease.Machine.RUNNING
+
+
+def _is_late(lease: Lease, now: datetime) -> bool:
+    """Whether a guest should have answered by now, if it ever does."""
+    started = lease.steps.filter(name="confirm").aggregate(latest=Max("finished_at"))["latest"]
+    return started is not None and now - started > GUEST_PATIENCE
 
 
 def _may_decide(person: Person, lease: Lease) -> bool:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from hosts.agent.doctor.facts import Version
 from hosts.agent.domain_facts import parse, read_facts
 from hosts.agent.machines import (
     ACTIVE,
+    Counters,
+    GuestSilent,
     HypervisorError,
     MachineFacts,
     MachineState,
@@ -23,12 +26,14 @@ from hosts.agent.machines import (
 from hosts.agent.network.definition import bridge_number, lease_of_network
 from tests.agent.fake_appliance import FakeAppliance
 
+Agent = Callable[[str, Mapping[str, Any]], str]
+
 
 class FakeMachines:
     """A MachineHost. `creations` counts the starts of each machine; `obeys` is whether guests shut down.
 
     Calls named in `refuses` fail. `keys` are the disk keys it holds, `cut` the machines that were cut off.
-    `appliance` answers in scrub machines.
+    `appliance` answers in scrub machines, `agents` in others, by name; `used` is what they have used.
     """
 
     keeps_keys = True
@@ -41,6 +46,8 @@ class FakeMachines:
         self.refuses: set[str] = set()
         self.keys: dict[str, bytes] = {}
         self.appliance: FakeAppliance | None = None
+        self.agents: dict[str, Agent] = {}
+        self.used: dict[str, Counters] = {}
         self._xml: dict[str, str] = {}
         self._machines: dict[str, MachineFacts] = {}
         self.cut: list[str] = []
@@ -70,6 +77,7 @@ class FakeMachines:
             if self._get(name).state not in ACTIVE:
                 self.creations[name] += 1
                 self._set(name, MachineState.RUNNING)
+                self._machines[name] = replace(self._machines[name], run=self.creations[name])
                 if self.appliance and self._get(name).scrubs:
                     self.appliance.start(self._xml[name], self._channel(name))
 
@@ -107,6 +115,15 @@ class FakeMachines:
     def console_socket(self, name: str) -> Path:
         self._require_active(name, "find the console of")
         return self.directory / name / "vnc.sock"
+
+    def ask_guest(self, name: str, command: str, arguments: Mapping[str, Any], *, seconds: int) -> str:
+        if name not in self.agents or self.state(name) not in ACTIVE:
+            raise GuestSilent(f"The guest of {name} does not answer {command}.")
+        return self.agents[name](command, arguments)
+
+    def counters(self, name: str) -> Counters:
+        self._require_active(name, "measure")
+        return self.used.get(name, Counters(0.0, 0))
 
     def make_network(self, xml: str) -> None:
         self._refuse("make_network")

@@ -137,6 +137,14 @@ def test_it_is_reached_by_its_forwarded_port_and_in_no_other_way(open_site: Site
     assert not open_site.world.reaches(str(ALICE.address), WEB)
 
 
+def test_its_own_host_may_look_whether_it_answers_by_ssh_alone(open_site: Site) -> None:
+    way = open_site.network.way_to(ALICE, SSH)
+    assert way == (str(ALICE.address), SSH)
+    assert open_site.hypervisor.reaches(*way)
+    assert not open_site.hypervisor.reaches(str(ALICE.address), WEB)
+    assert open_site.network.way_to(ALICE, WEB) is None, "nobody has forwarded it"
+
+
 def test_it_cannot_speak_for_another(open_site: Site) -> None:
     """Its own datagrams arrive under its host's address; those under a made-up one do not arrive at all."""
     alice, stolen = open_site.alice, "172.29.0.9"

@@ -15,12 +15,14 @@ from urllib.request import urlopen
 import pytest
 
 from appliance import initramfs
+from hosts.agent import guest
 from hosts.agent.disks import create_scratch
 from hosts.agent.domain import Disk, domain_xml
 from hosts.agent.fragments import emulated_display, root_port
+from hosts.agent.guest import GuestWord
 from hosts.agent.hypervisor import Hypervisor
 from hosts.agent.images import open_kernel_image, sha256_of
-from hosts.agent.machines import MachineState, Stop, StopCause
+from hosts.agent.machines import GuestSilent, MachineState, Stop, StopCause
 from hosts.agent.network.lanes import Lane, make_lane
 from hosts.agent.network.settings import NetworkSettings
 from hosts.agent.network.ways import UserNetwork
@@ -74,6 +76,9 @@ def test_a_tenant_comes_up_and_obeys_the_power_button(
     assert "leasehold read f00000 0xCAFE0001 0x00000002 0x00000000" in said
     displays = [line.split()[2:5:2] for line in said if line.startswith("leasehold display")]
     assert displays == [["0000:00:01.0", "0x030000"], ["0000:01:00.0", "0x038000"]]
+    wait_for(lambda: guest.ask(embedded, "lease-one") is not None)
+    word = guest.ask(embedded, "lease-one")
+    assert word == GuestWord("lease-one", "Leasehold tenant", ("10.0.2.15",), people=0)
     wait_for(lambda: has_text(grab_picture(embedded.console_socket("lease-one"))))
     wait_for(lambda: f"leasehold does not reach {outside}" in spec.serial_log.read_text())
     outer.close()
@@ -82,11 +87,49 @@ def test_a_tenant_comes_up_and_obeys_the_power_button(
     with pytest.raises(URLError, match="refused"):
         fetched(lane)
 
-    embedded.shutdown("lease-one")
+    assert embedded.counters("lease-one").processor_seconds > 1
+    assert embedded.counters("lease-one").network_bytes is None, "QEMU's own network cannot be seen"
+    assert guest.ask_to_stop(embedded, "lease-one")
     assert stops.get(timeout=20) == Stop(name="lease-one", cause=StopCause.GUEST)
     assert embedded.state("lease-one") is MachineState.OFF
     assert "leasehold tenant stopping" in spec.serial_log.read_text()
     embedded.undefine("lease-one")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("how", ["silent", "flood"])
+def test_an_agent_that_misbehaves_keeps_nobody_waiting(
+    embedded: Hypervisor, tenant_image: Path, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libvirt and the real channel, and somebody at its other end who says nothing, or never stops."""
+    manifest = sha256_of(tenant_image / "manifest.json")
+    boot = open_kernel_image(tenant_image, manifest, cmdline=f"leasehold.agent={how}")
+    spec = replace(idle_machine(tmp_path, memory_mib=256), boot=boot)
+    monkeypatch.setattr(guest, "ANSWER_SECONDS", 1)
+    stops: queue.Queue[Stop] = queue.Queue()
+    embedded.on_stopped(stops.put)
+    embedded.define(domain_xml(spec, []))
+    embedded.start("lease-one")
+    try:
+        wait_for(lambda: spec.serial_log.exists() and "leasehold agent" in spec.serial_log.read_text())
+        wait_for(lambda: "not connected" not in refusal(embedded))
+        assert guest.ask(embedded, "lease-one") is None
+        assert not guest.ask_to_stop(embedded, "lease-one")
+        assert embedded.counters("lease-one").network_bytes == 0
+        assert embedded.state("lease-one") is MachineState.RUNNING
+        wait_for(lambda: "leasehold tenant ready" in spec.serial_log.read_text())
+        embedded.shutdown("lease-one")
+        assert stops.get(timeout=20) == Stop(name="lease-one", cause=StopCause.GUEST)
+    finally:
+        embedded.destroy("lease-one")
+        embedded.undefine("lease-one")
+
+
+def refusal(host: Hypervisor) -> str:
+    """What the hypervisor says instead of the guest's answer."""
+    with pytest.raises(GuestSilent) as refused:
+        host.ask_guest("lease-one", "guest-ping", {}, seconds=1)
+    return str(refused.value.__cause__)
 
 
 def fetched(lane: Lane) -> str:

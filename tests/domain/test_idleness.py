@@ -13,13 +13,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pytest_django import Settings
 
+from hosts.protocol import messages as m
 from leasing import signs_of_use
 from leasing.booking import request_lease
 from leasing.console import open_console
 from leasing.errors import NotAllowed, NotVisible, WrongState
 from leasing.fsck import run_checks
 from leasing.idleness import Due, say_in_use, what_is_due
-from leasing.models import Lease, Notification
+from leasing.models import Guest, Lease, Notification
 from leasing.power import switch_power
 from leasing.signs_of_use import Signs
 from leasing.timing import HOST_SILENT_AFTER, UNUSED_WARNING
@@ -181,3 +182,71 @@ def test_only_what_runs_can_be_in_use(world: World) -> None:
     )  # fmt: skip
     with pytest.raises(WrongState):
         say_in_use(actor=world.actor(world.ada), lease_id=lease.pk, now=world.now)
+
+
+def told_of(world: World, lease: Lease, use: str, **facts: object) -> str:
+    """What the host says that it has seen of the machine; what the portal makes of it."""
+    said = m.GuestFacts(lease_id=lease.pk, answers="none", use=use, **facts)  # type: ignore[arg-type]
+    return world.host.say(m.Guests(guests=(said,)), at=world.now)
+
+
+def test_what_its_host_has_watched_and_nobody_used_is_given_back(world: World) -> None:
+    lease = running(world)
+    for after in (AFTER, UNUSED_WARNING):
+        world.now += after
+        assert told_of(world, lease, "none") == "applied"
+        pass_time(world, lease, timedelta(0))
+    assert told(lease) == ["lease-unused", "lease-given-back"]
+    assert lease.state == "releasing"
+    assert run_checks(world.now) == []
+
+
+@pytest.mark.parametrize("use", ["unknown", "network", "person"])
+def test_what_its_host_has_seen_in_use_or_could_not_see_stays(world: World, use: str) -> None:
+    lease = running(world)
+    used_at = None if use == "unknown" else world.now
+    for _hour in range(4):
+        told_of(world, lease, use, used_at=used_at)
+        assert pass_time(world, lease, AFTER) == "active"
+    assert told(lease) == []
+    assert lease.first_used_at == used_at
+
+
+def test_who_is_seen_using_it_after_the_warning_keeps_it(world: World) -> None:
+    lease = running(world)
+    world.now += AFTER
+    told_of(world, lease, "none")
+    pass_time(world, lease, timedelta(0))
+    assert lease.given_back_at is not None
+    world.now += MINUTE
+    told_of(world, lease, "console", used_at=world.now + AFTER)
+    assert pass_time(world, lease, 2 * UNUSED_WARNING) == "active"
+    assert Lease.objects.get(pk=lease.pk).given_back_at is None
+    assert lease.first_used_at == START + AFTER + MINUTE, "not in the future"
+
+
+def test_a_report_that_comes_late_speaks_of_its_own_time(world: World) -> None:
+    lease = running(world)
+    looked_at, world.now = world.now + MINUTE, world.now + 2 * AFTER
+    said = m.Guests(guests=(m.GuestFacts(lease_id=lease.pk, answers="agent", use="none"),))
+    world.host.say(said, at=looked_at, now=world.now)
+    pass_time(world, lease, timedelta(0))
+    assert told(lease) == []
+
+
+def test_a_host_tells_of_its_own_machines_alone(world: World) -> None:
+    lease, other = running(world), world.enrol("hv2")
+    said = m.Guests(guests=(m.GuestFacts(lease_id=lease.pk, answers="agent", use="none"),))
+    assert other.say(said, at=world.now).startswith("refused")
+    assert not Guest.objects.exists()
+
+
+def test_a_machine_that_is_started_anew_has_yet_to_answer(world: World) -> None:
+    lease = running(world)
+    said = m.GuestFacts(lease_id=lease.pk, answers="agent", hostname="studio-7", addresses=("10.9.0.2",))
+    world.host.say(m.Guests(guests=(said,)), at=world.now)
+    kept = Guest.objects.get()
+    assert (kept.answers, kept.answered_at, kept.addresses) == ("agent", world.now, ["10.9.0.2"])
+    world.host.say(m.MachineRunning(lease_id=lease.pk), at=world.now)
+    kept.refresh_from_db()
+    assert (kept.answers, kept.answered_at, kept.hostname) == ("none", None, "studio-7")

@@ -9,9 +9,11 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
+from hosts.protocol import messages as m
 from leasing.fsck import run_checks
 from leasing.models import Lease
 from leasing.ssh_keys import add_ssh_key
+from portal.changes import Watch
 from tests.web.scenes import ACCESS, Scene
 from tests.web.test_ssh_keys import KNOWN
 from tests.world import inventory
@@ -53,6 +55,29 @@ def test_nobody_else_is_told(client: Client, scene: Scene) -> None:
 def test_a_host_that_connects_none_is_called_so(client: Client, scene: Scene) -> None:
     Lease.objects.filter(pk=scene.active.pk).update(access=None)
     assert "the console is the way in" in page(client, scene, scene.active)
+
+
+def test_whether_its_guest_answers_is_shown_and_what_it_says_is_called_its_own(
+    client: Client, scene: Scene
+) -> None:
+    lease = scene.active
+    assert "data-guest" not in page(client, scene, lease), "an older host tells nothing"
+    scene.host.say(m.Guests(guests=(m.GuestFacts(lease_id=lease.pk, answers="none"),)), at=scene.now)
+    assert 'data-guest="none"' in page(client, scene, lease)
+    assert client.get(f"/api/v1/leases/{lease.pk}/").json()["guest"]["answers"] == "none"
+    watch = Watch()
+    watch.look(frozenset())
+    facts = m.GuestFacts(
+        lease_id=lease.pk, answers="agent", hostname="<b>studio", system="Debian 12", addresses=("10.99.0.2",)
+    )
+    scene.host.say(m.Guests(guests=(facts,)), at=scene.now)
+    assert list(watch.look(frozenset()).owners) == [lease.pk], "who looks at the page sees it come"
+    said = page(client, scene, lease)
+    assert 'data-guest="agent"' in said
+    assert "&lt;b&gt;studio" in said
+    assert "As the guest says; nobody else has looked." in said
+    told = client.get(f"/api/v1/leases/{lease.pk}/").json()["guest"]
+    assert (told["hostname"], told["addresses"]) == ("<b>studio", ["10.99.0.2"])
 
 
 def test_it_is_gone_with_the_lease_and_fsck_would_see_it(client: Client, scene: Scene) -> None:

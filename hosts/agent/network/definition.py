@@ -7,11 +7,10 @@ from uuid import UUID
 
 from lxml import etree
 
-from hosts.agent.domain import node
+from hosts.agent.domain import QEMU_NAMESPACE, node
 from hosts.agent.network.lanes import BRIDGE_PREFIX, Lane
 
 NAME_PREFIX = "leasehold-"
-QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
 DNSMASQ_NAMESPACE = "http://libvirt.org/schemas/network/dnsmasq/1.0"
 # QEMU's name for the network of a machine that has one of QEMU's own; and its place on the root bus, which
 # libvirt fills from the other end.

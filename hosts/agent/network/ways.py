@@ -56,6 +56,9 @@ class Network(Protocol):
     def is_usable(self, lane: Lane) -> bool:
         """Whether nobody else on the host has its ports."""
 
+    def way_to(self, lane: Lane, inside: int) -> tuple[str, int] | None:
+        """Where this host itself reaches a port of the machine; None if that port is not forwarded."""
+
 
 class NoNetwork:
     """The console is the only way in."""
@@ -79,6 +82,9 @@ class NoNetwork:
 
     def is_usable(self, lane: Lane) -> bool:
         return True
+
+    def way_to(self, lane: Lane, inside: int) -> tuple[str, int] | None:
+        return None
 
 
 class UserNetwork(NoNetwork):
@@ -106,6 +112,9 @@ class UserNetwork(NoNetwork):
 
     def is_usable(self, lane: Lane) -> bool:
         return _are_free(self._address, lane)
+
+    def way_to(self, lane: Lane, inside: int) -> tuple[str, int] | None:
+        return next(((self._address, port) for port, behind in lane.forwards if behind == inside), None)
 
 
 class BridgedNetwork:
@@ -156,6 +165,10 @@ class BridgedNetwork:
 
     def is_usable(self, lane: Lane) -> bool:
         return _are_free("", lane)
+
+    def way_to(self, lane: Lane, inside: int) -> tuple[str, int] | None:
+        is_forwarded = any(behind == inside for _port, behind in lane.forwards)
+        return (str(lane.address), inside) if is_forwarded else None
 
 
 def run_nft(rules: Mapping[str, Any] | None) -> str:
