@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from django.db.models import Count, Exists, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet, Subquery, Value
+from django.db.models.functions import Coalesce
 
 from hosts.models import FoundCard, Gpu, Host
 from leasing.models import Hold
@@ -12,6 +13,7 @@ from leasing.states.gpu import GpuState
 from leasing.timing import HOST_SILENT_AFTER
 
 ATTENTION = "attention"
+_SHOWN = ("host", "model__name", "address", "numa_node", "state", "state_reason")
 ODD = (GpuState.QUARANTINED, GpuState.MAINTENANCE, GpuState.MISSING)
 
 
@@ -38,9 +40,14 @@ def count_gpus() -> dict[str, int]:
 
 
 def gpus_with_next_hold(*, now: datetime) -> QuerySet[Gpu]:
-    """GPUs, each with the times of the hold that is in force or comes next, if there is one."""
-    coming = Hold.objects.filter(gpu=OuterRef("pk"), ends_at__gt=now).order_by("starts_at")
-    return Gpu.objects.select_related("model").annotate(
+    """What is shown of GPUs, each with the times of the hold that is in force or comes next, if any."""
+    # Holds of a GPU never overlap: those before the last that has begun need no look.
+    begun = Hold.objects.filter(gpu=OuterRef(OuterRef("pk")), starts_at__lte=now).order_by("-starts_at")
+    first = Coalesce(Subquery(begun.values("starts_at")[:1]), Value(now))
+    coming = Hold.objects.filter(gpu=OuterRef("pk"), starts_at__gte=first, ends_at__gt=now)
+    coming = coming.order_by("starts_at")
+    gpus = Gpu.objects.select_related("model").only(*_SHOWN)
+    return gpus.annotate(
         next_starts_at=Subquery(coming.values("starts_at")[:1]),
         next_ends_at=Subquery(coming.values("ends_at")[:1]),
     )

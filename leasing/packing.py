@@ -7,11 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from django.db.models import Count, Exists, OuterRef, Q
+from django.db.models import Count, Exists, OuterRef, Q, Subquery, Value
+from django.db.models.functions import Coalesce
 
 from hosts.models import Gpu, GpuModel
 from leasing.models import Closure, Hold
-from leasing.states.gpu import BOOKABLE
+from leasing.states.gpu import BOOKABLE, GpuState
+
+_UNUSED = BOOKABLE - {GpuState.LEASED}
 
 
 @dataclass(frozen=True)
@@ -27,20 +30,22 @@ class Room:
 
 
 def room_now(models: Iterable[GpuModel], *, now: datetime) -> list[Room]:
-    """What nobody has and nothing closes at this moment, of each model that there are GPUs of.
+    """What nobody has or holds and nothing closes at this moment, of each model that there are GPUs of.
 
     A host is free if all its GPUs of the model are.
     """
     at_this_moment = Q(starts_at__lte=now) & (Q(ends_at=None) | Q(ends_at__gt=now))
-    held = Hold.objects.filter(at_this_moment, gpu=OuterRef("pk"))
     closed = Closure.objects.filter(
         at_this_moment, Q(gpu=None) | Q(gpu=OuterRef("pk")), host=OuterRef("host")
     )
-    free = Q(state__in=BOOKABLE) & ~Exists(held) & ~Exists(closed)
-    gpus = Gpu.objects.annotate(is_free=free).order_by().values_list("model_id", "host_id")
+    # Holds of a GPU never overlap: one look at the last that has begun, however many there were before.
+    begun = Hold.objects.filter(gpu=OuterRef("pk"), starts_at__lte=now).order_by("-starts_at")
+    held_until = Coalesce(Subquery(begun.values("ends_at")[:1]), Value(now))
+    free = Q(state__in=_UNUSED) & Q(held_until__lte=now) & Q(~Exists(closed))
+    gpus = Gpu.objects.annotate(held_until=held_until).order_by().values("model_id", "host_id")
     blocks: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    counted = gpus.annotate(count=Count("pk"), spare=Count("pk", filter=Q(is_free=True)))
-    for model_id, _host_id, count, spare in counted:
+    counted = gpus.annotate(count=Count("pk"), spare=Count("pk", filter=free))
+    for model_id, count, spare in counted.values_list("model_id", "count", "spare"):
         blocks[model_id].append((count, spare))
     return [_room(model, blocks[model.pk]) for model in models if model.pk in blocks]
 

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from django.db import connection
-from django.db.models import Field, Model, QuerySet
+from django.db.models import BooleanField, F, Field, Func, Model, QuerySet
+from django.db.models.expressions import RawSQL
 
 Value = datetime | UUID | str | int
 Row = tuple[Any, ...]
@@ -24,13 +25,31 @@ NOBODY = UUID(int=0)
 
 @dataclass(frozen=True)
 class _Built:
-    """The statement, what it is given in each place: a constant, or the value of a name."""
+    """The statement, what it is given in each place: a constant, or the value of a name.
+
+    A plan of the `kept` one for values that the planner cannot see is as good as one for those that it can.
+    """
 
     statement: str
+    kept: str
     constants: tuple[Any, ...]
     names: Mapping[int, str]
     compiler: Any
     converters: dict[int, Any]
+
+
+class Among(Func):
+    """Whether the first is among the rows of the second."""
+
+    arity = 2
+    output_field = BooleanField()
+    template = "%(expressions)s"
+    arg_joiner = " IN "
+
+    def as_postgresql(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        """Of `IN` the planner would have to guess how often it holds, and it guesses that it often does."""
+        wanted = {"template": "%(expressions)s)", "arg_joiner": " = ANY(ARRAY"}
+        return self.as_sql(compiler, connection, **wanted, **context)
 
 
 class Prepared:
@@ -45,18 +64,30 @@ class Prepared:
 
     def rows(self, **values: Value) -> list[Row]:
         """The answer, in the types of the columns."""
+        built, given = self._given(values)
+        with connection.cursor() as cursor:
+            cursor.execute(built.kept, given)
+            rows: Iterable[Row] = cursor.fetchall()
+        if built.converters:
+            rows = map(tuple, built.compiler.apply_converters(rows, built.converters))
+        return list(rows)
+
+    def has(self, name: str, **values: Value) -> Among:
+        """A condition for another query: that a field of it is among the rows, which have one column.
+
+        The database reads them once and then looks for them, by an index if the field has one.
+        """
+        built, given = self._given(values)
+        return Among(F(name), RawSQL(built.statement, given))  # noqa: S611 - the ORM's own
+
+    def _given(self, values: Mapping[str, Value]) -> tuple[_Built, list[Any]]:
         built = self._built.get(connection.vendor)
         if built is None:
             built = self._built[connection.vendor] = self._make(values)
         given = list(built.constants)
         for place, name in built.names.items():
             given[place] = adapted(values[name])
-        with connection.cursor() as cursor:
-            cursor.execute(built.statement, given)
-            rows: Iterable[Row] = cursor.fetchall()
-        if built.converters:
-            rows = map(tuple, built.compiler.apply_converters(rows, built.converters))
-        return list(rows)
+        return built, given
 
     def _make(self, values: Mapping[str, Value]) -> _Built:
         """Each value is changed in turn, to see which places of the statement it goes to."""
@@ -69,10 +100,8 @@ class Prepared:
                 raise TypeError(f"the value {name} does more to the query than to be compared with")
             names |= dict.fromkeys(places, name)
         converters = compiler.get_converters([column for column, _sql, _alias in compiler.select])
-        if connection.vendor == "postgresql":
-            # A plan for values that the planner cannot see is as good as one for these, so it is kept.
-            statement = statement.replace("%s", "(SELECT %s)")
-        return _Built(statement, constants, names, compiler, converters)
+        kept = statement.replace("%s", "(SELECT %s)") if connection.vendor == "postgresql" else statement
+        return _Built(statement, kept, constants, names, compiler, converters)
 
     def _compiled(self, values: Mapping[str, Value]) -> tuple[Any, str, tuple[Any, ...]]:
         compiler = self._build(**values).query.get_compiler(connection.alias)

@@ -19,10 +19,12 @@ from leasing.checks import require_guards  # noqa: E402 - needs the settings
 from portal.bodies import bounded  # noqa: E402 - needs the settings
 from portal.console.gateway import Receive, Scope, Send, serve_console  # noqa: E402 - needs the settings
 from portal.logs import WithoutFeedSecrets  # noqa: E402 - needs the settings
+from portal.settling import settle  # noqa: E402 - needs the settings
 from portal.threads import in_database_thread  # noqa: E402 - needs the settings
 
 # uvicorn writes its access log by itself, and not through Django's handlers.
 logging.getLogger("uvicorn.access").addFilter(WithoutFeedSecrets())
+settle()
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:

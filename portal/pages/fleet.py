@@ -11,7 +11,7 @@ from uuid import UUID
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.paginator import Paginator
-from django.db.models import Prefetch, QuerySet
+from django.db.models import Prefetch, Q, QuerySet
 from django.http import HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
@@ -26,7 +26,8 @@ from leasing.cards import card_at, history_of, seal_of
 from leasing.errors import InvalidRequest, NotVisible
 from leasing.fleet_search import ATTENTION, count_gpus, count_hosts, find_hosts, gpus_with_next_hold
 from leasing.maintenance.service import open_closures
-from leasing.maintenance.standing import Standing, standing_of
+from leasing.maintenance.standing import Standing, standings_of
+from leasing.models import Closure
 from leasing.packing import room_now
 from leasing.states.gpu import TRANSITIONS, GpuEvent, GpuState
 from leasing.timing import HOST_SILENT_AFTER
@@ -74,11 +75,7 @@ def gpu(request: PersonRequest, gpu_id: UUID) -> HttpResponse:
         "scrubs": found.scrubs.select_related("lease")[:SHOWN_SCRUBS],
         "life": [happening(entry) for entry in history_of(found)[:SHOWN_ENTRIES]],
         "leases": service.leases_on(found, now=now),
-        "closed": [
-            standing_of(one, now=now)
-            for one in open_closures(now=now).filter(host=found.host_id)
-            if one.gpu_id in (None, found.pk)
-        ],
+        "closed": standings_of(_closures_of(found, now), now=now),
         "may_operate": policy.is_operator(request.user),
         "may_readmit": (GpuState(found.state), GpuEvent.READMIT) in TRANSITIONS,
         "may_withdraw": (GpuState(found.state), GpuEvent.WITHDRAW) in TRANSITIONS,
@@ -165,9 +162,13 @@ def _hosts(name: str, show: str, now: datetime) -> QuerySet[Host]:
 
 def _rows(hosts: list[Host], *, now: datetime) -> list[dict[str, Any]]:
     closed: dict[UUID, list[Standing]] = defaultdict(list)
-    for closure in open_closures(now=now).filter(host__in=hosts):
-        closed[closure.host_id].append(standing_of(closure, now=now))
+    for standing in standings_of(open_closures(now=now).filter(host__in=hosts), now=now):
+        closed[standing.closure.host_id].append(standing)
     return [_row(host, closed[host.pk]) for host in hosts]
+
+
+def _closures_of(gpu: Gpu, now: datetime) -> QuerySet[Closure]:
+    return open_closures(now=now).filter(Q(gpu=None) | Q(gpu=gpu), host=gpu.host_id)
 
 
 def _row(host: Host, closed: list[Standing]) -> dict[str, Any]:

@@ -73,7 +73,8 @@ def home_live(request: PersonRequest) -> HttpResponse:
 def workstations(request: PersonRequest) -> HttpResponse:
     """Own ones for members, those of the team for approvers, all for auditors."""
     wanted = request.GET.get("state", "")
-    leases = policy.visible_leases(request.user)
+    led = [one for one, roles in roles_in(request, request.user).items() if "approver" in roles]
+    leases = policy.visible_leases(request.user, led=led)
     if wanted == "open":
         leases = leases.filter(state__in=HOLDING)
     elif wanted in LeaseState.__members__.values():
@@ -86,8 +87,7 @@ def workstations(request: PersonRequest) -> HttpResponse:
 def _mine(request: PersonRequest, now: datetime) -> dict[str, Any]:
     person = request.user
     member_of = {tenant.pk for tenant, roles in roles_in(request, person).items() if "member" in roles}
-    visible = policy.visible_leases(person).prefetch_related("segments", "steps")
-    mine = visible.filter(owner=person)
+    mine = policy.own_leases(person).prefetch_related("segments", "steps")
     open_ones = mine.filter(state__in=[*ON_HOST, LeaseState.SCHEDULED, LeaseState.REQUESTED])
     of_state = defaultdict(list)
     for lease in open_ones.order_by("starts_at", "ends_at"):
@@ -95,6 +95,7 @@ def _mine(request: PersonRequest, now: datetime) -> dict[str, Any]:
     running = sorted((lease for state in ON_HOST for lease in of_state[state]), key=attrgetter("ends_at"))
     coming = _rows(of_state[LeaseState.SCHEDULED])
     shares = shared_with(person)
+    visible = policy.visible_leases(person).prefetch_related("segments", "steps")
     shared = visible.filter(pk__in=shares).exclude(owner=person).order_by("ends_at") if shares else ()
     return {
         "offers": offered_to(person),

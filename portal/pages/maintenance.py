@@ -24,7 +24,7 @@ from leasing.errors import DomainError, NotVisible
 from leasing.fleet import present_host
 from leasing.maintenance import service
 from leasing.maintenance.plan import Plan, Unmovable
-from leasing.maintenance.standing import standing_of
+from leasing.maintenance.standing import standings_of
 from leasing.models import Closure
 from portal.api.problems import status_of
 from portal.middleware import PersonRequest
@@ -102,7 +102,7 @@ def closures(request: PersonRequest) -> HttpResponse:
     policy.require_fleet_reader(request.user)
     now = timezone.now()
     context = {
-        "open": [standing_of(one, now=now) for one in service.open_closures(now=now)],
+        "open": standings_of(service.open_closures(now=now), now=now),
         "past": service.closures().filter(ends_at__lte=now)[:SHOWN_PAST],
         "may_operate": policy.is_operator(request.user),
     }

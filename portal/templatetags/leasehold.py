@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from django import template
 from django.templatetags.static import static
-from django.utils import formats, timezone
+from django.utils import formats, timezone, translation
 from django.utils.dates import WEEKDAYS_ABBR
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
@@ -74,6 +75,7 @@ def month_words(month: str) -> str:
 
 
 @register.simple_tag
+@lru_cache(maxsize=512)
 def icon(name: str, classes: str = "") -> SafeString:
     """An icon of the sprite. It only decorates: a word stands beside it."""
     sprite = static("vendor/lucide/sprite.svg")
@@ -133,12 +135,9 @@ def moment(at: datetime | None) -> SafeString | str:
     """A time in the reader's zone, as short as it can be said; UTC in its title."""
     if at is None:
         return "–"
-    return format_html(
-        '<time datetime="{}" title="{}">{}</time>',
-        at.astimezone(UTC).isoformat(timespec="seconds"),
-        f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
-        moment_words(at),
-    )
+    iso = at.astimezone(UTC).isoformat(timespec="seconds")
+    title = f"{iso[:10]} {iso[11:19]} UTC"
+    return format_html('<time datetime="{}" title="{}">{}</time>', iso, title, moment_words(at))
 
 
 @register.filter
@@ -338,10 +337,12 @@ def _look(shown: Lease | Gpu | Look) -> Look:
 
 
 def _pill(look: Look) -> SafeString:
-    moving = "turning" if look.moving else ""
-    return format_html(
-        '<span class="state tone-{}">{}{}</span>', look.tone, icon(look.icon, moving), look.word
-    )
+    return _pill_of(look.tone, look.icon, str(look.word), "turning" if look.moving else "")
+
+
+@lru_cache(maxsize=512)
+def _pill_of(tone: str, icon_name: str, word: str, moving: str) -> SafeString:
+    return format_html('<span class="state tone-{}">{}{}</span>', tone, icon(icon_name, moving), word)
 
 
 def _said(at: datetime, today: datetime) -> str:
@@ -354,6 +355,12 @@ def _said(at: datetime, today: datetime) -> str:
         pattern = pgettext("day, month and time", "j M H:i")
     else:
         pattern = pgettext("day, month, year and time", "j M Y H:i")
+    return _written(at.replace(tzinfo=None), pattern, translation.get_language())
+
+
+@lru_cache(maxsize=4096)
+def _written(at: datetime, pattern: str, _language: str) -> str:
+    """Large pages say hundreds of moments, and the same again when they are fetched anew."""
     return formats.date_format(at, pattern)
 
 

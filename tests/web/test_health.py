@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from importlib import import_module, reload
+
 import pytest
 from django.db import connection
 from django.test import Client
@@ -33,3 +36,12 @@ def test_not_ready_without_a_broker_or_a_guard() -> None:
     assert guard.name in checks["guards"]["fault"]
     assert checks["database"]["ok"]
     assert checks["migrations"]["ok"]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("entry", ["portal.asgi", "portal.wsgi"])
+def test_what_stays_is_spared_the_garbage_collector(entry: str) -> None:
+    module = import_module(entry)
+    gc.unfreeze()
+    reload(module)
+    assert gc.get_freeze_count() > 100_000
