@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 
+from leasing.availability.sweep import lease_span, longest
 from leasing.holds import pool_of, window
 from leasing.models import Flavor, Person, Tenant
 from leasing.obstacles import InTheWay, in_the_way
-from leasing.openings.search import first_start, is_open, latest_end
-from leasing.openings.spans import FOREVER, MICROSECOND, moment
+from leasing.openings.search import first_start, is_open, latest_end, longest_open
+from leasing.openings.spans import FOREVER, MICROSECOND, Span, micros, moment
 from leasing.openings.upkeep import span_of
 from leasing.pricing import Quote, quote_lease, rate_of
 from leasing.reasons import because
@@ -104,6 +105,22 @@ def longest_end(flavor: Flavor, starts_at: datetime, *, until: datetime, now: da
         return None
     ends_at = until if free_until == FOREVER else min(until, moment(free_until) - _turnaround(flavor))
     return ends_at if ends_at - starts_at >= SHORTEST_LEASE else None
+
+
+def bookable(flavor: Flavor, since: datetime, until: datetime, *, now: datetime) -> list[Span]:
+    """The windows in `[since, until)` that leases of the flavor could have, none within another, by start.
+
+    A lease can be had if one of them contains it. What goes on after `until` is cut there.
+    """
+    lead, turnaround = _lead(flavor), _turnaround(flavor)
+    begins = max(since - lead, now)
+    if begins >= until:
+        return []
+    found = longest_open(pool_of(flavor), micros(begins), micros(until + turnaround))
+    leases = (lease_span(*one, lead=lead, turnaround=turnaround, now=now) for one in found)
+    long_enough = [one for one in leases if one.ends - one.starts >= SHORTEST_LEASE // MICROSECOND]
+    cut = (Span(one.starts, min(one.ends, micros(until))) for one in long_enough)
+    return [one for one in longest(cut) if one.starts < one.ends]
 
 
 def near_misses(

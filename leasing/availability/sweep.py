@@ -96,18 +96,19 @@ def leasable(
     for free in groups:
         for one in openings(free):
             if one.gpus >= count:
-                span = _inside(one.starts, one.ends, lead // MICROSECOND, turnaround // MICROSECOND, now)
+                span = lease_span(one.starts, one.ends, lead=lead, turnaround=turnaround, now=now)
                 if span.ends - span.starts >= SHORTEST_LEASE // MICROSECOND:
                     found.add(span)
-    return list(_longest(found))
+    return list(longest(found))
 
 
-def _inside(starts: int, ends: int, lead: int, turnaround: int, now: datetime) -> Span:
-    begins = micros(now) if starts <= micros(now) else starts + lead
-    return Span(begins, ends if ends == FOREVER else ends - turnaround)
+def lease_span(starts: int, ends: int, *, lead: timedelta, turnaround: timedelta, now: datetime) -> Span:
+    """What a lease has of GPUs that are free in `[starts, ends)`; it may have no length, or less."""
+    begins = micros(now) if starts <= micros(now) else starts + lead // MICROSECOND
+    return Span(begins, ends if ends == FOREVER else ends - turnaround // MICROSECOND)
 
 
-def _longest(spans: Iterable[Span]) -> Iterator[Span]:
+def longest(spans: Iterable[Span]) -> Iterator[Span]:
     """Those that lie in no other."""
     reached = 0
     for span in sorted(spans, key=lambda one: (one.starts, -one.ends)):

@@ -17,7 +17,7 @@ from functools import lru_cache
 
 from leasing.locking import lock_of
 from leasing.models import Block, Opening
-from leasing.openings.spans import ALWAYS, FOREVER, LAST_BOUNDED, QUARTER, UNENDING, classes_from
+from leasing.openings.spans import ALWAYS, FOREVER, LAST_BOUNDED, QUARTER, UNENDING, Span, classes_from
 from leasing.statements import ask, ask_rows, columns_of
 
 TABLE = Opening._meta.db_table
@@ -61,6 +61,14 @@ def first_start(pool: Pool, starts: int, ends: int, *, length: int) -> int | Non
 def latest_end(pool: Pool, starts: int) -> int | None:
     """How long GPUs of the pool that are free at `starts` stay free together, at most."""
     return _answer(_LATEST_END, _values(pool, starts, starts))
+
+
+def longest_open(pool: Pool, starts: int, ends: int) -> list[Span]:
+    """The openings of the pool that touch `[starts, ends)` and lie in no other of them, by start.
+
+    What was open before counts from `starts` on. This one does look through all openings of the model.
+    """
+    return [Span(*row) for row in ask(_LONGEST_OPEN, _values(pool, starts, ends))]
 
 
 def most_open(pool: Pool, starts: int, ends: int) -> int:
@@ -227,6 +235,19 @@ _FIRST_START = (
 )
 _MOST_OPEN = f"{_WHERE}, {_WIDTHS} SELECT max(w.gpus) {_EACH} WHERE {_covering()} IS NOT NULL"
 _LATEST_END = f"{_WHERE}, {_WIDTHS} SELECT max({_LASTING}) {_EACH}"
+_LONGEST_OPEN = f"""WITH RECURSIVE {_ASKED}, {_SCOPES}, {_WIDTHS},
+    touching(starts, ends) AS (
+        SELECT CASE WHEN o.starts > a.starts THEN o.starts ELSE a.starts END, o.ends
+        FROM asked a CROSS JOIN widths w CROSS JOIN scopes s JOIN {TABLE} o
+            ON o.model_id = a.model_id AND o.scope = s.scope AND o.gpus = w.gpus
+        WHERE o.starts < a.ends AND o.ends > a.starts
+    ),
+    reached(starts, ends, sooner) AS (
+        SELECT starts, ends, max(ends) OVER (
+            ORDER BY starts, ends DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+        ) FROM touching
+    )
+    SELECT starts, ends FROM reached WHERE sooner IS NULL OR ends > sooner ORDER BY starts"""
 
 
 # Each try is for more GPUs than the one before, and the last one may have found a block.

@@ -21,7 +21,8 @@ from leasing.pricing import rates_of
 from leasing.series import book_series
 from portal.middleware import PersonRequest
 from portal.pages.booking_form import LENGTHS, WEEKS, BookingForm, Choices, add_domain_error, choices_for
-from portal.pages.offers import Offer, RepeatedOffer, offer_of
+from portal.pages.offers import offer_of
+from portal.pages.timeline import timeline_of
 
 
 @login_required
@@ -31,16 +32,15 @@ def book(request: PersonRequest) -> HttpResponse:
     if request.method != "POST":
         suggested = _suggested(request, choices)
         form = BookingForm(request.user, choices, initial=suggested)
-        return _page(
-            request, choices, form, offer_of(BookingForm(request.user, choices, suggested), now), now
-        )
+        return _page(request, choices, form, BookingForm(request.user, choices, suggested), now)
     form = BookingForm(request.user, choices, request.POST)
     if "show_price" in request.POST:
-        return _page(request, choices, form, offer_of(form, now), now)
+        return _page(request, choices, form, form, now)
     booked = _booked(request, form, now) if form.is_valid() else None
     if booked is None:
-        offer = offer_of(BookingForm(request.user, choices, request.POST), now)
-        return _page(request, choices, form, offer, now, status=400)
+        return _page(
+            request, choices, form, BookingForm(request.user, choices, request.POST), now, status=400
+        )
     messages.success(request, _booked_words(booked))
     return redirect("series" if isinstance(booked, Series) else "workstation", booked.pk)
 
@@ -85,9 +85,14 @@ def _suggested(request: PersonRequest, choices: Choices) -> dict[str, Any]:
         "when": "now",
         "length": "4h",
     }
-    names = ("tenant", "flavor", "image", "when", "starts_at", "length", "ends_at", "last_on", "every_weeks")
-    chosen = {name: request.GET[name] for name in names if name in request.GET}
+    chosen = {name: request.GET[name] for name in _IN_ADDRESS if name in request.GET}
     return first | chosen | {"weekdays": request.GET.getlist("weekdays")}
+
+
+_IN_ADDRESS = (
+    *("tenant", "flavor", "image", "when", "starts_at", "length", "ends_at"),
+    *("last_on", "every_weeks", "days"),
+)
 
 
 def _first_slug(listed: Sequence[Tenant | Flavor | Image]) -> str | None:
@@ -98,15 +103,16 @@ def _page(
     request: PersonRequest,
     choices: Choices,
     form: BookingForm,
-    offer: Offer | RepeatedOffer | None,
+    asked: BookingForm,
     now: datetime,
     *,
     status: int = 200,
 ) -> HttpResponse:
+    """`form` is shown with its faults; `asked` has the same choice, and what is offered is for it."""
     rates = rates_of(choices.flavors, at=now)
     context = {
         "form": form,
-        "offer": offer,
+        "offer": offer_of(asked, now),
         "flavors": [(flavor, rates.get(flavor.pk)) for flavor in choices.flavors],
         "images": choices.images,
         "tenants": choices.tenants,
@@ -115,5 +121,7 @@ def _page(
         "weekdays": form.fields["weekdays"].choices,  # type: ignore[attr-defined]
         "repeated_on": set(map(str, form["weekdays"].value() or [])),
         "weeks": WEEKS.items(),
+        "timeline": timeline_of(asked, asked.data["days"], now) if "days" in asked.data else None,
+        "timeline_address": asked.address(days=""),
     }
     return render(request, "book/book.html", context, status=status)

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
+from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
 from django import forms
+from django.urls import reverse
 from django.utils.dates import WEEKDAYS_ABBR
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -94,7 +96,7 @@ def choices_for(person: Person) -> Choices:
     tenants = list(policy.tenants_with_role(person, "member").order_by("name"))
     if not tenants:
         raise NotVisible(_("You are not a member of any team, so you cannot book."))
-    flavors = Flavor.objects.filter(offered=True).select_related("model")
+    flavors = Flavor.objects.filter(offered=True).select_related("model").order_by("gpu_count", "name")
     return Choices(tenants, list(flavors), list(Image.objects.filter(offered=True)))
 
 
@@ -161,6 +163,12 @@ class BookingForm(forms.Form):
             ends_at: datetime = self.cleaned_data["ends_at"]
             return ends_at
         return (self.starts() or now) + LENGTHS[self.cleaned_data["length"]][1]
+
+    def address(self, **changes: str) -> str:
+        """The book page with the choice so far, changed."""
+        names = ("tenant", "flavor", "image", "when", "starts_at", "length", "ends_at", "days")
+        chosen = {name: self.data[name] for name in names if name in self.data}
+        return f"{reverse('book')}?{urlencode(chosen | changes)}"
 
     @property
     def is_repeated(self) -> bool:

@@ -153,9 +153,7 @@ class Drawing:
     now: datetime
 
     def across(self, starts_at: datetime, ends_at: datetime) -> Across:
-        whole = self.edges[-1] - self.edges[0]
-        x, width = 100 * (starts_at - self.edges[0]) / whole, 100 * (ends_at - starts_at) / whole
-        return Across(f"{x:.3f}%", f"{width:.3f}%", width)
+        return lay_across((self.edges[0], self.edges[-1]), starts_at, ends_at)
 
     def ticks(self, view: View) -> list[Tick]:
         at = self.edges[:-1] if view is View.DAY else days_of(self.edges, self.zone)
@@ -229,6 +227,13 @@ class Drawing:
         if not self.may_book or self.pool.flavor is None:
             return ""
         return book_address(self.pool.flavor, starts_at, ends_at, zone=self.zone, now=self.now)
+
+
+def lay_across(whole: tuple[datetime, datetime], starts_at: datetime, ends_at: datetime) -> Across:
+    """Where a part of a window lies in it."""
+    length = whole[1] - whole[0]
+    x, width = 100 * (starts_at - whole[0]) / length, 100 * (ends_at - starts_at) / length
+    return Across(f"{x:.3f}%", f"{width:.3f}%", width)
 
 
 def book_address(

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
-from django.urls import reverse
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
@@ -110,7 +108,7 @@ def _single(form: BookingForm, slot: Slot) -> Proposal:
     """One booking by itself, on a date of a repeated one; in whole minutes that lie within it."""
     window = {"starts_at": _local(form, slot.starts_at + _to_whole_minute(slot.starts_at))}
     window["ends_at"] = _local(form, slot.ends_at)
-    return Proposal("", None, slot, _address(form, when="at", length=UNTIL, **window))
+    return Proposal("", None, slot, form.address(when="at", length=UNTIL, **window))
 
 
 def _once(form: BookingForm, now: datetime) -> Offer:
@@ -147,13 +145,13 @@ def _proposals(form: BookingForm, flavor: Flavor, asked: datetime, nearly: NearM
     shorter = nearly.shorter
     if shorter is not None and _whole_minute(shorter.ends_at) - shorter.starts_at >= SHORTEST_LEASE:
         ends_at = _local(form, _whole_minute(shorter.ends_at))
-        yield Proposal(_("shorter"), None, shorter, _address(form, length=UNTIL, ends_at=ends_at))
+        yield Proposal(_("shorter"), None, shorter, form.address(length=UNTIL, ends_at=ends_at))
     for slot in nearly.later:
-        yield Proposal(_("later"), None, slot, _address(form, **_moved(form, slot)))
+        yield Proposal(_("later"), None, slot, form.address(**_moved(form, slot)))
     for other, slot in nearly.others:
         how = _("smaller") if other.model_id == flavor.model_id else _("another")
         when = {} if slot.starts_at == asked else _moved(form, slot)
-        yield Proposal(how, other, slot, _address(form, flavor=other.slug, **when))
+        yield Proposal(how, other, slot, form.address(flavor=other.slug, **when))
 
 
 def _moved(form: BookingForm, slot: Slot) -> dict[str, str]:
@@ -163,13 +161,6 @@ def _moved(form: BookingForm, slot: Slot) -> dict[str, str]:
     if form.data.get("length") == UNTIL:
         when["ends_at"] = _local(form, slot.ends_at + by)
     return when
-
-
-def _address(form: BookingForm, **changes: str) -> str:
-    """This page with the choice so far, changed."""
-    names = ("tenant", "flavor", "image", "when", "starts_at", "length", "ends_at")
-    chosen = {name: form.data[name] for name in names if name in form.data}
-    return f"{reverse('book')}?{urlencode(chosen | changes)}"
 
 
 def _local(form: BookingForm, at: datetime) -> str:

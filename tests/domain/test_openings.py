@@ -36,12 +36,14 @@ from leasing.openings.spans import (
     gaps,
     length_classes,
     micros,
+    moment,
     openings,
     touching,
 )
 from leasing.openings.upkeep import forget_past, rebuild, refresh_host
-from leasing.slots import find_start, longest_end
+from leasing.slots import bookable, find_start, longest_end
 from leasing.states.gpu import GpuEvent
+from leasing.timing import SHORTEST_LEASE
 from leasing.transitions import TransitionRefused, apply_gpu_event
 from tests.domain.ground import NOW, Ground
 from tests.domain.oracle import MINUTE, Oracle
@@ -324,6 +326,12 @@ class Fleet(RuleBasedStateMachine):
         until = earliest + duration
         longest = longest_end(flavor, earliest, until=until, now=self.now)
         assert longest == oracle.longest_end(earliest, until)
+        far = earliest + 3 * LENGTH * MINUTE
+        spans = bookable(flavor, earliest, far, now=self.now)
+        for start in (earliest, until, far - SHORTEST_LEASE):
+            ends = [moment(span.ends) for span in spans if moment(span.starts) <= start < moment(span.ends)]
+            lasting = [end for end in ends if end - start >= SHORTEST_LEASE]
+            assert max(lasting, default=None) == oracle.longest_end(start, far)
 
     def oracle(self, flavor: Flavor) -> Oracle:
         return Oracle(flavor, now=self.now, horizon=self.now + (HORIZON - NOW))
@@ -341,3 +349,41 @@ def test_every_answer_is_the_slow_truth() -> None:
     run_state_machine_as_test(Fleet if OTHERS else seed(SEED)(Fleet), settings=chosen)
     # What is drawn from one seed also depends on which modules are loaded by then.
     assert min(Fleet.told["booked"], Fleet.told["asked"]) > FLEETS // 3
+
+
+@pytest.mark.django_db
+def test_windows_of_leases_overlap_where_another_host_goes_on_longer() -> None:
+    """The first GPU is free until 60 and again from 240; the second from 30 until 150, and never again."""
+    ground = Ground()
+    first, other = Gpu.objects.filter(host=ground.host)[:1].get(), ground.host
+    Gpu.objects.exclude(pk=first.pk).delete()
+    second_host = Host.objects.create(
+        name="second", account="second", signing_key="2" * 64, key_id="2" * 16, sealing_key="2" * 64
+    )
+    second = Gpu.objects.create(
+        host=second_host, model=ground.model, address="0000:02:00.0", numa_node=0, state="clean",
+        state_since=NOW, share_vcpus=1, share_memory_mib=1, share_disk_gib=1,
+    )  # fmt: skip
+
+    def close(gpu: Gpu, starts: int, ends: int | None) -> None:
+        ends_at = None if ends is None else NOW + ends * MINUTE
+        Closure.objects.create(
+            host=gpu.host, gpu=gpu, starts_at=NOW + starts * MINUTE, ends_at=ends_at, created_at=NOW
+        )
+
+    close(first, 60, 240)
+    close(second, 0, 30)
+    close(second, 150, None)
+    for host in (other, second_host):
+        rebuild(host.pk)
+    lead = ground.model.lead_seconds // 60
+    turnaround = ground.model.turnaround_seconds // 60
+
+    def windows(since: int, until: int) -> list[tuple[int, int]]:
+        found = bookable(ground.flavor, NOW + since * MINUTE, NOW + until * MINUTE, now=NOW)
+        return [((moment(a) - NOW) // MINUTE, (moment(b) - NOW) // MINUTE) for a, b in found]
+
+    overlapping = [(0, 60 - turnaround), (30 + lead, 150 - turnaround)]
+    assert windows(0, 300) == [*overlapping, (240 + lead, 300)]
+    assert windows(40, 100) == [(40, 100)], "what began before is cut, and what lies within is left out"
+    assert windows(160, 200) == []
