@@ -7,8 +7,10 @@ from datetime import datetime
 
 from hosts.models import Host
 from hosts.protocol import messages as m
+from leasing.actors import Actor
+from leasing.audit.log import record
 from leasing.models import Guest, Lease
-from leasing.reports.subjects import NotTheirs
+from leasing.reports.subjects import NotTheirs, lease_of
 
 
 def take_guests(host: Host, told: Iterable[m.GuestFacts], *, at: datetime, now: datetime) -> str:
@@ -30,6 +32,26 @@ def _note_use(lease: Lease, facts: m.GuestFacts, *, at: datetime) -> None:
         used_at = min(facts.used_at, at)
         unused = Lease.objects.filter(pk=lease.pk, first_used_at=None)
         unused.update(first_used_at=used_at, last_used_at=used_at)
+
+
+def record_errors(host: Host, event: m.GuestErrors, *, at: datetime, now: datetime) -> str:
+    """Errors of GPUs in the guest's words: for the lease's history, and the GPU's if it is clear which."""
+    lease = lease_of(host, event.lease_id)
+    gpus = set(lease.holds.values_list("gpu", flat=True))
+    for error in event.errors:
+        subjects = [f"lease:{lease.pk}"] + ([f"gpu:{error.gpu_id}"] if error.gpu_id in gpus else [])
+        for subject in subjects:
+            record(
+                action="gpu.guest-error",
+                actor=Actor.of_host(host),
+                subject=subject,
+                tenant=lease.tenant,
+                effective_at=min(at, now),
+                now=now,
+                reason=f"Xid {error.code}: {error.text}",
+                lease=str(lease.pk),
+            )
+    return "applied"
 
 
 def forget_answers(lease: Lease) -> None:

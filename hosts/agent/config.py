@@ -38,7 +38,8 @@ class Rom(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The operator's decisions, all of which may be left out. Times in seconds.
 
-    `image_mib_per_second` bounds how fast images are fetched; 0 is as fast as they come.
+    `image_mib_per_second` bounds how fast images are fetched; 0 is as fast as they come. `read_gpu_errors`:
+    guests whose agent permits it are made to run `dmesg`.
     """
 
     state_directory: Path = Path("/var/lib/leasehold")
@@ -58,6 +59,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     check_up_seconds: Seconds = 3600.0
     watch_seconds: Seconds = 1.0
     guest_seconds: Seconds = 10.0
+    read_gpu_errors: bool = False
     reconcile_seconds: Seconds = 60.0
     stop_machines_on_exit: bool = False
 

@@ -65,7 +65,7 @@ class GuestWord:
 def ask(host: MachineHost, name: str) -> GuestWord | None:
     """None if no agent answers."""
     try:
-        _call(host, name, "guest-ping", msgspec.Raw)
+        call(host, name, "guest-ping", msgspec.Raw)
     except HypervisorError:
         return None
     word = GuestWord()
@@ -78,7 +78,7 @@ def ask(host: MachineHost, name: str) -> GuestWord | None:
 def ask_to_stop(host: MachineHost, name: str) -> bool:
     """Whether an agent was there to be asked. It does not answer that it obeys."""
     try:
-        _call(host, name, "guest-ping", msgspec.Raw)
+        call(host, name, "guest-ping", msgspec.Raw)
     except HypervisorError:
         return False
     with suppress(HypervisorError):
@@ -100,7 +100,7 @@ def _parts(host: MachineHost, name: str) -> Iterator[dict[str, Any]]:
 def _tried(host: MachineHost, name: str, command: str, kind: type[T]) -> T | None:
     """None if the agent refuses this command, or says what cannot be understood."""
     try:
-        return _call(host, name, command, kind)
+        return call(host, name, command, kind)
     except GuestSilent:
         raise
     except HypervisorError as error:
@@ -108,9 +108,10 @@ def _tried(host: MachineHost, name: str, command: str, kind: type[T]) -> T | Non
         return None
 
 
-def _call(
+def call(
     host: MachineHost, name: str, command: str, kind: type[T], arguments: Mapping[str, Any] | None = None
 ) -> T:
+    """What the agent returns; HypervisorError if it refuses, or what it says is not of that kind."""
     answer = host.ask_guest(name, command, arguments or {}, seconds=ANSWER_SECONDS)
     if len(answer) > LARGEST_ANSWER:
         raise HypervisorError(f"The guest of {name} says more than anybody would listen to.")

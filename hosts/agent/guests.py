@@ -15,12 +15,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from hosts.agent import guest
+from hosts.agent import gpu_errors, guest
 from hosts.agent.guest import GuestWord
 from hosts.agent.machines import HypervisorError, MachineFacts
 from hosts.agent.rig import Rig
 from hosts.agent.use import Sample, Seen
-from hosts.protocol.guests import Answers, GuestFacts, Guests
+from hosts.protocol.guests import Answers, GuestErrors, GuestFacts, Guests
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,8 @@ class _Known:
     word: GuestWord | None = None
     answers: Answers = "none"
     ask_at: float = 0.0
+    looks_for_errors: bool = True
+    looking: int | None = None
     told: GuestFacts | None = field(default=None)
 
 
@@ -102,8 +104,27 @@ class GuestWatch:
             known.answers = "agent"
         else:
             known.answers = "ssh" if self._greets_by_ssh(lease_id) else "none"
+        if known.word is not None and self._rig.config.read_gpu_errors and known.looks_for_errors:
+            self._look_for_errors(facts.name, lease_id, known)
         rests = known.answers != "none" or self._clock() - began > WAITED_SECONDS
         known.ask_at = self._clock() + (PAUSE_SECONDS if rests else 0.0)
+
+    def _look_for_errors(self, name: str, lease_id: UUID, known: _Known) -> None:
+        """What was asked for the last time is told now, and it is asked again; nobody waits for it."""
+        if known.looking is not None:
+            self._tell_errors(lease_id, gpu_errors.result(self._rig.hypervisor, name, known.looking))
+        known.looking = gpu_errors.begin(self._rig.hypervisor, name)
+        known.looks_for_errors = known.looking is not None
+
+    def _tell_errors(self, lease_id: UUID, lines: list[gpu_errors.Line]) -> None:
+        with self._rig.journal.transaction():
+            machine = self._rig.machines.get(lease_id)
+            if machine is None or machine.state != "on" or self._rig.spool.spoken < GuestErrors.SINCE:
+                return
+            gpus = machine.provision.gpus if machine.provision else ()
+            if news := self._rig.errors_told.news(lease_id, lines, gpus):
+                told = GuestErrors(lease_id=lease_id, errors=tuple(news))
+                self._rig.spool.add(told, self._rig.spool.host_origin)
 
     def _greets_by_ssh(self, lease_id: UUID) -> bool:
         """A forwarded port may be open although nobody answers behind it: an SSH server speaks first."""

@@ -62,6 +62,7 @@ def _finish_release(job: Job) -> None:
             job.rig.gpus.put(order, "dirty", lease_id=None)
     job.rig.machines.set_state(goal.lease_id, "gone")
     job.rig.uses.drop(goal.lease_id)
+    job.rig.errors_told.drop(goal.lease_id)
     job.report(MachineGone(lease_id=goal.lease_id))
 
 

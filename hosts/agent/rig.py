@@ -10,6 +10,7 @@ from hosts.agent.bus import PciBus
 from hosts.agent.config import Config
 from hosts.agent.copies import Copies
 from hosts.agent.doctor.reader import Reader
+from hosts.agent.gpu_errors import ErrorsTold
 from hosts.agent.hardware import Hardware
 from hosts.agent.journal import Journal
 from hosts.agent.machines import MachineFacts, MachineHost
@@ -38,6 +39,7 @@ class Books:
     lanes: Lanes
     copies: Copies
     uses: Uses
+    errors_told: ErrorsTold
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ def open_books(*, config: Config, clock: Clock, journal: Journal, signer: Signer
         lanes=Lanes(journal, config.network),
         copies=Copies(journal, spool, host=config.host),
         uses=Uses(journal),
+        errors_told=ErrorsTold(journal),
     )
 
 

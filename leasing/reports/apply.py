@@ -291,6 +291,12 @@ def _guests(host: Host, report: m.Report, event: m.Guests, stored: ReceivedRepor
     return guests.take_guests(host, event.guests, at=report.occurred_at, now=now)
 
 
+def _guest_errors(
+    host: Host, report: m.Report, event: m.GuestErrors, stored: ReceivedReport, now: datetime
+) -> str:
+    return guests.record_errors(host, event, at=report.occurred_at, now=now)
+
+
 _HANDLERS: dict[type[m.Event], Handler] = {
     m.Accepted: _accepted,
     m.Refused: _refused,
@@ -312,6 +318,7 @@ _HANDLERS: dict[type[m.Event], Handler] = {
     m.CheckUp: _checked_up,
     m.ImageCopies: _copies,
     m.Guests: _guests,
+    m.GuestErrors: _guest_errors,
 }
 
 

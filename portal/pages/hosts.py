@@ -9,6 +9,7 @@ from uuid import UUID
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.db.models import Q
 from django.http import HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
@@ -122,7 +123,9 @@ def withdraw_token(request: PersonRequest, token_id: int) -> str:
 def _page(request: PersonRequest, found: Host) -> dict[str, Any]:
     now = timezone.now()
     may_operate = policy.is_operator(request.user)
-    entries = AuditEntry.objects.filter(subject=f"host:{found.pk}").order_by("-id")
+    gpus = [f"gpu:{gpu.pk}" for gpu in found.gpus.all()]
+    errors = Q(action="gpu.guest-error", subject__in=gpus)
+    entries = AuditEntry.objects.filter(Q(subject=f"host:{found.pk}") | errors).order_by("-id")
     return {
         "host": found,
         "silent": found.last_seen_at is None or now - found.last_seen_at > HOST_SILENT_AFTER,

@@ -151,6 +151,7 @@ ACTS: dict[str, str | Promise] = {
     "gpu.readmit": _("Intake asked for again"),
     "gpu.order": _("Ordered on the host"),
     "gpu.reset": _("Reset"),
+    "gpu.guest-error": _("An error of the GPU, as said by the guest"),
     "card.seen": _("First seen on its host"),
     "card.move": _("Moved to another place"),
     "card.change": _("Its identity changed"),

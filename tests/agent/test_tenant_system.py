@@ -15,7 +15,7 @@ from urllib.request import urlopen
 import pytest
 
 from appliance import initramfs
-from hosts.agent import guest
+from hosts.agent import gpu_errors, guest
 from hosts.agent.disks import create_scratch
 from hosts.agent.domain import Disk, domain_xml
 from hosts.agent.fragments import emulated_display, root_port
@@ -57,7 +57,7 @@ def test_a_tenant_comes_up_and_obeys_the_power_button(
         boot=open_kernel_image(
             tenant_image,
             sha256_of(tenant_image / "manifest.json"),
-            cmdline=f"leasehold.name=lease-one leasehold.try={outside} {secret}",
+            cmdline=f"leasehold.name=lease-one leasehold.try={outside} leasehold.xid=79 {secret}",
         ),
     )
     stops: queue.Queue[Stop] = queue.Queue()
@@ -79,6 +79,16 @@ def test_a_tenant_comes_up_and_obeys_the_power_button(
     wait_for(lambda: guest.ask(embedded, "lease-one") is not None)
     word = guest.ask(embedded, "lease-one")
     assert word == GuestWord("lease-one", "Leasehold tenant", ("10.0.2.15",), people=0)
+    pid = gpu_errors.begin(embedded, "lease-one")
+    assert pid is not None
+    lines: list[gpu_errors.Line] = []
+
+    def found() -> bool:
+        lines.extend(gpu_errors.result(embedded, "lease-one", pid))
+        return bool(lines)
+
+    wait_for(found)
+    assert [(line.code, line.bus) for line in lines] == [(79, 1)]
     wait_for(lambda: has_text(grab_picture(embedded.console_socket("lease-one"))))
     wait_for(lambda: f"leasehold does not reach {outside}" in spec.serial_log.read_text())
     outer.close()
