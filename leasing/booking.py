@@ -23,7 +23,7 @@ from leasing.membership.openness import require_open
 from leasing.models import Flavor, Image, Lease, Person, Tenant
 from leasing.prepared import insert
 from leasing.pricing import Quote, keep_terms, quote_lease
-from leasing.reasons import Reason, filled
+from leasing.reasons import filled
 from leasing.states.lease import LeaseState
 from leasing.tags import checked_tag
 from leasing.terms import Term
@@ -31,7 +31,7 @@ from leasing.timing import DECISION_WINDOW
 from leasing.transactions import atomically
 from leasing.wake import wake_control
 
-__all__ = ["Quote", "approval_reason", "quote_lease", "request_lease"]
+__all__ = ["Quote", "judge_booking", "quote_lease", "request_lease"]
 
 
 def request_lease(
@@ -99,13 +99,13 @@ def limits_met(lease: Lease, terms: Sequence[Term], *, now: datetime) -> quotas.
     )
 
 
-def approval_reason(
+def judge_booking(
     *, tenant: Tenant, person: Person, flavor: Flavor, starts_at: datetime, ends_at: datetime, now: datetime
-) -> Reason:
-    """Why a booking would need an approver; none if it is inside all limits."""
+) -> quotas.Verdict:
+    """What a booking would do to each limit, and why it would need an approver."""
     lease = Lease(tenant=tenant, owner=person, flavor=flavor, starts_at=starts_at, ends_at=ends_at)
     quote = fill_quote(lease, now=now)
-    return check_limits(lease, quote.terms, now=now).reason
+    return check_limits(lease, quote.terms, now=now)
 
 
 @atomically

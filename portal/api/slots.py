@@ -13,7 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from leasing import policy
-from leasing.booking import approval_reason, quote_lease
+from leasing.booking import judge_booking, quote_lease
 from leasing.limits import check_window
 from leasing.models import Person, Tenant
 from leasing.slots import find_slots, near_misses
@@ -105,14 +105,14 @@ class QuoteView(ActionView):
             "terms": quote.terms,
             "starts_at": starts_at,
             "ends_at": ends_at,
-            "approval_because": approval_reason(
+            "approval_because": judge_booking(
                 tenant=tenant,
                 person=person_of(request),
                 flavor=flavor,
                 starts_at=starts_at,
                 ends_at=ends_at,
                 now=now,
-            ),
+            ).reason,
         }
         return Response(QuoteSerializer(answer).data)
 

@@ -11,13 +11,13 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
 from leasing.actors import Actor
-from leasing.booking import approval_reason, quote_lease
+from leasing.booking import judge_booking, quote_lease
 from leasing.errors import DomainError
 from leasing.limits import check_window
-from leasing.models import Flavor
+from leasing.models import Flavor, Tenant
 from leasing.obstacles import InTheWay
 from leasing.pricing import Quote
-from leasing.reasons import Reason
+from leasing.quotas import Verdict
 from leasing.recurrence import Pattern
 from leasing.series_plan import Plan, Planned, preview_series
 from leasing.slots import NearMisses, Slot, is_free, near_misses
@@ -49,12 +49,16 @@ class Instead:
 
 @dataclass(frozen=True)
 class Offer:
-    """What the page says before the button is pressed; `instead` when it cannot be had."""
+    """What the page says before the button is pressed; `instead` when it cannot be had.
+
+    The verdict says what it does to each limit, and why somebody would have to agree.
+    """
 
     quote: Quote
     starts_at: datetime
     ends_at: datetime
-    approval_because: Reason
+    tenant: Tenant
+    verdict: Verdict
     instead: Instead | None
 
 
@@ -119,7 +123,7 @@ def _once(form: BookingForm, now: datetime) -> Offer:
         flavor=chosen["flavor"], tenant=chosen["tenant"], starts_at=starts_at, ends_at=ends_at, now=now
     )
     instead = _instead(form, starts_at, ends_at, now)
-    because = approval_reason(
+    verdict = judge_booking(
         tenant=chosen["tenant"],
         person=form.person,
         flavor=chosen["flavor"],
@@ -127,7 +131,7 @@ def _once(form: BookingForm, now: datetime) -> Offer:
         ends_at=ends_at,
         now=now,
     )
-    return Offer(quote, starts_at, ends_at, because, instead)
+    return Offer(quote, starts_at, ends_at, chosen["tenant"], verdict, instead)
 
 
 def _instead(form: BookingForm, starts_at: datetime, ends_at: datetime, now: datetime) -> Instead | None:

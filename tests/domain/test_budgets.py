@@ -10,7 +10,7 @@ import pytest
 from leasing.actors import SYSTEM
 from leasing.billing.budget_warnings import steps_reached
 from leasing.billing.budgets import budget_of, charges, set_budget, set_budget_rule
-from leasing.booking import approval_reason
+from leasing.booking import judge_booking
 from leasing.errors import InvalidRequest, NotVisible
 from leasing.fsck import run_checks
 from leasing.models import BudgetWarning, Notification
@@ -70,7 +70,7 @@ def test_beyond_the_budget_a_booking_waits_is_only_warned_about_or_is_refused() 
         office.book(1, after=10 * HOUR)
     assert "of 10 EUR" in str(refused.value)
     with pytest.raises(OverBudget):
-        approval_reason(
+        judge_booking(
             tenant=office.studio, person=office.ada, flavor=office.flavor, starts_at=office.now + 10 * HOUR,
             ends_at=office.now + 11 * HOUR, now=office.now,
         )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from urllib.parse import parse_qsl, urlsplit
 from zoneinfo import ZoneInfo
 
@@ -14,6 +15,7 @@ from django.test import Client
 from hosts.models import Gpu
 from leasing.models import Flavor, Hold, Lease
 from leasing.openings.upkeep import rebuild
+from leasing.quotas import set_quota
 from tests.web.conftest import SignIn
 from tests.web.scenes import Scene
 
@@ -58,6 +60,23 @@ def test_whether_approval_is_needed_is_said_before(ada: Client, scene: Scene) ->
     page = ada.get("/book/price/", GOOD).content.decode()
     assert "needs approval" in page
     assert "at most 0." in page
+
+
+def test_what_it_does_to_each_limit_is_said_before(ada: Client, scene: Scene) -> None:
+    def measures(**changes: str) -> list[tuple[str, str]]:
+        page = ada.get("/book/price/", GOOD | changes).content.decode()
+        found = re.findall(r'data-measure="(\w+)">(.*?)</li>', page, re.S)
+        return [(kind, " ".join(re.sub(r"<[^>]+>", " ", text).split())) for kind, text in found]
+
+    set_quota(
+        tenant=scene.studio, kind="budget", value=Decimal(400), currency="EUR",
+        actor=scene.actor(scene.operator), now=scene.now,
+    )  # fmt: skip
+    shown = dict(measures())
+    assert "+ 1 of 4" in shown["gpus"]
+    assert "+ €7.60 of €400.00" in shown["budget"]
+    assert "+ €3.80 of €400.00" in dict(measures(length="1h"))["budget"]
+    assert measures(flavor="train") == [], "what cannot be had does nothing"
 
 
 def test_booking_leads_to_the_workstation(ada: Client) -> None:
