@@ -59,3 +59,19 @@ def _ways(lease: Lease, access: Access) -> Iterator[WayIn]:
             yield WayIn(each.inside, address, command=command)
         else:
             yield WayIn(each.inside, address, url=f"http://{address}/" if each.inside == HTTP else "")
+
+
+def rdp_file(way: WayIn, *, user: str = "") -> str:
+    """What Remote Desktop needs to know; of the reader's machine it shares the clipboard alone."""
+    lines = [
+        f"full address:s:{way.address}",
+        *([f"username:s:{user}"] if user else []),
+        "prompt for credentials:i:1",
+        "authentication level:i:2",
+        "screen mode id:i:2",
+        "dynamic resolution:i:1",
+        "redirectclipboard:i:1",
+        "redirectprinters:i:0",
+        "drivestoredirect:s:",
+    ]
+    return "".join(f"{line}\r\n" for line in lines)

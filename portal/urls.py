@@ -57,6 +57,9 @@ urlpatterns = [
     path("workstations/", home.workstations, name="workstations"),
     path("workstations/<uuid:lease_id>/", workstation.workstation, name="workstation"),
     path("workstations/<uuid:lease_id>/live/", workstation.workstation_live, name="workstation-live"),
+    path(
+        "workstations/<uuid:lease_id>/remote-desktop.rdp", workstation.remote_desktop, name="remote-desktop"
+    ),
     path("workstations/<uuid:lease_id>/power/", workstation.switch, name="workstation-power"),
     path("workstations/<uuid:lease_id>/in-use/", workstation.in_use, name="workstation-in-use"),
     path("workstations/<uuid:lease_id>/end-at/", workstation.end_at, name="workstation-end-at"),

@@ -19,6 +19,8 @@ Short = Annotated[str, Meta(max_length=200)]
 Counter = Annotated[int, Meta(ge=0, le=2**53)]
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 PciAddress = Annotated[str, Meta(pattern=r"^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")]
+# A host's name, or an address of the internet protocol.
+NetworkAddress = Annotated[str, Meta(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9.:-]+$")]
 # A PCI function, or a mediated device, which has nothing but a UUID.
 CardAddress = Annotated[
     str,

@@ -26,6 +26,7 @@ from hosts.protocol.fields import (
     Message,
     Moment,
     Name,
+    NetworkAddress,
     PciAddress,
     Short,
     Subject,
@@ -236,7 +237,7 @@ class Access(Message, frozen=True, kw_only=True):
 
     SINCE = 2
 
-    address: Annotated[str, Meta(max_length=253)]
+    address: NetworkAddress
     forwards: Annotated[tuple[Forward, ...], Meta(max_length=4)] = ()
     host_key: Annotated[str, Meta(max_length=60)] = ""
 

@@ -17,18 +17,19 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
 from leasing import policy
-from leasing.access import ways_in
+from leasing.access import rdp_file, ways_in
 from leasing.changing import change_end
 from leasing.considerations import considerations
 from leasing.console import open_console
 from leasing.ending import end_lease
-from leasing.errors import DomainError, InvalidRequest, WrongState
+from leasing.errors import DomainError, InvalidRequest, NotVisible, WrongState
 from leasing.goals import PowerAction
 from leasing.idleness import say_in_use
 from leasing.metering import terms
 from leasing.models import Extension, Guest, Lease, Person
 from leasing.more_time import EXTENDABLE, more_time
 from leasing.power import switch_power
+from leasing.preparing import usual_preparation
 from leasing.states.lease import LeaseState
 from leasing.timing import GUEST_PATIENCE
 from leasing.usage import lease_cost
@@ -174,6 +175,7 @@ def _shown(person: Person, lease: Lease, now: datetime) -> dict[str, Any]:
         "may_tag": policy.may_tag(person, lease),
         "more": more_time(lease, now=now) if usable and lease.state in ENDABLE else None,
         "steps": lease.steps.order_by("id"),
+        "usually": usual_preparation(lease) if lease.state == LeaseState.PROVISIONING else None,
         "guest": Guest.objects.filter(lease=lease).first() if _runs(lease) else None,
         "guest_is_late": _is_late(lease, now),
         "scrubs": lease.scrubs.select_related("gpu__host", "gpu__model"),
@@ -181,6 +183,20 @@ def _shown(person: Person, lease: Lease, now: datetime) -> dict[str, Any]:
         "disk_gib": sum(hold.gpu.share_disk_gib for hold in holds),
         "now": now,
     }
+
+
+@login_required
+@require_safe
+def remote_desktop(request: PersonRequest, lease_id: UUID) -> HttpResponse:
+    """A file that programs for Remote Desktop open."""
+    lease = policy.fetch_lease(request.user, lease_id, "use")
+    ways = ways_in(lease)
+    way = next((each for each in ways.ways if each.is_remote_desktop), None) if ways else None
+    if way is None:
+        raise NotVisible(_("It is not reached by Remote Desktop."))
+    answer = HttpResponse(rdp_file(way, user=lease.image.default_user), content_type="application/x-rdp")
+    answer["Content-Disposition"] = f'attachment; filename="{lease.machine_name}.rdp"'
+    return answer
 
 
 def _runs(lease: Lease) -> bool:

@@ -72,6 +72,16 @@ setInterval(() => {
   }
 }, 1000);
 
+// What goes on says how long already, to the second.
+const begins = new WeakMap();
+setInterval(() => {
+  for (const clock of document.querySelectorAll("[data-so-far]")) {
+    if (!begins.has(clock)) begins.set(clock, Date.now() - 1000 * clock.dataset.soFar);
+    const seconds = Math.round((Date.now() - begins.get(clock)) / 1000);
+    if (seconds < 60) clock.textContent = clock.dataset.words.replace("%s", seconds);
+  }
+}, 1000);
+
 // A session that has ended answers with the sign-in page: go there as a whole, not into a fragment.
 document.body.addEventListener("htmx:beforeSwap", (event) => {
   if (event.detail.xhr.responseURL.includes("/sign-in/")) {

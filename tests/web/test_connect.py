@@ -45,6 +45,36 @@ def test_the_page_says_what_to_type_and_which_key_to_expect(client: Client, scen
     assert "You have no SSH key here" not in page(client, scene, scene.active)
 
 
+def test_a_file_opens_remote_desktop(client: Client, scene: Scene) -> None:
+    address = reverse("remote-desktop", args=[scene.active.pk])
+    assert f'href="{address}"' in page(client, scene, scene.active)
+    answer = client.get(address)
+    assert answer.headers["Content-Disposition"] == f'attachment; filename="{scene.active.machine_name}.rdp"'
+    lines = answer.content.decode().split("\r\n")
+    assert "full address:s:hv1.studio.example:22017" in lines
+    assert "username:s:designer" in lines
+    assert "drivestoredirect:s:" in lines
+    client.force_login(scene.approver)
+    assert client.get(address).status_code == 403
+    only_ssh = msgspec.structs.replace(ACCESS, forwards=ACCESS.forwards[:1])
+    Lease.objects.filter(pk=scene.active.pk).update(access=msgspec.to_builtins(only_ssh))
+    client.force_login(scene.ada)
+    assert client.get(address).status_code == 404
+
+
+def test_what_it_usually_takes_is_said_while_it_comes_up(client: Client, scene: Scene) -> None:
+    said = page(client, scene, scene.preparing)
+    assert "usually" in said
+    assert "data-so-far" in said
+    assert "usually" not in page(client, scene, scene.active)
+
+
+@pytest.mark.parametrize("address", ["", "hv1\r\ndrivestoredirect:s:*", "hv1 x", "a" * 254])
+def test_a_host_writes_nothing_else_into_what_people_type(address: str) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"address": address}, type=m.Access)
+
+
 def test_nobody_else_is_told(client: Client, scene: Scene) -> None:
     """An approver sees the lease, and may not use it."""
     client.force_login(scene.approver)

@@ -8,13 +8,14 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from hosts.protocol.fields import NetworkAddress
+
 # Of each lease: as many addresses as its small subnet has, and as many of the host's ports.
 SUBNET_BITS = 30
 PORTS_EACH = 4
 
 Cidr = Annotated[str, Meta(max_length=18)]
 Port = Annotated[int, Meta(ge=1024, le=65535)]
-Address = Annotated[str, Meta(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9.:-]+$")]
 
 
 class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -27,7 +28,7 @@ class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """
 
     mode: Literal["none", "bridge", "user"] = "none"
-    address: Address = "127.0.0.1"
+    address: NetworkAddress = "127.0.0.1"
     addresses: Cidr = "172.29.0.0/16"
     ports: tuple[Port, Port] = (22000, 22999)
     allowed: Annotated[tuple[Cidr, ...], Meta(max_length=100)] = ()
