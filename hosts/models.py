@@ -195,6 +195,28 @@ class FoundCard(models.Model):
         return f"{self.address} {self.name}"
 
 
+class UsbDevice(models.Model):
+    """Something plugged into a host that machines may be given: known by what it is, and by its port.
+
+    `name` is what it calls itself. It is kept when it is gone (since `gone_at`): leases have been given it.
+    """
+
+    host = models.ForeignKey(Host, models.PROTECT, related_name="usb_devices")
+    usb_id = models.CharField(max_length=9)
+    port = models.CharField(max_length=32)
+    name = models.CharField(max_length=80, blank=True)
+    gone_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["host__name", "port"]
+        constraints = [
+            models.UniqueConstraint(fields=["host", "usb_id", "port"], name="hosts_usbdevice_one_per_port")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name or self.usb_id} @ {self.host.name}"
+
+
 class Division(models.Model):
     """A card that was ordered to be divided into `count` slices by one of its profiles.
 

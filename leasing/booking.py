@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -11,7 +11,8 @@ from django.db import transaction
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from leasing import holds, notices, offering, policy, quotas
+from hosts.models import UsbDevice
+from leasing import devices, holds, notices, offering, policy, quotas
 from leasing.actors import Actor
 from leasing.addresses import of_approvals
 from leasing.audit.log import record
@@ -45,9 +46,10 @@ def request_lease(
     purpose: str = "",
     project: str = "",
     cost_centre: str = "",
+    usb: Collection[int] = (),
     now: datetime,
 ) -> Lease:
-    """Book a workstation; no `starts_at` means now.
+    """Book a workstation; no `starts_at` means now. `usb` are the numbers of devices to be plugged into it.
 
     Inside the tenant's limits the lease is scheduled at once, otherwise it waits for an approver; either way
     its GPUs are held. Raises InvalidRequest, NothingFree or NotVisible.
@@ -56,6 +58,7 @@ def request_lease(
     asked = starts_at or now
     check_window(asked, ends_at, now=now)
     check_offered(flavor, image)
+    chosen = devices.chosen_devices(flavor, usb)
     return _book(
         actor=actor,
         person=person,
@@ -72,7 +75,9 @@ def request_lease(
             purpose=purpose,
             project=checked_tag(project, "project"),
             cost_centre=checked_tag(cost_centre, "cost_centre"),
+            bound_to=chosen[0].host if chosen else None,
         ),
+        usb=chosen,
         now=now,
     )
 
@@ -109,7 +114,15 @@ def judge_booking(
 
 
 @atomically
-def _book(*, actor: Actor, person: Person, tenant: Tenant, lease: Lease, now: datetime) -> Lease:
+def _book(
+    *,
+    actor: Actor,
+    person: Person,
+    tenant: Tenant,
+    lease: Lease,
+    usb: Sequence[UsbDevice],
+    now: datetime,
+) -> Lease:
     # Tenant before person, always: two bookings of one team are checked one after the other.
     lease.tenant = lock_tenant_and_person(tenant.pk, person.pk)
     require_open(lease.tenant)
@@ -121,7 +134,9 @@ def _book(*, actor: Actor, person: Person, tenant: Tenant, lease: Lease, now: da
     lease.decide_by = decide_by(lease, now) if reason else None
     insert(lease)
     keep_terms(lease, quote)
+    devices.give(lease, usb)
     gpus = offering.place_after_line(lease, now=now)
+    devices.require_free(lease)
     record_request(lease, quote.terms, verdict, gpus, actor=actor, now=now)
     if reason:
         ask_approvers(lease, now=now)
@@ -180,6 +195,8 @@ def facts_of(
     }
     if lease.series_id:
         facts |= {"series": str(lease.series_id), "occurs_on": str(lease.occurs_on)}
+    if lease.bound_to_id:
+        facts["usb"] = [f"{each.usb_id} {each.port}" for each in devices.orders_of(lease)]
     return facts
 
 

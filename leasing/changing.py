@@ -14,7 +14,7 @@ from uuid import UUID
 from django.db import transaction
 from django.utils.translation import gettext as _
 
-from leasing import effects, holds, metering, offering, policy, quotas, tidings
+from leasing import devices, effects, holds, metering, offering, policy, quotas, tidings
 from leasing.actors import SYSTEM, Actor
 from leasing.audit.log import record
 from leasing.billing.budget_warnings import warn
@@ -79,7 +79,7 @@ def fail_extension(lease: Lease, *, now: datetime) -> None:
 
 @atomically
 def _change_end(actor: Actor, lease_id: UUID, ends_at: datetime, now: datetime) -> Lease:
-    lease = _locked(lease_id)
+    lease = lock_for_change(lease_id)
     if lease.extensions.filter(state=Extension.State.PENDING).exists():
         raise WrongState(_("A new end waits for the host's word already."), hint=_("Try again in a minute."))
     if ends_at > lease.ends_at:
@@ -118,6 +118,7 @@ def _extend(actor: Actor, lease: Lease, ends_at: datetime, now: datetime) -> Non
     if limit.moves is not None and ends_at > limit.stays:
         _make_way(lease, limit.moves, now=now)
     holds.lengthen(lease, ends_at)
+    devices.require_free(lease)
     on_host = lease.state in RUNNING
     extension = Extension.objects.create(
         lease=lease,
@@ -160,7 +161,7 @@ def cut(actor: Actor, lease: Lease, ends_at: datetime, *, now: datetime) -> None
 def _change_window(
     actor: Actor, lease_id: UUID, starts_at: datetime, ends_at: datetime, now: datetime
 ) -> Lease:
-    lease = _locked(lease_id)
+    lease = lock_for_change(lease_id)
     if lease.state not in AHEAD:
         raise WrongState(_("It has begun: only its end can be changed."))
     require_open(lease.tenant)
@@ -181,6 +182,7 @@ def _change_window(
     offering.show_all_freed(lease.flavor.model_id, now=now)
     holds.drop(lease)
     holds.place(lease, now=now)
+    devices.require_free(lease)
     _note(
         actor,
         lease,
@@ -204,7 +206,8 @@ def _fetch(actor: Actor, lease_id: UUID) -> None:
     policy.fetch_lease(actor.person, lease_id, "use")
 
 
-def _locked(lease_id: UUID) -> Lease:
+def lock_for_change(lease_id: UUID) -> Lease:
+    """The lease with its team and its owner, all locked. Raises WrongState."""
     found = Lease.objects.get(pk=lease_id)
     tenant = locked(Tenant.objects.all()).get(pk=found.tenant_id)
     owner = locked(Person.objects.all()).get(pk=found.owner_id)

@@ -29,6 +29,7 @@ from hosts.protocol.messages import (
     Undivide,
     Update,
 )
+from leasing import devices
 from leasing.models import Lease, SshKey
 from leasing.timing import SHUTDOWN_PATIENCE, STOP_GRACE
 
@@ -71,6 +72,7 @@ def provision(lease: Lease) -> Provision:
             guest=_guest(lease) if image.cloud_init else None,
             usb=tuple(lease.flavor.usb_devices),
             network=NetworkOrder(ports=tuple(image.ports)),
+            chosen_usb=devices.orders_of(lease),
         ),
     )
 

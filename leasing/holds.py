@@ -76,7 +76,7 @@ def place(
     span, pool = span_of(starts_at, ends_at), pool_of(lease.flavor)
     seen: set[int] = set()
     fallback: _Choice | None = None
-    while span.starts < span.ends and (block := lock_tightest_block(pool, *span, without=seen)) is not None:
+    while span.starts < span.ends and (block := _lock_next(lease, pool, span, seen)) is not None:
         seen.add(block.pk)
         if after_line and block.freed_from is not None:
             raise LineFirst(block)
@@ -89,6 +89,14 @@ def place(
     if fallback is None:
         raise _nothing_free(lease)
     return _hold(lease, fallback, starts_at, ends_at)
+
+
+def _lock_next(lease: Lease, pool: Pool, span: Span, seen: set[int]) -> Block | None:
+    """The next block to try, locked. A lease that is bound to a host has only one."""
+    if lease.bound_to_id is None:
+        return lock_tightest_block(pool, *span, without=seen)
+    only = locked(Block.objects.filter(host=lease.bound_to_id, model=pool.model_id)).exclude(pk__in=seen)
+    return only.first()
 
 
 def place_on(lease: Lease, block: Block, *, now: datetime) -> None:
@@ -182,7 +190,7 @@ def could_make_way(lease: Lease, gpu_ids: frozenset[UUID], *, now: datetime) -> 
     own = Block.objects.filter(host__gpus__holds__lease=lease, model=lease.flavor.model).first()
     span = span_of(*window(lease.flavor, lease.starts_at, lease.ends_at, now=now))
     seen = frozenset() if own is None else frozenset([own.pk])
-    if tightest_block(pool_of(lease.flavor), *span, without=seen) is not None:
+    if lease.bound_to_id is None and tightest_block(pool_of(lease.flavor), *span, without=seen) is not None:
         return True
     if own is None:
         return False

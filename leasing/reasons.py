@@ -92,6 +92,10 @@ TEXTS: dict[str, str | Promise] = {
         " Your end stays; the time lost is not billed."
     ),
     "waits-for-gpu": _("Its GPU is out of service and no equal one is free. It starts as soon as one is."),
+    "waits-for-device": _(
+        "A device that you have chosen is not plugged in, or not free yet. It starts as soon as it is, or"
+        " without it if you say so on its page."
+    ),
     "waits-for-upgrade": _(
         "The program on its host is too old for this system. It starts as soon as that is upgraded."
         " Your end stays; the time lost is not billed."

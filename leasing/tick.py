@@ -13,7 +13,19 @@ from typing import TypeVar
 from django.db.models import Exists, Model, OuterRef, Q, QuerySet
 
 from hosts.models import Gpu, Host
-from leasing import changing, effects, goals, holds, idleness, keeping, offering, outbox, reminders, tidings
+from leasing import (
+    changing,
+    devices,
+    effects,
+    goals,
+    holds,
+    idleness,
+    keeping,
+    offering,
+    outbox,
+    reminders,
+    tidings,
+)
 from leasing.actors import SYSTEM
 from leasing.approval import expire_series
 from leasing.audit.sealer import seal
@@ -220,6 +232,9 @@ def _start(lease: Lease, *, spare: frozenset[int], now: datetime) -> None:
             _wait(lease, now=now)
             return
         tidings.moved(lease, now=now)
+    if not devices.are_there(lease):
+        _wait_for_device(lease, now=now)
+        return
     if not goals.is_understood(lease):
         _wait_for_upgrade(lease, now=now)
         return
@@ -248,6 +263,11 @@ def _wait(lease: Lease, *, now: datetime) -> None:
 def _wait_for_upgrade(lease: Lease, *, now: datetime) -> None:
     if not lease.waiting_because:
         tidings.waits_for_upgrade(lease, now=now)
+
+
+def _wait_for_device(lease: Lease, *, now: datetime) -> None:
+    if not lease.waiting_because:
+        tidings.waits_for_device(lease, now=now)
 
 
 def _coming(lease: Lease, *, now: datetime) -> bool:

@@ -91,6 +91,12 @@ def waits(lease: Lease, *, now: datetime) -> None:
     _tell_owner(lease, "lease-waits", _("%(name)s has to wait"), lease.waiting_because, now=now)
 
 
+def waits_for_device(lease: Lease, *, now: datetime) -> None:
+    """A device that its person has chosen is not there. The caller has locked the lease."""
+    _note(lease, because("waits-for-device"))
+    _tell_owner(lease, "lease-waits", _("%(name)s has to wait"), lease.waiting_because, now=now)
+
+
 def waits_for_upgrade(lease: Lease, *, now: datetime) -> None:
     """The program on its host is too old for its system. The caller has locked the lease."""
     _note(lease, because("waits-for-upgrade"))

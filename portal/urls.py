@@ -61,6 +61,7 @@ urlpatterns = [
         "workstations/<uuid:lease_id>/remote-desktop.rdp", workstation.remote_desktop, name="remote-desktop"
     ),
     path("workstations/<uuid:lease_id>/power/", workstation.switch, name="workstation-power"),
+    path("workstations/<uuid:lease_id>/devices/", workstation.choose, name="workstation-devices"),
     path("workstations/<uuid:lease_id>/in-use/", workstation.in_use, name="workstation-in-use"),
     path("workstations/<uuid:lease_id>/end-at/", workstation.end_at, name="workstation-end-at"),
     path("workstations/<uuid:lease_id>/extend/", workstation.extend, name="workstation-extend"),

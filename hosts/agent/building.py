@@ -178,10 +178,11 @@ def _placement(rig: Rig, goal: Provision, cards: list[Card], others: Iterable[Ma
 
 
 def _usb(rig: Rig, goal: Provision, others: Iterable[MachineFacts]) -> tuple[UsbDevice, ...]:
-    if not goal.machine.usb:
+    if not goal.machine.usb and not goal.machine.chosen_usb:
         return ()
     return choose(
         goal.machine.usb,
+        named=goal.machine.chosen_usb,
         allowed=rig.config.usb_devices,
         present=read_usb(rig.reader),
         used={address for facts in others for address in facts.usb},
@@ -190,10 +191,15 @@ def _usb(rig: Rig, goal: Provision, others: Iterable[MachineFacts]) -> tuple[Usb
 
 def is_whole(rig: Rig, goal: Provision, facts: MachineFacts) -> bool:
     """Whether the USB devices of its definition are there: each plugging in gives them new numbers."""
-    if not goal.machine.usb:
+    named = goal.machine.chosen_usb
+    if not goal.machine.usb and not named:
         return True
-    present = [device.usb_id for device in read_usb(rig.reader) if device.address in facts.usb]
-    return sorted(present) == sorted(goal.machine.usb)
+    present = [device for device in read_usb(rig.reader) if device.address in facts.usb]
+    wanted = [*goal.machine.usb, *(each.usb_id for each in named)]
+    at_their_ports = {(each.usb_id, each.port) for each in named} <= {
+        (device.usb_id, device.port) for device in present
+    }
+    return at_their_ports and sorted(device.usb_id for device in present) == sorted(wanted)
 
 
 def _seed_path(rig: Rig, lease_id: UUID) -> Path:

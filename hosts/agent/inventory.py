@@ -13,6 +13,7 @@ from hosts.agent import machines
 from hosts.agent.boot import running_kernel
 from hosts.agent.plans import locked_cards
 from hosts.agent.rig import Rig
+from hosts.agent.usb import offered, read_usb
 from hosts.protocol.messages import CardFacts, Inventory, MachineFacts
 
 # So that the report fits into a message whatever else runs on the host.
@@ -29,6 +30,7 @@ def take_inventory(rig: Rig, *, restarted: bool = False) -> Inventory:
         simulated=rig.bus.simulated,
         restarted=restarted,
         networks=tuple(sorted(rig.network.present())),
+        usb=offered(rig.config.usb_devices, read_usb(rig.reader)) if rig.config.usb_devices else (),
         **host_facts(disk_bytes=shutil.disk_usage(rig.config.state_directory).total),
     )
 

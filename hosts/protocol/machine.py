@@ -14,6 +14,8 @@ UserName = Annotated[str, Meta(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
 # A type and the key in base64, without options or comment.
 SshKey = Annotated[str, Meta(max_length=1500, pattern=r"^[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,2}$")]
 UsbId = Annotated[str, Meta(pattern=r"^[0-9a-f]{4}:[0-9a-f]{4}$")]
+# Bus and ports, as the kernel names the place that something is plugged into.
+UsbPort = Annotated[str, Meta(max_length=32, pattern=r"^[0-9]{1,3}-[0-9]{1,3}(\.[0-9]{1,3}){0,6}$")]
 # One field of an fstab line.
 MountField = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[!-~]+$")]
 
@@ -67,15 +69,25 @@ class NetworkOrder(Message, frozen=True, kw_only=True):
     ports: Annotated[tuple[TcpPort, ...], Meta(max_length=4)] = ()
 
 
+class UsbDevice(Message, frozen=True, kw_only=True):
+    """A device by what it is and where it is plugged in. `name` is what it calls itself."""
+
+    SINCE = 2
+
+    usb_id: UsbId
+    port: UsbPort
+    name: Annotated[str, Meta(max_length=80)] = ""
+
+
 class MachineOrder(Message, frozen=True, kw_only=True):
     """The virtual machine to build: the GPUs' shares of the host, summed.
 
     `guest` is given to images that have cloud-init. `usb` are the devices, by vendor and product, that
-    somebody at the host has plugged in for it.
+    somebody at the host has plugged in for it; `chosen_usb` those that its person has chosen.
     """
 
-    ADDED = {"guest": 2, "usb": 2, "network": 2}
-    ESSENTIAL = frozenset({"guest", "usb"})
+    ADDED = {"guest": 2, "usb": 2, "network": 2, "chosen_usb": 2}
+    ESSENTIAL = frozenset({"guest", "usb", "chosen_usb"})
 
     name: Name
     vcpus: Annotated[int, Meta(ge=1, le=1024)]
@@ -85,3 +97,4 @@ class MachineOrder(Message, frozen=True, kw_only=True):
     guest: GuestOrder | None = None
     usb: Annotated[tuple[UsbId, ...], Meta(max_length=8)] = ()
     network: NetworkOrder | None = None
+    chosen_usb: Annotated[tuple[UsbDevice, ...], Meta(max_length=8)] = ()

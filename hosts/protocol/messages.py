@@ -46,6 +46,7 @@ from hosts.protocol.machine import ImageOrder as ImageOrder
 from hosts.protocol.machine import MachineOrder as MachineOrder
 from hosts.protocol.machine import Mount as Mount
 from hosts.protocol.machine import NetworkOrder as NetworkOrder
+from hosts.protocol.machine import UsbDevice as UsbDevice
 from hosts.protocol.slices import Divide as Divide
 from hosts.protocol.slices import Divided as Divided
 from hosts.protocol.slices import DivisionEvent as DivisionEvent
@@ -333,10 +334,10 @@ class ConsoleClosed(Message, frozen=True, kw_only=True, tag="console-closed"):
 class Inventory(Message, frozen=True, kw_only=True, tag="inventory"):
     """What the host has: cards, machines, and the part that is shared among GPUs.
 
-    `networks` are those of leases.
+    `networks` are those of leases, `usb` the devices that are plugged in and that machines may be given.
     """
 
-    ADDED = {"networks": 2}
+    ADDED = {"networks": 2, "usb": 2}
 
     cards: tuple[CardFacts, ...]
     machines: tuple[MachineFacts, ...]
@@ -348,6 +349,7 @@ class Inventory(Message, frozen=True, kw_only=True, tag="inventory"):
     simulated: bool
     restarted: bool = False
     networks: Annotated[tuple[UUID, ...], Meta(max_length=1000)] = ()
+    usb: Annotated[tuple[UsbDevice, ...], Meta(max_length=32)] = ()
 
 
 MachineEvent = MachineRunning | MachineStopped | MachineGone | ProvisionFailed

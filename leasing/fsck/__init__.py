@@ -15,6 +15,7 @@ from leasing.audit.verifier import verify_log
 from leasing.fsck import (
     bills,
     bookings,
+    devices,
     feeds,
     images,
     lifecycles,
@@ -41,6 +42,7 @@ CHECKS: dict[str, Check] = {
     "holds": bookings.holds_do_not_overlap,
     "openings": bookings.openings_match_holds,
     "placement": bookings.leases_have_their_holds,
+    "devices": devices.devices_are_one_leases,
     "limits": limits.bookings_were_allowed,
     "series": series.series_are_whole,
     "clean": lifecycles.gpus_were_clean_when_handed_over,

@@ -85,6 +85,8 @@ class Board:
         """Where a booking of it would be placed. Blocks that have to be looked into come onto the board."""
         starts_at, ends_at = window(lease.flavor, lease.starts_at, lease.ends_at, now=now)
         span, pool = span_of(starts_at, ends_at), pool_of(lease.flavor)
+        if lease.bound_to_id is not None:
+            return self._find_bound(lease, span, now)
         found = [one for pk in self.blocks if (one := self._rank(pk, lease, span, now)) is not None]
         # The tightest of those that are not on the board yet; if nothing of it is ready, also the others.
         while (pk := tightest_block(pool, *span, without=frozenset(self.blocks))) is not None:
@@ -96,6 +98,18 @@ class Board:
         if not found:
             return None
         _unready, _width, block_id, gpu_ids = min(found)
+        return Move(lease, block_id, gpu_ids, starts_at, ends_at)
+
+    def _find_bound(self, lease: Lease, span: Span, now: datetime) -> Move | None:
+        """On other GPUs of the only host that can serve it."""
+        only = Block.objects.filter(host=lease.bound_to_id, model=lease.flavor.model_id)
+        self.show(only.exclude(pk__in=self.blocks))
+        ranked = [self._rank(pk, lease, span, now) for pk in only.values_list("pk", flat=True)]
+        found = [one for one in ranked if one is not None]
+        if not found:
+            return None
+        _unready, _width, block_id, gpu_ids = min(found)
+        starts_at, ends_at = window(lease.flavor, lease.starts_at, lease.ends_at, now=now)
         return Move(lease, block_id, gpu_ids, starts_at, ends_at)
 
     def _rank(

@@ -10,6 +10,7 @@ from leasing.models.audit import (
     Verification,
 )
 from leasing.models.catalogue import Flavor, Image
+from leasing.models.devices import LeaseDevice
 from leasing.models.enrolment import EnrolmentToken
 from leasing.models.feeds import CalendarFeed
 from leasing.models.guests import Guest
@@ -57,6 +58,7 @@ __all__ = [
     "Invoice",
     "InvoiceLine",
     "Lease",
+    "LeaseDevice",
     "LeaseNote",
     "LeaseStep",
     "LeaseTerm",

@@ -41,6 +41,8 @@ class Lease(models.Model):
     flavor = models.ForeignKey(Flavor, models.PROTECT, related_name="leases", db_index=False)
     image = models.ForeignKey(Image, models.PROTECT, related_name="leases", db_index=False)
     host = models.ForeignKey(Host, models.PROTECT, null=True, related_name="leases")
+    # The only host that can serve it: where the devices are plugged in that its person has chosen.
+    bound_to = models.ForeignKey(Host, models.PROTECT, null=True, related_name="+", db_index=False)
     state = models.CharField(max_length=12, choices=[(s.value, s.value) for s in LeaseState])
     state_since = models.DateTimeField()
     outcome = models.CharField(max_length=9, blank=True, choices=[(o.value, o.value) for o in Outcome])

@@ -9,7 +9,7 @@ from django.db.models import QuerySet
 
 from hosts.models import Gpu, Host
 from hosts.protocol import messages as m
-from leasing import slices
+from leasing import devices, slices
 from leasing.actors import Actor
 from leasing.cards import card_at, remember_cards, told_changes
 from leasing.models import Lease
@@ -37,6 +37,7 @@ def take(host: Host, event: m.Inventory, *, at: datetime, now: datetime) -> str:
     cards = {card.address: card for card in event.cards}
     remember_cards(host, event.cards, now=now)
     slices.admit_slices(host, now=now)
+    devices.take_devices(host, event.usb, now=now)
     for gpu in Gpu.objects.filter(host=host).exclude(state__in=_OUT_OF_SERVICE).order_by("id"):
         _compare(gpu, host, cards.get(gpu.address), now=now)
     return "applied"

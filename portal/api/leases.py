@@ -20,6 +20,7 @@ from leasing.console import open_console
 from leasing.ending import end_lease
 from leasing.idleness import say_in_use
 from leasing.models import Lease
+from leasing.models.catalogue import MOST_USB_DEVICES
 from leasing.models.leases import LONGEST_TAG
 from leasing.power import switch_power
 from leasing.states.lease import LeaseState
@@ -32,11 +33,21 @@ from portal.api.views import ActionView, ListView, api_actor, checked, person_of
 from portal.console.admission import credential_of_token
 
 
+class DevicesField(serializers.ListField):
+    """Numbers of USB devices, from /api/v1/usb-devices/."""
+
+    child = serializers.IntegerField(min_value=1, max_value=2**53)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(max_length=MOST_USB_DEVICES, **kwargs)
+
+
 class BookingSerializer(WindowSerializer):
     image = serializers.SlugField()
     purpose = serializers.CharField(required=False, allow_blank=True, default="", max_length=500)
     project = serializers.CharField(required=False, allow_blank=True, default="", max_length=LONGEST_TAG)
     cost_centre = serializers.CharField(required=False, allow_blank=True, default="", max_length=LONGEST_TAG)
+    usb = DevicesField(required=False, default=list)
 
 
 class PowerSerializer(StrictSerializer[dict[str, Any]]):
@@ -94,6 +105,7 @@ class LeaseList(ListView[Lease]):
             purpose=asked["purpose"],
             project=asked["project"],
             cost_centre=asked["cost_centre"],
+            usb=asked["usb"],
             now=now,
         )
         location = reverse("api-lease", args=[lease.pk])

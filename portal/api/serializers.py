@@ -11,7 +11,7 @@ from drf_spectacular.utils import extend_schema_field
 from knox.models import AuthToken
 from rest_framework import serializers
 
-from hosts.models import FoundCard, Gpu, Host
+from hosts.models import FoundCard, Gpu, Host, UsbDevice
 from leasing.cards import seal_of
 from leasing.metering import billed_seconds, segment_amount, terms
 from leasing.models import (
@@ -180,14 +180,28 @@ class TermSerializer(serializers.Serializer[Any]):
     rate_per_hour = serializers.DecimalField(max_digits=12, decimal_places=4)
 
 
+class UsbDeviceSerializer(serializers.ModelSerializer[UsbDevice]):
+    host = serializers.CharField(source="host.name", read_only=True)
+
+    class Meta:
+        model = UsbDevice
+        fields = ["id", "host", "port", "usb_id", "name"]
+
+
 class LeaseDetailSerializer(LeaseSerializer):
     steps = StepSerializer(many=True, read_only=True)
     guest = GuestSerializer(read_only=True, allow_null=True, default=None)
+    usb = serializers.SerializerMethodField(help_text="The USB devices that its person has chosen")
     terms = serializers.SerializerMethodField(help_text="What it is billed by; each is rounded by itself")
 
     class Meta(LeaseSerializer.Meta):
-        fields = [*LeaseSerializer.Meta.fields, "steps", "terms", "guest"]
+        fields = [*LeaseSerializer.Meta.fields, "steps", "terms", "guest", "usb"]
         read_only_fields = fields
+
+    @extend_schema_field(UsbDeviceSerializer(many=True))
+    def get_usb(self, lease: Lease) -> Any:
+        devices = UsbDevice.objects.filter(leases__lease=lease).select_related("host")
+        return UsbDeviceSerializer(devices if lease.bound_to_id else [], many=True).data
 
     @extend_schema_field(TermSerializer(many=True))
     def get_terms(self, lease: Lease) -> Any:

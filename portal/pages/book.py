@@ -61,7 +61,7 @@ def _booked(request: PersonRequest, form: BookingForm, now: datetime) -> Lease |
     try:
         if form.is_repeated:
             return book_series(pattern=form.pattern(now), without=chosen["without"], **asked)
-        return request_lease(starts_at=form.starts(), ends_at=form.ends(now), **asked)
+        return request_lease(starts_at=form.starts(), ends_at=form.ends(now), usb=chosen["usb"], **asked)
     except DomainError as error:
         add_domain_error(form, error)
         return None
@@ -115,6 +115,8 @@ def _page(
         "offer": offer_of(asked, now),
         "flavors": [(flavor, rates.get(flavor.pk)) for flavor in choices.flavors],
         "images": choices.images,
+        "devices": choices.devices,
+        "chosen_devices": set(map(str, form["usb"].value() or [])),
         "tenants": choices.tenants,
         "lengths": [(name, word) for name, (word, _length) in LENGTHS.items()],
         "zone": request.user.timezone,

@@ -15,7 +15,9 @@ from django.utils.dates import WEEKDAYS_ABBR
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from hosts.models import UsbDevice
 from leasing import policy
+from leasing.devices import models_by_host, offered_devices
 from leasing.errors import DomainError, InvalidRequest, NotVisible
 from leasing.models import Flavor, Image, Person, Tenant
 from leasing.models.leases import LONGEST_TAG
@@ -89,6 +91,15 @@ class Choices:
     tenants: list[Tenant]
     flavors: list[Flavor]
     images: list[Image]
+    devices: list[Device]
+
+
+@dataclass(frozen=True)
+class Device:
+    """A USB device that can be chosen, and the flavors with which it can be had."""
+
+    device: UsbDevice
+    flavors: list[Flavor]
 
 
 def choices_for(person: Person) -> Choices:
@@ -97,7 +108,18 @@ def choices_for(person: Person) -> Choices:
     if not tenants:
         raise NotVisible(_("You are not a member of any team, so you cannot book."))
     flavors = Flavor.objects.filter(offered=True).select_related("model").order_by("gpu_count", "name")
-    return Choices(tenants, list(flavors), list(Image.objects.filter(offered=True)))
+    images = Image.objects.filter(offered=True)
+    return Choices(tenants, list(flavors), list(images), _devices(list(flavors)))
+
+
+def _devices(flavors: list[Flavor]) -> list[Device]:
+    models = models_by_host()
+    found = [
+        Device(device, [flavor for flavor in flavors if flavor.model_id in models[device.host_id]])
+        for device in offered_devices()
+        if device.host_id in models
+    ]
+    return [one for one in found if one.flavors]
 
 
 class ListedField(forms.TypedChoiceField):
@@ -127,6 +149,7 @@ class BookingForm(forms.Form):
     last_on = forms.DateField(required=False)
     every_weeks = forms.ChoiceField(choices=list(WEEKS.items()), required=False)
     without = DatesField(required=False)
+    usb = forms.TypedMultipleChoiceField(coerce=int, required=False)
     purpose = forms.CharField(required=False, max_length=500)
     project = forms.CharField(required=False, max_length=LONGEST_TAG)
     cost_centre = forms.CharField(required=False, max_length=LONGEST_TAG)
@@ -136,6 +159,9 @@ class BookingForm(forms.Form):
         self.person = person
         listed: dict[str, Sequence[Tenant | Flavor | Image]]
         listed = {"tenant": choices.tenants, "flavor": choices.flavors, "image": choices.images}
+        usb = self.fields["usb"]
+        assert isinstance(usb, forms.TypedMultipleChoiceField)  # noqa: S101 - declared above
+        usb.choices = [(one.device.pk, str(one.device)) for one in choices.devices]
         for name, things in listed.items():
             field = self.fields[name]
             assert isinstance(field, ListedField)  # noqa: S101 - declared above
@@ -152,6 +178,8 @@ class BookingForm(forms.Form):
             self.add_error("last_on", _("Say until which date it is repeated."))
         if given.get("last_on") and not given.get("weekdays") and "weekdays" not in self.errors:
             self.add_error("weekdays", _("Choose the days on which it is repeated, or clear the date."))
+        if given.get("weekdays") and given.get("usb"):
+            self.add_error("usb", _("Book it, then choose devices for each date on its page."))
         return given
 
     def starts(self) -> datetime | None:

@@ -130,6 +130,7 @@ def _page(request: PersonRequest, found: Host) -> dict[str, Any]:
         "host": found,
         "silent": found.last_seen_at is None or now - found.last_seen_at > HOST_SILENT_AFTER,
         "gpus": found.gpus.select_related("model"),
+        "usb_devices": found.usb_devices.order_by("port"),
         "copies": known_copies().filter(host=found),
         "life": [happening(entry) for entry in entries[:SHOWN_ENTRIES]],
         "may_operate": may_operate,

@@ -188,6 +188,7 @@ ACTS: dict[str, str | Promise] = {
     "waitlist.lapsed": _("Waited in vain until the deadline"),
     "waitlist.passed": _("Off the waiting list: offers were not claimed"),
     "waitlist.withdrawn": _("Off the waiting list: no longer possible"),
+    "lease.devices": _("Other USB devices were chosen"),
     "lease.tag": _("Project and cost centre changed"),
     "rate.set": _("Rate set"),
     "discount.set": _("Discount set"),

@@ -16,21 +16,25 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
+from hosts.models import UsbDevice
 from leasing import policy
 from leasing.access import rdp_file, ways_in
 from leasing.changing import change_end
+from leasing.choosing_devices import choose_devices
 from leasing.considerations import considerations
 from leasing.console import open_console
+from leasing.devices import devices_for
 from leasing.ending import end_lease
 from leasing.errors import DomainError, InvalidRequest, NotVisible, WrongState
 from leasing.goals import PowerAction
 from leasing.idleness import say_in_use
 from leasing.metering import terms
 from leasing.models import Extension, Guest, Lease, Person
+from leasing.models.catalogue import MOST_USB_DEVICES
 from leasing.more_time import EXTENDABLE, more_time
 from leasing.power import switch_power
 from leasing.preparing import usual_preparation
-from leasing.states.lease import LeaseState
+from leasing.states.lease import AHEAD, LeaseState
 from leasing.timing import GUEST_PATIENCE
 from leasing.usage import lease_cost
 from portal.api.problems import plain_problem, status_of
@@ -67,6 +71,16 @@ def switch(request: PersonRequest, lease_id: UUID) -> str:
         raise InvalidRequest(_("A machine is switched on, off, or restarted."))
     switch_power(actor=request.actor, lease_id=lease_id, action=wanted, now=timezone.now())
     messages.success(request, _("Asked the host. The state below follows by itself."))
+    return _page_of(lease_id)
+
+
+@action
+def choose(request: PersonRequest, lease_id: UUID) -> str:
+    """Other devices, or none."""
+    given = request.POST.getlist("usb")[: 2 * MOST_USB_DEVICES]
+    usb = {int(each) for each in given if each.isascii() and each.isdecimal() and len(each) < 16}
+    choose_devices(actor=request.actor, lease_id=lease_id, usb=usb, now=timezone.now())
+    messages.success(request, _("The devices are noted."))
     return _page_of(lease_id)
 
 
@@ -174,6 +188,7 @@ def _shown(person: Person, lease: Lease, now: datetime) -> dict[str, Any]:
         "known": considerations(lease, now=now) if _may_decide(person, lease) else None,
         "may_tag": policy.may_tag(person, lease),
         "more": more_time(lease, now=now) if usable and lease.state in ENDABLE else None,
+        **_devices(lease, usable=usable),
         "steps": lease.steps.order_by("id"),
         "usually": usual_preparation(lease) if lease.state == LeaseState.PROVISIONING else None,
         "guest": Guest.objects.filter(lease=lease).first() if _runs(lease) else None,
@@ -197,6 +212,16 @@ def remote_desktop(request: PersonRequest, lease_id: UUID) -> HttpResponse:
     answer = HttpResponse(rdp_file(way, user=lease.image.default_user), content_type="application/x-rdp")
     answer["Content-Disposition"] = f'attachment; filename="{lease.machine_name}.rdp"'
     return answer
+
+
+def _devices(lease: Lease, *, usable: bool) -> dict[str, Any]:
+    """Those it has; and those it could have, while that can be changed."""
+    theirs = UsbDevice.objects.filter(leases__lease=lease).select_related("host")
+    has = list(theirs) if lease.bound_to_id else []
+    if not usable or lease.state not in AHEAD:
+        return {"devices": has, "other_devices": []}
+    could = devices_for(lease.flavor)
+    return {"devices": has, "other_devices": [*has, *(one for one in could if one not in has)]}
 
 
 def _runs(lease: Lease) -> bool:

@@ -13,8 +13,9 @@ from lxml import etree
 
 from hosts.agent.config import ConfigError, Rom, load_settings
 from hosts.agent.fragments import hostdevs, root_port
+from hosts.agent.inventory import take_inventory
 from hosts.agent.usb import DEVICES
-from hosts.protocol.messages import GpuOrder, MachineRunning, Power, ProvisionFailed
+from hosts.protocol.messages import GpuOrder, MachineRunning, Power, ProvisionFailed, UsbDevice
 from tests.agent.host_in_a_box import Box, a_box, gpu_order
 
 LEASE = f"lease:{UUID(int=1)}"
@@ -27,18 +28,24 @@ def box(tmp_path: Path) -> Iterator[Box]:
         yield box
 
 
-def plug_in(box: Box, place: str, usb_id: str, *, device: int, kind: str = "00") -> None:
+def plug_in(box: Box, place: str, usb_id: str, *, device: int, kind: str = "00", product: str = "") -> None:
     folder = box.directory / "kernel" / DEVICES / place
     folder.mkdir(parents=True, exist_ok=True)
-    vendor, product = usb_id.split(":")
-    facts = {"idVendor": vendor, "idProduct": product, "busnum": "1", "devnum": device, "bDeviceClass": kind}
+    vendor, model = usb_id.split(":")
+    facts = {"idVendor": vendor, "idProduct": model, "busnum": "1", "devnum": device, "bDeviceClass": kind}
+    facts |= {"manufacturer": "Wacom Co.", "product": product}
     for name, value in facts.items():
         (folder / name).write_text(f"{value}\n")
 
 
-def provision(box: Box, order: GpuOrder, *, lease: int = 1, usb: str = TABLET) -> None:
+def provision(
+    box: Box, order: GpuOrder, *, lease: int = 1, usb: str = TABLET, port: str | None = None
+) -> None:
     goal = box.provision(order, lease=lease)
-    goal = msgspec.structs.replace(goal, machine=msgspec.structs.replace(goal.machine, usb=(usb,)))
+    usb_order: dict[str, object] = {"usb": (usb,)}
+    if port is not None:
+        usb_order = {"chosen_usb": (UsbDevice(usb_id=usb, port=port),)}
+    goal = msgspec.structs.replace(goal, machine=msgspec.structs.replace(goal.machine, **usb_order))
     box.carry_out(goal, subject=f"lease:{goal.lease_id}")
 
 
@@ -95,6 +102,37 @@ def test_one_that_was_plugged_in_anew_is_found_at_the_next_start(box: Box) -> No
     plug_in(box, "1-2", TABLET, device=9)
     box.carry_out(Power(lease_id=UUID(int=1), action="on", shutdown_seconds=0), subject=LEASE)
     assert given(box) == [9]
+
+
+def test_the_portal_is_told_of_what_machines_may_be_given_alone(box: Box) -> None:
+    plug_in(box, "1-1", KEYBOARD, device=3)
+    plug_in(box, "1-2.4", TABLET, device=4, product="Intuos\u202e Pro\x1b")
+    plug_in(box, "usb1", TABLET, device=1)
+    plug_in(box, "1-3", TABLET, device=7, kind="09")
+    told = take_inventory(box.rig).usb
+    assert told == (UsbDevice(usb_id=TABLET, port="1-2.4", name="Wacom Co. Intuos  Pro"),)
+
+
+def test_who_has_chosen_one_gets_that_one(box: Box) -> None:
+    plug_in(box, "1-2", TABLET, device=4)
+    plug_in(box, "1-3", TABLET, device=5)
+    first, second = box.intake(0), box.intake(1)
+    provision(box, first, port="1-3")
+    assert given(box) == [5]
+    provision(box, second, lease=2, port="1-3")
+    assert "Another machine has the USB device" in refusal(box)
+
+
+def test_another_port_is_another_device(box: Box) -> None:
+    plug_in(box, "1-2", TABLET, device=4)
+    provision(box, box.intake(), port="1-3")
+    assert refusal(box) == f"No USB device {TABLET} is plugged into port 1-3 of this host."
+
+
+def test_what_is_chosen_has_to_be_allowed_too(box: Box) -> None:
+    plug_in(box, "1-1", KEYBOARD, device=3)
+    provision(box, box.intake(), usb=KEYBOARD, port="1-1")
+    assert "does not name them" in refusal(box)
 
 
 def with_rom(box: Box, content: bytes, *, digest: str) -> Rom:

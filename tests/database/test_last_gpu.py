@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
+import msgspec
 import pytest
 from django.db import connection
 
+from hosts.protocol.messages import UsbDevice
+from leasing import devices
 from leasing.booking import request_lease
 from leasing.ending import end_lease
 from leasing.errors import DomainError, NothingFree
 from leasing.fsck import run_checks
 from leasing.models import Hold, Lease, Person, Tenant
-from tests.world import World
+from tests.world import World, inventory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 RACES = 200
@@ -46,7 +49,32 @@ def test_of_two_people_who_book_the_last_gpu_at_once_exactly_one_wins() -> None:
     assert run_checks(world.now) == []
 
 
-def book_at(barrier: threading.Barrier, world: World, who: Person, tenant: Tenant) -> Lease | DomainError:
+@pytest.mark.timeout(120)
+def test_of_two_people_who_choose_the_same_device_at_once_exactly_one_has_it() -> None:
+    world = World(gpus=2)
+    seen = inventory(*(gpu.address for gpu in world.gpus))
+    tablet = UsbDevice(usb_id="056a:0357", port="1-2", name="Tablet")
+    world.host.say(msgspec.structs.replace(seen, usb=(tablet,)), at=world.now)
+    sides = [(world.ada, world.studio), (world.bob, world.research)]
+    device = devices.offered_devices().get().pk
+    with ThreadPoolExecutor(2) as pool:
+        for _race in range(RACES // 10):
+            barrier = threading.Barrier(2)
+            runs = [pool.submit(book_at, barrier, world, *side, usb=[device]) for side in sides]
+            results = [run.result() for run in runs]
+            (lease,) = (result for result in results if isinstance(result, Lease))
+            (refusal,) = (result for result in results if isinstance(result, DomainError))
+            assert str(refusal.message) == "Tablet is somebody else's then."
+            end_lease(actor=world.actor(lease.owner), lease_id=lease.pk, now=world.now)
+        both = threading.Barrier(2)
+        for closing in [pool.submit(close_after, both) for _ in sides]:
+            closing.result()
+    assert run_checks(world.now) == []
+
+
+def book_at(
+    barrier: threading.Barrier, world: World, who: Person, tenant: Tenant, *, usb: Collection[int] = ()
+) -> Lease | DomainError:
     connection.ensure_connection()
     barrier.wait()
     return outcome(
@@ -57,6 +85,7 @@ def book_at(barrier: threading.Barrier, world: World, who: Person, tenant: Tenan
             image=world.image,
             starts_at=world.now + timedelta(hours=1),
             ends_at=world.now + timedelta(hours=2),
+            usb=usb,
             now=world.now,
         )
     )

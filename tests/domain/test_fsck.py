@@ -19,7 +19,7 @@ from django.db.models import F
 from django.test import override_settings
 from pytest_django import DjangoDbBlocker, Settings
 
-from hosts.models import Division, FoundCard, Gpu, Host, ReceivedReport
+from hosts.models import Division, FoundCard, Gpu, Host, ReceivedReport, UsbDevice
 from hosts.protocol import messages as m
 from leasing import policy
 from leasing.actors import SYSTEM
@@ -36,6 +36,7 @@ from leasing.models import (
     Image,
     Invoice,
     InvoiceLine,
+    LeaseDevice,
     MonthClose,
     NumberSeries,
     Opening,
@@ -122,6 +123,12 @@ def lose_an_opening(s: Story) -> None:
 
 def lose_a_hold(s: Story) -> None:
     Hold.objects.filter(lease=s.running).delete()
+
+
+def plug_one_device_into_two(s: Story) -> None:
+    device = UsbDevice.objects.create(host=s.world.host.row, usb_id="056a:0357", port="1-2")
+    for lease in (s.approved, s.asked):
+        LeaseDevice.objects.create(lease=lease, device=device)
 
 
 def exceed_the_limit(s: Story) -> None:
@@ -473,6 +480,8 @@ def offer_what_was_never_stored(story: Story) -> None:
         (overlap_two_holds, "holds", "begins before the last one ends"),
         (lose_an_opening, "openings", "openings are missing or wrong"),
         (lose_a_hold, "placement", "0 holds do not match"),
+        (plug_one_device_into_two, "devices", "has a USB device at the same time as"),
+        (plug_one_device_into_two, "devices", "of another host"),
         (exceed_the_limit, "limits", "gpus came to 3; 2 need no decision"),
         (approve_oneself, "limits", "was approved by ada, who may not"),
         (forget_who_decided, "limits", "does not name the person who decided"),

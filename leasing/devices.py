@@ -1,0 +1,122 @@
+"""USB devices that people choose: which there are, whose they are, and that nobody else has them then.
+
+A chosen device binds the lease to its host. It is the lease's as long as the lease has GPUs. The rows of
+devices are locked last of all, so that of two who want one the second sees the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
+from uuid import UUID
+
+from django.db.models import Exists, OuterRef, QuerySet
+from django.utils.translation import gettext as _
+
+from hosts.models import Gpu, Host, UsbDevice
+from hosts.protocol import messages as m
+from leasing.errors import InvalidRequest, NothingFree
+from leasing.locking import locked
+from leasing.models import Flavor, Hold, Lease, LeaseDevice
+from leasing.models.catalogue import MOST_USB_DEVICES
+from leasing.states.gpu import BOOKABLE
+from leasing.states.lease import HOLDING, ON_HOST
+
+
+def offered_devices() -> QuerySet[UsbDevice]:
+    """Those that are plugged in and that no flavor gives by itself."""
+    taken = {usb_id for ids in Flavor.objects.values_list("usb_devices", flat=True) for usb_id in ids}
+    present = UsbDevice.objects.filter(gone_at=None, host__retired_at=None).exclude(usb_id__in=taken)
+    return present.select_related("host").order_by("name", "host__name", "port")
+
+
+def devices_for(flavor: Flavor) -> QuerySet[UsbDevice]:
+    """What a workstation of the flavor could have: devices of hosts that have its GPUs in service."""
+    gpus = Gpu.objects.filter(host=OuterRef("host"), model=flavor.model_id, state__in=BOOKABLE)
+    return offered_devices().filter(Exists(gpus))
+
+
+def models_by_host() -> dict[UUID, set[int]]:
+    """The GPU models that each host with devices has in service."""
+    found: dict[UUID, set[int]] = {}
+    gpus = Gpu.objects.filter(host__usb_devices__gone_at=None, state__in=BOOKABLE)
+    with_devices = gpus.filter(host__usb_devices__isnull=False)
+    for host_id, model_id in with_devices.values_list("host", "model").distinct():
+        found.setdefault(host_id, set()).add(model_id)
+    return found
+
+
+def chosen_devices(flavor: Flavor, ids: Collection[int]) -> list[UsbDevice]:
+    """The devices of these numbers. Raises InvalidRequest for what cannot be chosen, or not together."""
+    if not ids:
+        return []
+    if len(ids) + len(flavor.usb_devices) > MOST_USB_DEVICES:
+        raise InvalidRequest(_("At most %(count)d USB devices.") % {"count": MOST_USB_DEVICES}, field="usb")
+    found = list(devices_for(flavor).filter(pk__in=ids))
+    if len(found) < len(set(ids)):
+        raise InvalidRequest(
+            _("No host has this device for this workstation."), hint=_("Choose another one."), field="usb"
+        )
+    if len({device.host_id for device in found}) > 1:
+        raise InvalidRequest(
+            _("These devices are at different hosts."), hint=_("Choose devices of one host."), field="usb"
+        )
+    return found
+
+
+def give(lease: Lease, devices: Sequence[UsbDevice]) -> None:
+    """The lease, which is saved, has these from now on, if it has GPUs and `require_free` agrees."""
+    LeaseDevice.objects.bulk_create(LeaseDevice(lease=lease, device=device) for device in devices)
+
+
+def require_free(lease: Lease) -> None:
+    """Nobody else has its devices while it has its GPUs. Raises NothingFree; call it when it has them."""
+    if lease.bound_to_id is None:
+        return
+    theirs = UsbDevice.objects.filter(pk__in=lease.devices.values("device"))
+    for device in locked(theirs).order_by("id"):
+        others = Hold.objects.filter(lease__devices__device=device, lease__state__in=HOLDING)
+        for hold in lease.holds.all():
+            meanwhile = others.filter(starts_at__lt=hold.ends_at, ends_at__gt=hold.starts_at)
+            if meanwhile.exclude(lease=lease).exists():
+                raise NothingFree(
+                    _("%(device)s is somebody else's then.") % {"device": device.name or device.usb_id},
+                    hint=_("Choose another time, or go without it."),
+                    field="usb",
+                )
+
+
+def are_there(lease: Lease) -> bool:
+    """Whether its devices are plugged in, and out of everybody else's machine."""
+    if lease.bound_to_id is None:
+        return True
+    devices = UsbDevice.objects.filter(leases__lease=lease)
+    if devices.exclude(gone_at=None).exists():
+        return False
+    others = LeaseDevice.objects.filter(device__in=devices, lease__state__in=ON_HOST)
+    return not others.exclude(lease=lease).exists()
+
+
+def orders_of(lease: Lease) -> tuple[m.UsbDevice, ...]:
+    """What its host is told."""
+    if lease.bound_to_id is None:
+        return ()
+    devices = UsbDevice.objects.filter(leases__lease=lease).order_by("port")
+    return tuple(m.UsbDevice(usb_id=device.usb_id, port=device.port, name=device.name) for device in devices)
+
+
+def take_devices(host: Host, told: Iterable[m.UsbDevice], *, now: datetime) -> None:
+    """Note what the host has now."""
+    present = {(each.usb_id, each.port): each.name for each in told}
+    known = {(row.usb_id, row.port): row for row in UsbDevice.objects.filter(host=host)}
+    for key, row in known.items():
+        gone_at = None if key in present else row.gone_at or now
+        name = present.get(key, row.name)
+        if (row.gone_at, row.name) != (gone_at, name):
+            row.gone_at, row.name = gone_at, name
+            row.save(update_fields=["gone_at", "name"])
+    UsbDevice.objects.bulk_create(
+        UsbDevice(host=host, usb_id=usb_id, port=port, name=name)
+        for (usb_id, port), name in present.items()
+        if (usb_id, port) not in known
+    )
