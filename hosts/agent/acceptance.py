@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 from hosts.agent.goals import Refusal, TooLate, take_goal
+from hosts.agent.proven import begun_at
 from hosts.agent.rig import Rig
 from hosts.agent.spool import Origin
 from hosts.protocol.codec import MessageError, decode_command
@@ -96,6 +97,7 @@ class Acceptance:
                 self._rig.spool.repeat_standing(origin)
                 return False
             self._check_generation(command)
+            self._check_not_older_than_journal(command)
             take_goal(self._rig, command.goal, origin)
             self._remember(command)
             self._rig.spool.add(Accepted(), origin)
@@ -112,6 +114,12 @@ class Acceptance:
         ).fetchone()
         if row is not None and command.generation < row["generation"]:
             raise Refusal(f"Generation {row['generation']} of {command.subject} was accepted before.")
+
+    def _check_not_older_than_journal(self, command: Command) -> None:
+        """Whoever has lost the journal knows no generations, and cannot tell what was carried out before."""
+        begun = begun_at(self._rig)
+        if begun is not None and command.issued_at < begun:
+            raise TooLate(f"The command is older than this host's journal, of {begun.isoformat()}.")
 
     def _remember(self, command: Command) -> None:
         """Raise the subject's generation. Older commands of it are refused by that from now on."""

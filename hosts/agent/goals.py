@@ -35,7 +35,7 @@ class Refusal(Exception):
 
 
 class TooLate(Refusal):
-    """The message has expired; a fresh one of the same command is welcome."""
+    """The message is too old to be believed; a fresh one of the same command is welcome."""
 
     final = False
 

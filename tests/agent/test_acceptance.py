@@ -81,6 +81,27 @@ def test_a_command_for_another_host_is_refused(box: Box) -> None:
     assert_untouched(box)
 
 
+def test_a_command_older_than_the_journal_is_refused_until_it_is_sent_anew(tmp_path: Path) -> None:
+    """With its journal the host has lost what it has carried out: an earlier sending may be one of these."""
+    with a_box(tmp_path / "before") as box:
+        order = box.intake()
+        command = box.control.command(box.provision(order), subject=LEASE, issued_at=box.now)
+        box.carry_out(box.provision(order), subject=LEASE)
+        box.carry_out(box.release(order), subject=LEASE)
+    with a_box(tmp_path / "after") as fresh:
+        fresh.control = box.control
+        fresh.restart()
+        fresh.intake()
+        known = fresh.rig.gpus.all()
+        fresh.acceptance.deliver(box.control.sign(command))
+        assert "older than this host's journal" in fresh.last(Refused).reason
+        assert not fresh.last(Refused).final
+        assert fresh.rig.machines.kept() == []
+        assert fresh.rig.gpus.all() == known
+        fresh.deliver(fresh.provision(order, lease=2), subject="lease:2")
+        assert isinstance(fresh.reports()[-1].event, Accepted)
+
+
 def test_a_command_that_comes_late_is_refused(box: Box) -> None:
     box.deliver(box.provision(), subject=LEASE, expires_at=box.now)
     assert "expired" in box.last(Refused).reason
