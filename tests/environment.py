@@ -19,6 +19,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--write-golden", action="store_true", help="Write the golden files anew instead of comparing"
     )
+    parser.addoption("--pictures", metavar="FOLDER", help="Draw every page of the portal into this folder")
     parser.addoption(
         "--scrub-machine",
         action="store_true",

@@ -15,7 +15,7 @@ document.addEventListener("keydown", (event) => {
   const target = document.querySelector(`[data-key="${CSS.escape(event.key)}"]`);
   if (target) {
     event.preventDefault();
-    if (target.matches("a")) target.click(); else target.focus();
+    if (target.matches("a")) target.click(); else { target.focus(); target.select?.(); }
   }
 });
 
