@@ -7,13 +7,14 @@ So an answer is as large as what was asked for, not as the fleet.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 from uuid import UUID
 
-from django.db.models import Q, QuerySet
+from django.db.models import Case, Count, Q, QuerySet, When, Window
+from django.db.models.functions import RowNumber
 from django.utils.translation import gettext as _
 
 from hosts.models import Gpu, GpuModel, Host
@@ -23,6 +24,7 @@ from leasing.availability.sweep import Kind, Paint, Stretch, free_of, leasable, 
 from leasing.errors import InvalidRequest, NotVisible
 from leasing.models import Block, Closure, Flavor, Hold, Lease, Person
 from leasing.openings import search
+from leasing.openings.each import most_open_in_each
 from leasing.openings.spans import FOREVER, Span, micros, moment
 from leasing.openings.upkeep import span_of
 from leasing.states.gpu import BOOKABLE
@@ -95,13 +97,23 @@ class HostPage:
 
 def fetch_pool(person: Person, model_slug: str, flavor_slug: str = "") -> Pool:
     """The pool, if the person may see it; NotVisible otherwise."""
-    model = policy.visible_models(person).filter(slug=model_slug).first()
+    return choose_pool(policy.visible_models(person).filter(slug=model_slug), model_slug, flavor_slug)[0]
+
+
+def choose_pool(
+    models: Iterable[GpuModel], model_slug: str, flavor_slug: str = ""
+) -> tuple[Pool, list[Flavor]]:
+    """The pool of one of the models, NotVisible if it is none of them; and what is on offer of it."""
+    model = next((one for one in models if one.slug == model_slug), None)
     if model is None:
         raise NotVisible(_("There is no such GPU model."))
-    flavor = Flavor.objects.filter(model=model, slug=flavor_slug, offered=True).first()
+    flavors = list(Flavor.objects.filter(model=model, offered=True).order_by("gpu_count", "name"))
+    for one in flavors:
+        one.model = model
+    flavor = next((one for one in flavors if one.slug == flavor_slug), None)
     if flavor is None and flavor_slug:
         raise InvalidRequest(_("This model has no such workstation."), field="flavor")
-    return Pool(model, flavor)
+    return Pool(model, flavor), flavors
 
 
 def check_window(since: datetime, until: datetime, step: timedelta) -> None:
@@ -117,10 +129,9 @@ def check_window(since: datetime, until: datetime, step: timedelta) -> None:
 
 def read_overview(pool: Pool, edges: Sequence[datetime], *, now: datetime) -> Overview:
     """The steps between edges, which are whole minutes."""
-    total = Gpu.objects.filter(model=pool.model).count()
-    one_node = pool.flavor is not None and pool.flavor.numa == Flavor.Numa.REQUIRED
-    anywhere = search.Pool(pool.model.pk, 1, one_node=one_node)
-    taken, unavailable = (levels(what, pool.model, edges) for what in (TAKEN, UNAVAILABLE))
+    counted = levels((TAKEN, UNAVAILABLE), pool.model, edges)
+    total, (taken, unavailable) = counted.gpus, counted.of
+    ahead = _Ahead(pool, edges, now)
     steps = [
         Step(
             starts_at,
@@ -128,59 +139,73 @@ def read_overview(pool: Pool, edges: Sequence[datetime], *, now: datetime) -> Ov
             free_least=total - used.most,
             free_most=total - used.fewest,
             unavailable=gone.most,
-            together=_together(anywhere, starts_at, ends_at, now=now),
-            leasable=_leasable_throughout(pool.flavor, starts_at, ends_at, now=now),
+            together=ahead.together(starts_at, ends_at),
+            leasable=ahead.leasable(starts_at, ends_at),
         )
         for (starts_at, ends_at), used, gone in zip(pairwise(edges), taken, unavailable, strict=True)
     ]
     return Overview(total, steps)
 
 
-def count_hosts(pool: Pool) -> int:
-    return _hosts_of(pool.model).count()
+class _Ahead:
+    """What is open in the steps that are not over, all asked at once."""
+
+    def __init__(self, pool: Pool, edges: Sequence[datetime], now: datetime) -> None:
+        self._flavor, self._now = pool.flavor, now
+        one_node = pool.flavor is not None and pool.flavor.numa == Flavor.Numa.REQUIRED
+        windows = []
+        for starts_at, ends_at in pairwise(edges):
+            if ends_at > now:
+                windows += [self._step(starts_at, ends_at), self._held(starts_at, ends_at)]
+        anywhere = search.Pool(pool.model.pk, 1, one_node=one_node)
+        self._open = most_open_in_each(anywhere, windows)
+
+    def together(self, starts_at: datetime, ends_at: datetime) -> int | None:
+        return None if ends_at <= self._now else self._open[self._step(starts_at, ends_at)]
+
+    def leasable(self, starts_at: datetime, ends_at: datetime) -> bool | None:
+        if self._flavor is None or ends_at <= self._now:
+            return None
+        return self._open[self._held(starts_at, ends_at)] >= self._flavor.gpu_count
+
+    def _step(self, starts_at: datetime, ends_at: datetime) -> Span:
+        return span_of(max(starts_at, self._now), ends_at)
+
+    def _held(self, starts_at: datetime, ends_at: datetime) -> Span:
+        """What a lease of all of the step would hold."""
+        starts_at = max(starts_at, self._now)
+        if self._flavor is None:
+            return span_of(starts_at, ends_at)
+        return span_of(*holds.window(self._flavor, starts_at, ends_at, now=self._now))
 
 
 def read_hosts(
     person: Person, pool: Pool, since: datetime, until: datetime, *, offset: int, limit: int, now: datetime
 ) -> HostPage:
     """Some hosts of the pool, those with leases that the person owns first, as the person may see them."""
-    numbers = {host_id: number for number, host_id in enumerate(_hosts_of(pool.model), 1)}
-    own = _hosts_of_own(person, pool.model, since, until)
-    order = sorted(numbers, key=lambda host_id: (host_id not in own, numbers[host_id]))
-    chosen = order[offset : offset + min(limit, MOST_HOSTS)]
-    reading = _Reading(person, pool, chosen, since, until, now)
+    chosen = list(_hosts_of(person, pool.model, since, until)[offset : offset + min(limit, MOST_HOSTS)])
+    reading = _Reading(person, pool, [block.host_id for block in chosen], since, until, now)
     names = policy.reads_fleet(person)
-    hosts = Host.objects.in_bulk(chosen)
-    rows = [reading.row(hosts[host_id], numbers[host_id], named=names) for host_id in chosen]
-    return HostPage(len(numbers), rows, reading.leases)
+    rows = [reading.row(block.host, block.number, named=names) for block in chosen]  # type: ignore[attr-defined]
+    count: int = chosen[0].count if chosen else _blocks_of(pool.model).count()  # type: ignore[attr-defined]
+    return HostPage(count, rows, reading.leases)
 
 
-def _together(anywhere: search.Pool, starts_at: datetime, ends_at: datetime, *, now: datetime) -> int | None:
-    if ends_at <= now:
-        return None
-    return search.most_open(anywhere, *span_of(max(starts_at, now), ends_at))
+def _blocks_of(model: GpuModel) -> QuerySet[Block]:
+    """One for each host that has the model."""
+    return Block.objects.filter(model=model, gpus__gt=0)
 
 
-def _leasable_throughout(
-    flavor: Flavor | None, starts_at: datetime, ends_at: datetime, *, now: datetime
-) -> bool | None:
-    if flavor is None or ends_at <= now:
-        return None
-    held = holds.window(flavor, max(starts_at, now), ends_at, now=now)
-    return search.is_open(holds.pool_of(flavor), *span_of(*held))
-
-
-def _hosts_of(model: GpuModel) -> QuerySet[Block, UUID]:
-    """Ids of the hosts that have the model, by name."""
-    return (
-        Block.objects.filter(model=model, gpus__gt=0).order_by("host__name").values_list("host_id", flat=True)
-    )
-
-
-def _hosts_of_own(person: Person, model: GpuModel, since: datetime, until: datetime) -> set[UUID]:
-    own = policy.visible_leases(person).filter(owner=person)
+def _hosts_of(person: Person, model: GpuModel, since: datetime, until: datetime) -> QuerySet[Block]:
+    """Numbered by name; of how many."""
+    own = policy.own_leases(person).values("pk")
     held = Hold.objects.filter(lease__in=own, gpu__model=model, starts_at__lt=until, ends_at__gt=since)
-    return set(held.values_list("gpu__host_id", flat=True).distinct())
+    numbered = _blocks_of(model).annotate(
+        number=Window(RowNumber(), order_by="host__name"),
+        count=Window(Count("*")),
+        own=Case(When(host__in=held.order_by().values("gpu__host"), then=0), default=1),
+    )
+    return numbered.select_related("host").order_by("own", "number")
 
 
 class _Reading:

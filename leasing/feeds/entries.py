@@ -117,7 +117,8 @@ def _runs(what: What, model: GpuModel, since: datetime, until: datetime) -> Runs
     if len(found) <= MOST_CHANGES:
         return found
     edges = [since + n * HOUR for n in range((until - since) // HOUR + 1)]
-    return [(at, level.most) for at, level in zip(edges, levels(what, model, edges), strict=False)]
+    steps = levels([what], model, edges).of[0]
+    return [(at, level.most) for at, level in zip(edges, steps, strict=False)]
 
 
 def _beyond(taken: Runs, gone: Runs) -> Runs:

@@ -71,11 +71,6 @@ def longest_open(pool: Pool, starts: int, ends: int) -> list[Span]:
     return [Span(*row) for row in ask(_LONGEST_OPEN, _values(pool, starts, ends))]
 
 
-def most_open(pool: Pool, starts: int, ends: int) -> int:
-    """How many GPUs of one host, or node, are free throughout `[starts, ends)`, at most."""
-    return _answer(_MOST_OPEN, _values(pool, starts, ends)) or 0
-
-
 def tightest_block(pool: Pool, starts: int, ends: int, *, without: Collection[int] = ()) -> int | None:
     """A block that is free throughout `[starts, ends)`: one whose opening has the fewest GPUs.
 
@@ -174,6 +169,8 @@ scopes(scope) AS (
     SELECT scope FROM asked WHERE EXISTS (SELECT 1 FROM {_BLOCKS_OF_MODEL} AND nodes > 1)
     UNION ALL SELECT {Scope.ONLY_NODE:d} WHERE EXISTS (SELECT 1 FROM {_BLOCKS_OF_MODEL} AND nodes <= 1)
 )"""
+LONGEST = f"""CASE WHEN shift < 0 OR (number + 1) << shift > {LAST_BOUNDED} THEN {FOREVER}
+        ELSE CAST((number + 1) << shift AS bigint) * {QUARTER} END"""
 # The classes of lengths to look into, those without a start and without an end first; no opening of a class
 # is as long as its `longest`.
 _CLASSES = f"""
@@ -186,9 +183,7 @@ numbers(shift, number) AS (
     UNION ALL SELECT 8, coarse + step FROM steps CROSS JOIN asked WHERE step < coarses
 ),
 classes(shift, number, longest) AS (
-    SELECT shift, number, CASE WHEN shift < 0 OR (number + 1) << shift > {LAST_BOUNDED} THEN {FOREVER}
-        ELSE CAST((number + 1) << shift AS bigint) * {QUARTER} END
-    FROM numbers
+    SELECT shift, number, {LONGEST} FROM numbers
 )"""
 _WHERE = f"WITH RECURSIVE {_ASKED}, {_SCOPES}, {_CLASSES}"
 
@@ -209,7 +204,8 @@ def _probe(what: str, held: str, *, gpus: str = "w.gpus", unbegun: str = "") -> 
     )
 
 
-def _covering(gpus: str = "w.gpus", others: str = "") -> str:
+def covering(gpus: str = "w.gpus", others: str = "") -> str:
+    """A block of a class `c` that covers what `a` asks for, in a scope `s`, or NULL."""
     return _probe(
         "block_id",
         "AND starts <= a.starts AND starts > a.ends - c.longest AND ends >= a.ends"
@@ -220,7 +216,7 @@ def _covering(gpus: str = "w.gpus", others: str = "") -> str:
 
 
 _EACH = "FROM asked a CROSS JOIN widths w CROSS JOIN scopes s CROSS JOIN classes c"
-_COVERED = f"EXISTS (SELECT 1 {_EACH} WHERE {_covering()} IS NOT NULL)"
+_COVERED = f"EXISTS (SELECT 1 {_EACH} WHERE {covering()} IS NOT NULL)"
 _NEXT = _probe("starts", "AND starts > a.starts AND ends - starts >= a.length ORDER BY starts LIMIT 1")
 _LASTING = _probe(
     "max(ends)",
@@ -233,7 +229,6 @@ _FIRST_START = (
     f"{_WHERE}, {_WIDTHS} SELECT CASE WHEN {_COVERED} THEN starts ELSE (SELECT min({_NEXT}) {_EACH}) END"
     " FROM asked"
 )
-_MOST_OPEN = f"{_WHERE}, {_WIDTHS} SELECT max(w.gpus) {_EACH} WHERE {_covering()} IS NOT NULL"
 _LATEST_END = f"{_WHERE}, {_WIDTHS} SELECT max({_LASTING}) {_EACH}"
 _LONGEST_OPEN = f"""WITH RECURSIVE {_ASKED}, {_SCOPES}, {_WIDTHS},
     touching(starts, ends) AS (
@@ -265,7 +260,7 @@ def _tightest(without: tuple[int, ...]) -> str:
     """One number of GPUs after the other is tried, until a block is found."""
     given = [f"%(other{number})s" for number in range(_LEFT_OUT)]
     others = f"AND block_id NOT IN ({', '.join([*given, *map(str, without)])})"
-    probes = f"SELECT {_covering('t.gpus + 1', others)} AS found FROM scopes s CROSS JOIN classes c"
+    probes = f"SELECT {covering('t.gpus + 1', others)} AS found FROM scopes s CROSS JOIN classes c"
     return f"""{_WHERE},
     tried(gpus, block_id) AS (
         SELECT count - 1, CAST(NULL AS bigint) FROM asked

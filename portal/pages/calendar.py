@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
@@ -10,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 from django import forms
 from django.contrib.auth.decorators import login_required
-from django.core.paginator import Paginator
+from django.core.paginator import Page, Paginator
 from django.http import HttpResponse
 from django.shortcuts import render
 from django.utils import formats, timezone
@@ -21,9 +22,9 @@ from django.views.decorators.http import require_safe
 
 from hosts.models import GpuModel
 from leasing import policy
-from leasing.availability.pool import Pool, count_hosts, fetch_pool, read_hosts, read_overview
+from leasing.availability.pool import HostPage, Pool, choose_pool, read_hosts, read_overview
 from leasing.errors import NotVisible
-from leasing.models import Flavor, Person
+from leasing.models import Flavor
 from portal.middleware import PersonRequest
 from portal.pages.calendar_chart import BAR, Drawing
 from portal.pages.calendar_windows import (
@@ -36,8 +37,10 @@ from portal.pages.calendar_windows import (
     next_day,
     previous_day,
 )
+from portal.pages.context import roles_in
 
 HOSTS = 5
+ONE_TO_SIX_DIGITS = re.compile(r"[1-9][0-9]{0,5}")
 VIEWS: dict[View, str | Promise] = {
     View.DAY: gettext_lazy("Day"),
     View.WEEK: gettext_lazy("Week"),
@@ -90,51 +93,49 @@ def calendar(request: PersonRequest) -> HttpResponse:
     now = timezone.now()
     models = list(policy.visible_models(request.user))
     if not models:
-        require_reader(request.user)
+        require_reader(request)
         return render(request, "calendar/calendar.html", {"shown": None})
     form = CalendarForm(request.GET)
     form.is_valid()
     zone = ZoneInfo(request.user.timezone)
-    shown = _shown(request, form, models[0], now.astimezone(zone).date())
+    pool, flavors = choose_pool(
+        models, request.GET.get("model") or models[0].slug, request.GET.get("flavor", "")
+    )
+    if pool.flavor is None and flavors:
+        pool = Pool(pool.model, flavors[0])
+    today = now.astimezone(zone).date()
+    shown = _shown(pool, form, today)
     edges = edges_of(shown.view, shown.first, zone)
     if len(edges) < 2:
         form.add_error("day", _("There was no such day here: the calendar skipped it."))
-        shown = _shown(request, form, models[0], now.astimezone(zone).date())
+        shown = _shown(pool, form, today)
         edges = edges_of(shown.view, shown.first, zone)
     context = {
         "form": form,
         "shown": shown,
         "models": [_model_choice(shown, model) for model in models],
-        **_links(shown),
+        **_links(shown, flavors),
         **_drawn(request, shown, edges, zone, now),
     }
     return render(request, "calendar/calendar.html", context, status=400 if form.errors else 200)
 
 
-def require_reader(person: Person) -> None:
+def require_reader(request: PersonRequest) -> None:
     """NotVisible unless the person has a part in any pool; it may be that nothing is on offer."""
-    if not policy.tenants_with_role(person, *policy.ROLES).exists():
+    if not roles_in(request, request.user):
         raise NotVisible(_("There is nothing here."))
 
 
-def _shown(request: PersonRequest, form: CalendarForm, fallback: GpuModel, today: date) -> Shown:
-    pool = fetch_pool(request.user, request.GET.get("model") or fallback.slug, request.GET.get("flavor", ""))
-    if pool.flavor is None:
-        pool = Pool(pool.model, _flavors_of(pool.model)[0] if _flavors_of(pool.model) else None)
+def _shown(pool: Pool, form: CalendarForm, today: date) -> Shown:
     view = View(form.cleaned_data.get("view") or View.WEEK)
     return Shown(pool, view, first_day(view, form.cleaned_data.get("day") or today), today)
-
-
-def _flavors_of(model: GpuModel) -> list[Flavor]:
-    return list(Flavor.objects.filter(model=model, offered=True).order_by("gpu_count", "name"))
 
 
 def _model_choice(shown: Shown, model: GpuModel) -> Choice:
     return Choice(model.name, shown.address(model=model.slug, flavor=""), model == shown.pool.model)
 
 
-def _links(shown: Shown) -> dict[str, Any]:
-    flavors = _flavors_of(shown.pool.model)
+def _links(shown: Shown, flavors: list[Flavor]) -> dict[str, Any]:
     return {
         "flavors": [
             Choice(flavor.name, shown.address(flavor=flavor.slug), flavor == shown.pool.flavor)
@@ -164,12 +165,10 @@ def _heading(shown: Shown) -> str:
 def _drawn(
     request: PersonRequest, shown: Shown, edges: list[datetime], zone: ZoneInfo, now: datetime
 ) -> dict[str, Any]:
-    may_book = policy.tenants_with_role(request.user, "member").exists()
+    may_book = any("member" in roles for roles in roles_in(request, request.user).values())
     drawing = Drawing(shown.pool, edges, zone, may_book, now)
     overview = read_overview(shown.pool, edges, now=now)
-    page = Paginator(range(count_hosts(shown.pool)), HOSTS).get_page(request.GET.get("page"))
-    offset = max(0, page.start_index() - 1)
-    found = read_hosts(request.user, shown.pool, edges[0], edges[-1], offset=offset, limit=HOSTS, now=now)
+    page, found = _hosts(request, shown, edges, now)
     return {
         "heading": _heading(shown),
         "overview": overview,
@@ -180,3 +179,19 @@ def _drawn(
         "hosts": [drawing.host(row, found.leases) for row in found.rows],
         "page": page,
     }
+
+
+def _hosts(
+    request: PersonRequest, shown: Shown, edges: list[datetime], now: datetime
+) -> tuple[Page[int], HostPage]:
+    """The page that is asked for, or else the nearest; how many there are is known once one is read."""
+
+    def read(number: int) -> HostPage:
+        offset = (number - 1) * HOSTS
+        return read_hosts(request.user, shown.pool, edges[0], edges[-1], offset=offset, limit=HOSTS, now=now)
+
+    asked = request.GET.get("page", "")
+    number = int(asked) if ONE_TO_SIX_DIGITS.fullmatch(asked) else 1
+    found = read(number)
+    page = Paginator(range(found.count), HOSTS).get_page(asked)
+    return page, found if page.number == number else read(page.number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.db.models import Count, Q
 from django.http import HttpRequest
 from django.utils import timezone
 
@@ -59,6 +60,6 @@ def requests_to_decide(person: Person, roles: dict[Tenant, set[str]]) -> int:
     if not tenants:
         return 0
     requests = Lease.objects.filter(tenant__in=tenants, state=LeaseState.REQUESTED).exclude(owner=person)
+    alone, repeated = Count("pk", filter=Q(series=None)), Count("series", distinct=True)
     # A series is one decision.
-    repeated = requests.filter(series__isnull=False).values("series").distinct()
-    return requests.filter(series=None).count() + repeated.count()
+    return sum(requests.aggregate(alone=alone, repeated=repeated).values())

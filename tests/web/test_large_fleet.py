@@ -40,7 +40,7 @@ def many_hosts(scene: Scene) -> list[Host]:
     return Host.objects.bulk_create(hosts)
 
 
-@pytest.mark.parametrize("name", ["home", "book", "workstations"])
+@pytest.mark.parametrize("name", ["home", "book", "workstations", "calendar"])
 def test_a_page_asks_the_same_for_one_workstation_as_for_many(
     scene: Scene, sign_in: SignIn, name: str
 ) -> None:
