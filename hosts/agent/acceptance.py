@@ -116,9 +116,12 @@ class Acceptance:
             raise Refusal(f"Generation {row['generation']} of {command.subject} was accepted before.")
 
     def _check_not_older_than_journal(self, command: Command) -> None:
-        """Whoever has lost the journal knows no generations, and cannot tell what was carried out before."""
+        """Whoever has lost the journal knows no generations, and cannot tell what was carried out before.
+
+        A beginning that is still to come was noted by a clock that was wrong, and says nothing.
+        """
         begun = begun_at(self._rig)
-        if begun is not None and command.issued_at < begun:
+        if begun is not None and command.issued_at < begun <= self._rig.clock():
             raise TooLate(f"The command is older than this host's journal, of {begun.isoformat()}.")
 
     def _remember(self, command: Command) -> None:

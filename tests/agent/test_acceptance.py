@@ -99,7 +99,16 @@ def test_a_command_older_than_the_journal_is_refused_until_it_is_sent_anew(tmp_p
         assert fresh.rig.machines.kept() == []
         assert fresh.rig.gpus.all() == known
         fresh.deliver(fresh.provision(order, lease=2), subject="lease:2")
-        assert isinstance(fresh.reports()[-1].event, Accepted)
+        assert fresh.last(Accepted) == Accepted()
+        assert [machine.subject for machine in fresh.rig.machines.kept()] == ["lease:2"]
+
+
+def test_a_journal_begun_by_a_clock_that_was_ahead_keeps_nothing_out(tmp_path: Path) -> None:
+    with a_box(tmp_path) as box:
+        with box.rig.journal.transaction():
+            box.rig.journal.remember("begun_at", (box.now + timedelta(days=1)).isoformat())
+        box.intake()
+        assert box.gpu_state() == "clean"
 
 
 def test_a_command_that_comes_late_is_refused(box: Box) -> None:
