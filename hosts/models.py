@@ -49,12 +49,24 @@ class GpuModel(models.Model):
         return self.name
 
 
+class StoragePool(models.Model):
+    """Storage that the hosts which name it share. Home volumes lie there."""
+
+    name = models.CharField(max_length=63, unique=True, validators=[HOST_NAME])
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class Host(models.Model):
     """A hypervisor. The public keys are hex; the private halves never leave the host.
 
     `account` is what it is called in messages and at the broker, for good; `name` is what people call it, and
     may be changed. Of the password of its broker account only the SHA-256 is known here. A retired host is
-    kept for its history, and refused.
+    kept for its history, and refused. `pool` is where home volumes lie.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
@@ -64,6 +76,7 @@ class Host(models.Model):
     key_id = models.CharField(max_length=16, unique=True, editable=False, help_text="Of signing_key")
     sealing_key = models.CharField(max_length=64, validators=[PUBLIC_KEY])
     simulated = models.BooleanField(default=False)
+    pool = models.ForeignKey(StoragePool, models.PROTECT, null=True, related_name="hosts")
     cpu_count = models.PositiveIntegerField(default=0)
     memory_mib = models.PositiveIntegerField(default=0)
     disk_gib = models.PositiveIntegerField(default=0)

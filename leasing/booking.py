@@ -18,6 +18,7 @@ from leasing.addresses import of_approvals
 from leasing.audit.log import record
 from leasing.billing.budget_warnings import warn
 from leasing.errors import InvalidRequest, NotVisible
+from leasing.homes import check_wish
 from leasing.limits import check_window
 from leasing.locking import lock_tenant_and_person
 from leasing.membership.openness import require_open
@@ -47,6 +48,7 @@ def request_lease(
     project: str = "",
     cost_centre: str = "",
     usb: Collection[int] = (),
+    with_home: bool = False,
     now: datetime,
 ) -> Lease:
     """Book a workstation; no `starts_at` means now. `usb` are the numbers of devices to be plugged into it.
@@ -76,6 +78,7 @@ def request_lease(
             project=checked_tag(project, "project"),
             cost_centre=checked_tag(cost_centre, "cost_centre"),
             bound_to=chosen[0].host if chosen else None,
+            with_home=with_home,
         ),
         usb=chosen,
         now=now,
@@ -126,6 +129,7 @@ def _book(
     # Tenant before person, always: two bookings of one team are checked one after the other.
     lease.tenant = lock_tenant_and_person(tenant.pk, person.pk)
     require_open(lease.tenant)
+    check_wish(lease)
     quote = fill_quote(lease, now=now)
     verdict = check_limits(lease, quote.terms, now=now)
     reason = verdict.reason
@@ -193,6 +197,8 @@ def facts_of(
         "needs_approval_because": lease.needs_approval_because.in_english(),
         "gpus": [str(gpu) for gpu in gpus],
     }
+    if lease.with_home:
+        facts["with_home"] = True
     if lease.series_id:
         facts |= {"series": str(lease.series_id), "occurs_on": str(lease.occurs_on)}
     if lease.bound_to_id:

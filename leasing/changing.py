@@ -20,6 +20,7 @@ from leasing.audit.log import record
 from leasing.billing.budget_warnings import warn
 from leasing.booking import check_limits, decide_by, fill_quote
 from leasing.errors import DomainError, InvalidRequest, NothingFree, WrongState
+from leasing.homes import check_wish
 from leasing.latest_end import extension_limit
 from leasing.limits import check_window
 from leasing.locking import locked
@@ -167,6 +168,7 @@ def _change_window(
     require_open(lease.tenant)
     before = {"starts": lease.starts_at, "was": lease.ends_at}
     lease.starts_at, lease.ends_at = starts_at, ends_at
+    check_wish(lease)
     lease.extensions.filter(state=Extension.State.CONFIRMED).update(state=Extension.State.FAILED)
     quote = fill_quote(lease, now=now)
     verdict = check_limits(lease, quote.terms, now=now)

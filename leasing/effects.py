@@ -8,7 +8,7 @@ from django.db.models import F
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
-from leasing import goals, holds, notices
+from leasing import goals, holds, homes, notices
 from leasing.actors import Actor
 from leasing.addresses import of_lease
 from leasing.console import close_consoles
@@ -35,6 +35,7 @@ def after_lease_event(lease: Lease, *, event: LeaseEvent, at: datetime, actor: A
         order_release(lease, now=now)
     elif event is LeaseEvent.GONE:
         _take_back(lease, at=at, actor=actor, now=now)
+        homes.detach(lease, at=at, now=now)
         close_commands(lease, answer="gone", now=now)
     elif lease.state == LeaseState.ENDED:
         holds.drop(lease)
@@ -82,6 +83,7 @@ def _hand_over(lease: Lease, *, at: datetime, actor: Actor, now: datetime) -> No
         hold.save(update_fields=["tenure"])
         lease.host = gpu.host
     lease.save(update_fields=["host"])
+    homes.attach(lease, at=at, now=now)
 
 
 def _take_back(lease: Lease, *, at: datetime, actor: Actor, now: datetime) -> None:

@@ -11,12 +11,14 @@ from django.db.models import Min
 from hosts.models import Division, Gpu, GpuModel, Host
 from hosts.protocol.codec import PROTOCOL, is_said_in
 from hosts.protocol.evidence import ReadBack
+from hosts.protocol.homes import HOME_SERIAL
 from hosts.protocol.machine import Firmware
 from hosts.protocol.messages import (
     Divide,
     Fingerprint,
     GpuOrder,
     GuestOrder,
+    HomeOrder,
     ImageOrder,
     Intake,
     MachineOrder,
@@ -25,17 +27,24 @@ from hosts.protocol.messages import (
     Power,
     Provision,
     Release,
+    RemoveHome,
     ScrubPolicy,
     Undivide,
     Update,
 )
+from hosts.protocol.signing import seal
 from leasing import devices
-from leasing.models import Lease, SshKey
+from leasing.keys import open_home_key
+from leasing.models import HomeVolume, Lease, SshKey
 from leasing.timing import SHUTDOWN_PATIENCE, STOP_GRACE
 
 LeaseGoal = Provision | Release | Power
 PowerAction = Literal["on", "off", "restart"]
 _ImageFormat = Literal["direct-kernel", "qcow2", "raw"]
+
+
+def home_subject(volume: HomeVolume) -> str:
+    return f"home:{volume.pk}"
 
 
 def lease_subject(lease: Lease) -> str:
@@ -73,18 +82,42 @@ def provision(lease: Lease) -> Provision:
             usb=tuple(lease.flavor.usb_devices),
             network=NetworkOrder(ports=tuple(image.ports)),
             chosen_usb=devices.orders_of(lease),
+            home=_home(lease),
         ),
     )
 
 
+def _home(lease: Lease) -> HomeOrder | None:
+    """The volume that is attached to it, its key sealed to the host."""
+    volume = HomeVolume.objects.filter(lease=lease).select_related("pool").first()
+    if volume is None or lease.host is None:
+        return None
+    key = open_home_key(volume.sealed_key, volume.pk)
+    return HomeOrder(
+        volume_id=volume.pk,
+        pool=volume.pool.name,
+        size_gib=volume.size_gib,
+        made=volume.made_at is not None,
+        sealed_key=seal(key, to_public_hex=lease.host.sealing_key),
+    )
+
+
+def remove_home(volume: HomeVolume) -> RemoveHome:
+    return RemoveHome(volume_id=volume.pk, pool=volume.pool.name)
+
+
 def _guest(lease: Lease) -> GuestOrder:
     """The owner's keys as they are now: the machine is about to be built."""
+    mounts = msgspec.convert(lease.image.mounts, type=tuple[Mount, ...])
+    if lease.with_home:
+        source = f"/dev/disk/by-id/virtio-{HOME_SERIAL}"
+        mounts += (Mount(source=source, target=f"/home/{lease.image.default_user}", type="ext4"),)
     keys = SshKey.objects.filter(person=lease.owner_id).values_list("text", flat=True)
     return GuestOrder(
         hostname=lease.machine_name,
         user=lease.image.default_user,
         ssh_keys=tuple(keys),
-        mounts=msgspec.convert(lease.image.mounts, type=tuple[Mount, ...]),
+        mounts=mounts,
     )
 
 

@@ -14,6 +14,7 @@ from django.utils.translation import gettext as _
 
 from hosts.models import Gpu
 from leasing.errors import NothingFree
+from leasing.homes import elsewhere, nothing_with_home
 from leasing.locking import locked
 from leasing.models import Block, Flavor, Hold, Lease
 from leasing.openings.search import Pool, lock_tightest_block, tightest_block
@@ -74,7 +75,7 @@ def place(
     """
     starts_at, ends_at = window(lease.flavor, lease.starts_at, lease.ends_at, now=now)
     span, pool = span_of(starts_at, ends_at), pool_of(lease.flavor)
-    seen: set[int] = set()
+    seen = set(elsewhere(lease))
     fallback: _Choice | None = None
     while span.starts < span.ends and (block := _lock_next(lease, pool, span, seen)) is not None:
         seen.add(block.pk)
@@ -87,7 +88,7 @@ def place(
             return _hold(lease, choice, starts_at, ends_at)
         fallback = min(fallback or choice, choice, key=lambda one: one.unready)
     if fallback is None:
-        raise _nothing_free(lease)
+        raise nothing_with_home(lease.flavor) if lease.with_home else _nothing_free(lease)
     return _hold(lease, fallback, starts_at, ends_at)
 
 
@@ -189,7 +190,7 @@ def could_make_way(lease: Lease, gpu_ids: frozenset[UUID], *, now: datetime) -> 
     """
     own = Block.objects.filter(host__gpus__holds__lease=lease, model=lease.flavor.model).first()
     span = span_of(*window(lease.flavor, lease.starts_at, lease.ends_at, now=now))
-    seen = frozenset() if own is None else frozenset([own.pk])
+    seen = elsewhere(lease) if own is None else elsewhere(lease) | {own.pk}
     if lease.bound_to_id is None and tightest_block(pool_of(lease.flavor), *span, without=seen) is not None:
         return True
     if own is None:

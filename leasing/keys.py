@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import tempfile
 from functools import cache
 from pathlib import Path
+from uuid import UUID
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
-from nacl.encoding import HexEncoder
+from nacl.encoding import HexEncoder, RawEncoder
+from nacl.hash import blake2b
+from nacl.secret import Aead
 from nacl.signing import SigningKey
 
 from hosts.models import Host
@@ -35,6 +39,23 @@ def stored_report_verifier(host: Host) -> Verifier:
     """Opens what the host has sent and we have stored, whatever key it had then."""
     former = {key.key_id: verify_key(key.signing_key) for key in host.former_keys.all()}
     return Verifier({**former, host.key_id: verify_key(host.signing_key)}, REPORT)
+
+
+def seal_home_key(key: bytes, volume_id: UUID) -> str:
+    """A home volume's key as the database keeps it: what signs commands opens it, for that volume alone."""
+    return base64.b64encode(_home_box().encrypt(key, volume_id.bytes)).decode()
+
+
+def open_home_key(sealed: str, volume_id: UUID) -> bytes:
+    """The key. CryptoError if it is another volume's, or was sealed by another portal."""
+    return _home_box().decrypt(base64.b64decode(sealed), volume_id.bytes)
+
+
+def _home_box() -> Aead:
+    seed = bytes(portal_signing_key())
+    return Aead(
+        blake2b(b"", key=seed, digest_size=Aead.KEY_SIZE, person=b"leasehold-home", encoder=RawEncoder)
+    )
 
 
 @cache

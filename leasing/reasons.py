@@ -100,6 +100,10 @@ TEXTS: dict[str, str | Promise] = {
         "The program on its host is too old for this system. It starts as soon as that is upgraded."
         " Your end stays; the time lost is not billed."
     ),
+    "waits-for-home": _(
+        "Another workstation still has your home volume. It starts as soon as that has ended."
+        " Your end stays; the time lost is not billed."
+    ),
     "waits-for-return": _(
         "The GPU is not back from its previous lease. Your end stays; the time lost is not billed."
     ),

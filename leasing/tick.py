@@ -19,6 +19,7 @@ from leasing import (
     effects,
     goals,
     holds,
+    homes,
     idleness,
     keeping,
     offering,
@@ -149,6 +150,12 @@ def order_intakes(now: datetime) -> None:
     _each_locked(due, lambda gpu: _order_intake(gpu, now=now))
 
 
+def remove_homes(now: datetime) -> None:
+    """Home volumes of whose end no host has told in time."""
+    due = homes.removals_due(now).select_related("pool")
+    _each_locked(due, lambda volume: homes.order_removal(volume, now=now))
+
+
 def send_receipts(now: datetime, send: outbox.Send) -> None:
     """Tell hosts which reports are stored, so that they can forget them."""
     due = Host.objects.filter(receipt_due=True, journal_id__isnull=False)
@@ -214,6 +221,7 @@ DUTIES: tuple[Callable[[datetime], None], ...] = (
     open_again,
     serve_lines,
     forget_past,
+    remove_homes,
     order_copies,
     forget_old,
     seal_audit,
@@ -234,6 +242,9 @@ def _start(lease: Lease, *, spare: frozenset[int], now: datetime) -> None:
         tidings.moved(lease, now=now)
     if not devices.are_there(lease):
         _wait_for_device(lease, now=now)
+        return
+    if not homes.can_attach(lease):
+        _wait_for_home(lease, now=now)
         return
     if not goals.is_understood(lease):
         _wait_for_upgrade(lease, now=now)
@@ -258,6 +269,11 @@ def _ready(lease: Lease, *, now: datetime) -> bool:
 def _wait(lease: Lease, *, now: datetime) -> None:
     if not lease.waiting_because and not _coming(lease, now=now):
         tidings.waits(lease, now=now)
+
+
+def _wait_for_home(lease: Lease, *, now: datetime) -> None:
+    if not lease.waiting_because:
+        tidings.waits_for_home(lease, now=now)
 
 
 def _wait_for_upgrade(lease: Lease, *, now: datetime) -> None:

@@ -103,6 +103,12 @@ def waits_for_upgrade(lease: Lease, *, now: datetime) -> None:
     _tell_owner(lease, "lease-waits", _("%(name)s has to wait"), lease.waiting_because, now=now)
 
 
+def waits_for_home(lease: Lease, *, now: datetime) -> None:
+    """Another lease still has its owner's home volume. The caller has locked the lease."""
+    _note(lease, because("waits-for-home"))
+    _tell_owner(lease, "lease-waits", _("%(name)s has to wait"), lease.waiting_because, now=now)
+
+
 def delayed(lease: Lease, *, now: datetime) -> None:
     """The lease before it overruns. The caller has locked the lease."""
     _note(lease, because("waits-for-return"))

@@ -251,6 +251,8 @@ IMAGE_AT_MOST_BYTES = int(os.environ.get("LEASEHOLD_IMAGE_MAX_GIB", "256")) << 3
 IMAGE_CONVERSION_SECONDS = int(os.environ.get("LEASEHOLD_IMAGE_CONVERSION_MINUTES", "120")) * 60
 # Where hosts dial the console gateway; the browser uses SITE_URL.
 GATEWAY_URL = os.environ.get("LEASEHOLD_GATEWAY_URL", SITE_URL.replace("http", "ws", 1) + "/ws/host-console/")
+# How large home volumes are that are made from now on.
+HOME_GIB = int(os.environ.get("LEASEHOLD_HOME_GIB", "50"))
 # After how long a workstation that nobody has used is given back; 0 is never. Needs a source that watches.
 # Who bills: name and address as they stand on invoices, several lines in one.
 INVOICE_ISSUER = os.environ.get("LEASEHOLD_INVOICE_ISSUER", "Leasehold")

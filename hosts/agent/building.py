@@ -16,6 +16,7 @@ from hosts.agent import disks
 from hosts.agent.bus import Card
 from hosts.agent.domain import Backing, BiosDisk, Boot, Disk, MachineSpec, UefiDisk, domain_xml
 from hosts.agent.fragments import show_rom
+from hosts.agent.home_steps import attach_home, has_home, home_disk, home_key, leases_with_home, let_go
 from hosts.agent.host_key import keep_host_key, read_host_key
 from hosts.agent.images import open_disk_image, open_kernel_image, require_digest
 from hosts.agent.layout import read_layout
@@ -35,7 +36,8 @@ _CHOOSING = Lock()
 
 
 def make_disks(rig: Rig, goal: Provision) -> None:
-    """The lease's scratch disk, over its golden image if that is a disk, too; and its seed."""
+    """The lease's scratch disk, over its golden image if that is a disk, too; its home; and its seed."""
+    attach_home(rig, goal)
     if goal.machine.disk_gib:
         disks.create_scratch(
             disk_path(rig, goal.lease_id),
@@ -55,19 +57,21 @@ def make_disks(rig: Rig, goal: Provision) -> None:
 def has_disks(rig: Rig, goal: Provision) -> bool:
     """Whether they are there; a machine may have none."""
     has_scratch = goal.machine.disk_gib == 0 or disk_path(rig, goal.lease_id).exists()
-    return has_scratch and (goal.machine.guest is None or _seed_path(rig, goal.lease_id).exists())
+    has_seed = goal.machine.guest is None or _seed_path(rig, goal.lease_id).exists()
+    return has_scratch and has_seed and has_home(rig, goal)
 
 
 def destroy_disks(rig: Rig, lease_id: UUID) -> None:
-    """Destroy the key, then the disk; then seed, host key, firmware variables, and its serial port's log."""
+    """Let go of the home volume, then destroy the key, the disk, and whatever else the machine had."""
+    let_go(rig, lease_id)
     disks.destroy_scratch(disk_path(rig, lease_id))
     for path in rig.config.machines_directory.glob(f"{lease_id}.*"):
         path.unlink()
 
 
 def leases_with_disks(rig: Rig) -> set[UUID]:
-    """The leases of which a disk, a key, a seed or a host key lies here."""
-    found = set()
+    """The leases of which a disk, a key, a seed or a host key lies here, or that have a home volume."""
+    found = leases_with_home(rig)
     disks_here = rig.config.disks_directory.glob(f"*{DISK_SUFFIX}*")
     seeds = (rig.config.machines_directory.glob(f"*{each}*") for each in (SEED_SUFFIX, HOST_KEY_SUFFIX))
     for path in (*disks_here, *chain.from_iterable(seeds)):
@@ -99,7 +103,8 @@ def _define(
     is_encrypted = spec.disk is not None and spec.disk.encrypted
     key = disks.read_key(disk_path(rig, goal.lease_id)) if is_encrypted else None
     devices, beside = interfaces(rig, goal.lease_id)
-    rig.hypervisor.define(domain_xml(spec, [*devices, *fragments], beside=beside), disk_key=key)
+    xml = domain_xml(spec, [*devices, *fragments], beside=beside)
+    rig.hypervisor.define(xml, disk_key=key, home_key=home_key(rig, goal))
 
 
 def _fragments(rig: Rig, card: Card, slot: int) -> list[etree._Element]:
@@ -125,6 +130,7 @@ def _specification(rig: Rig, goal: Provision, *, generation: int, placement: Pla
         memory_mib=order.memory_mib,
         boot=_boot(rig, goal),
         disk=_disk(rig, goal),
+        home=home_disk(rig, goal),
         seed=_seed_path(rig, goal.lease_id) if order.guest else None,
         tpm=order.image.tpm,
         hides_hypervisor=order.image.hides_hypervisor,

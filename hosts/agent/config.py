@@ -35,6 +35,13 @@ class Rom(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             raise ValueError("`file` of a ROM must be an absolute path")
 
 
+class HomePool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where home volumes lie. Hosts that give the same name see the same files there."""
+
+    name: Name
+    directory: Path
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The operator's decisions, all of which may be left out. Times in seconds.
 
@@ -53,6 +60,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     roms: tuple[Rom, ...] = ()
     usb_devices: tuple[UsbId, ...] = ()
     network: NetworkSettings = NetworkSettings()
+    home_pool: HomePool | None = None
     image_mib_per_second: Annotated[float, Meta(ge=0)] = 0.0
     resend_seconds: Seconds = 10.0
     inventory_seconds: Seconds = 60.0

@@ -1,10 +1,15 @@
-"""Scratch disks: made for one lease, encrypted with a key born on this host, erased by destroying it."""
+"""Scratch disks: made for one lease, encrypted with a key born on this host, erased by destroying it.
+
+And what home volumes are made with, whose key comes from elsewhere and never lies beside them.
+"""
 
 from __future__ import annotations
 
 import os
 import secrets
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hosts.agent.domain import Backing
@@ -50,27 +55,64 @@ def create_scratch(
     disk.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
     partial = disk.with_name(f"{disk.name}.partial")
     partial.unlink(missing_ok=True)
-    options = _encryption(disk) if encrypted else []
+    options = _encryption(str(_make_key(disk))) if encrypted else []
     _qemu_img("create", "-q", "-f", "qcow2", *options, *_over(backing), str(partial), f"{size_gib}G")
     partial.chmod(0o600)
-    _sync(partial)
+    sync(partial)
     partial.replace(disk)
-    _sync(disk.parent)
+    sync(disk.parent)
 
 
 def destroy_scratch(disk: Path) -> None:
     """The key first, then the header that it opened, then the file. What is already gone is skipped."""
     for path in (key_path(disk), disk, disk.with_name(f"{disk.name}.partial")):
-        if path.exists():
-            _overwrite_start(path)
-            path.unlink()
+        destroy(path)
     if disk.parent.exists():
-        _sync(disk.parent)
+        sync(disk.parent)
 
 
-def _encryption(disk: Path) -> list[str]:
+def destroy(path: Path) -> None:
+    """Overwrite the header, then remove the file, if there is one."""
+    if path.exists():
+        _overwrite_start(path)
+        path.unlink()
+
+
+def convert(plain: Path, disk: Path, *, key: bytes | None) -> None:
+    """A qcow2 disk with what a raw file holds, encrypted if there is a key, which touches no file system."""
+    if key is None:
+        _qemu_img("convert", "-f", "raw", "-O", "qcow2", str(plain), str(disk))
+    else:
+        with _in_memory(key) as handle:
+            options = _encryption(f"/proc/self/fd/{handle}")
+            _qemu_img(
+                "convert", "-f", "raw", "-O", "qcow2", *options, str(plain), str(disk), pass_fds=(handle,)
+            )
+    disk.chmod(0o600)
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """A new file, readable by its owner alone, surely on the disk."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _in_memory(key: bytes) -> Iterator[int]:
+    handle = os.memfd_create("key")
+    try:
+        os.write(handle, key)
+        os.lseek(handle, 0, os.SEEK_SET)
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _encryption(key_file: str) -> list[str]:
     """The key has 256 random bits: stretching it would only cost time, hence the short `iter-time` (ms)."""
-    secret = f"secret,id=key,file={_escaped(_make_key(disk))}"
+    secret = f"secret,id=key,file={_escaped(key_file)}"
     options = "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10,encrypt.hash-alg=sha512"
     return ["--object", secret, "-o", options]
 
@@ -81,7 +123,7 @@ def _make_key(disk: Path) -> Path:
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
-    _sync(path)
+    sync(path)
     return path
 
 
@@ -89,9 +131,9 @@ def _over(backing: Backing | None) -> list[str]:
     return [] if backing is None else ["-F", backing.format, "-b", str(backing.path)]
 
 
-def _escaped(path: Path) -> str:
+def _escaped(path: str) -> str:
     """A comma would end the option."""
-    return str(path).replace(",", ",,")
+    return path.replace(",", ",,")
 
 
 def _overwrite_start(path: Path) -> None:
@@ -101,7 +143,8 @@ def _overwrite_start(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """What was written to a file, or to a folder, is surely on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -109,9 +152,11 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _qemu_img(*arguments: str) -> None:
+def _qemu_img(*arguments: str, pass_fds: tuple[int, ...] = ()) -> None:
     for left in reversed(range(CLOCK_TRIES)):
-        result = subprocess.run(["qemu-img", *arguments], check=False, capture_output=True, text=True)
+        result = subprocess.run(
+            ["qemu-img", *arguments], check=False, capture_output=True, text=True, pass_fds=pass_fds
+        )
         if result.returncode == 0:
             return
         if left == 0 or CLOCK_STOOD_STILL not in result.stderr:

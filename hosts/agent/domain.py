@@ -12,6 +12,7 @@ from lxml import etree
 
 from hosts.agent.placing import ANYWHERE, Placement
 from hosts.agent.usb import UsbDevice
+from hosts.protocol.homes import HOME_SERIAL
 
 NAMESPACE = "urn:leasehold:machine:1"
 QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
@@ -75,7 +76,8 @@ class Disk:
 
 @dataclass(frozen=True)
 class MachineSpec:
-    """A machine that serves one lease, all but its GPUs. `seed` is the disk that cloud-init reads.
+    """A machine that serves one lease, all but its GPUs. `home` is its owner's volume, `seed` the disk that
+    cloud-init reads.
 
     `tpm`: it has a TPM 2.0, whose state goes with it. `hides_hypervisor`: the guest is not told of it.
 
@@ -91,6 +93,7 @@ class MachineSpec:
     boot: Boot
     disk: Disk | None
     serial_log: Path
+    home: Disk | None = None
     seed: Path | None = None
     tpm: bool = False
     hides_hypervisor: bool = False
@@ -103,6 +106,11 @@ class MachineSpec:
 def key_usage(machine: str) -> str:
     """The name under which the hypervisor keeps the disk key of a machine."""
     return f"leasehold:{machine}"
+
+
+def home_key_usage(machine: str) -> str:
+    """The same for the key of its owner's home volume."""
+    return f"leasehold:{machine}:home"
 
 
 def node(tag: str, *children: etree._Element | str, **attributes: str) -> etree._Element:
@@ -237,7 +245,9 @@ def _devices(spec: MachineSpec) -> Iterator[etree._Element]:
     yield node("controller", type="usb", model="qemu-xhci" if spec.usb else "none")
     yield from map(_usb, spec.usb)
     if spec.disk is not None:
-        yield _disk(spec.disk, spec.name)
+        yield _disk(spec.disk, key_usage(spec.name), device="vda")
+    if spec.home is not None:
+        yield _disk(spec.home, home_key_usage(spec.name), device="vdc", serial=HOME_SERIAL)
     if spec.seed is not None:
         yield _seed(spec.seed)
     yield serial_element(spec.serial_log)
@@ -277,13 +287,14 @@ def _graphics(socket: Path | None) -> etree._Element:
     return node("graphics", listen, type="vnc")
 
 
-def _disk(disk: Disk, machine: str) -> etree._Element:
+def _disk(disk: Disk, usage: str, *, device: str, serial: str = "") -> etree._Element:
     return node(
         "disk",
         node("driver", name="qemu", type=disk.format, discard="unmap"),
-        _source(disk, machine),
+        _source(disk, usage),
         _backing_store(disk.backing),
-        node("target", dev="vda", bus="virtio"),
+        node("target", dev=device, bus="virtio"),
+        *([node("serial", serial)] if serial else []),
         type="file",
         device="disk",
     )
@@ -303,10 +314,10 @@ def _seed(path: Path) -> etree._Element:
     )
 
 
-def _source(disk: Disk, machine: str) -> etree._Element:
+def _source(disk: Disk, usage: str) -> etree._Element:
     source = node("source", file=str(disk.path))
     if disk.encrypted:
-        secret = node("secret", type="passphrase", usage=key_usage(machine))
+        secret = node("secret", type="passphrase", usage=usage)
         source.append(node("encryption", secret, format="luks"))
     return source
 

@@ -23,6 +23,7 @@ from hosts.protocol.messages import (
     Power,
     Provision,
     Release,
+    RemoveHome,
     Undivide,
     Update,
 )
@@ -59,10 +60,15 @@ def take_goal(rig: Rig, goal: Goal, origin: Origin) -> None:
             rig.copies.want(goal)
         case Divide() | Undivide():
             _take_division(rig, goal, origin)
-        case Inspect():
-            rig.plans.add("inspect", goal, origin, lease_id=None, locks=())
+        case Inspect() | RemoveHome():
+            _take_plain(rig, goal, origin)
         case _:
             raise Refusal(f"A {type(goal).__name__} is not carried out here.")
+
+
+def _take_plain(rig: Rig, goal: Inspect | RemoveHome, origin: Origin) -> None:
+    kind = "inspect" if isinstance(goal, Inspect) else "remove-home"
+    rig.plans.add(kind, goal, origin, lease_id=None, locks=())
 
 
 def _take_provision(rig: Rig, goal: Provision, origin: Origin) -> None:

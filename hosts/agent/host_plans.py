@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from hosts.agent.check_up import check_up_of
 from hosts.agent.dividing import DIVIDE, UNDIVIDE
+from hosts.agent.home_steps import REMOVE_HOME
 from hosts.agent.inventory import take_inventory
 from hosts.agent.machine_plans import DEADLINE, POWER_OFF, POWER_ON, PROVISION, RELEASE, RESTART, RESUME
 from hosts.agent.resetting import RESET
@@ -47,5 +48,6 @@ PLAN_KINDS: Mapping[str, PlanKind] = {
         RESUME,
         DEADLINE,
         INSPECT,
+        REMOVE_HOME,
     )
 }

@@ -20,7 +20,7 @@ from lxml import etree
 
 from hosts.agent import domain_facts
 from hosts.agent.doctor.facts import Version
-from hosts.agent.domain import key_usage, node
+from hosts.agent.domain import home_key_usage, key_usage, node
 from hosts.agent.machines import (
     ACTIVE,
     Counters,
@@ -108,12 +108,13 @@ class Hypervisor:
             self._machines.domainEventDeregisterAny(self._subscription)
             self._machines.close()
 
-    def define(self, xml: str, *, disk_key: bytes | None = None) -> None:
+    def define(self, xml: str, *, disk_key: bytes | None = None, home_key: bytes | None = None) -> None:
         name = domain_facts.machine_name(xml)
         with explained(f"define {name}"):
             self._machines.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
-            if disk_key is not None:
-                self._keep_key(name, disk_key)
+            for usage, key in ((key_usage(name), disk_key), (home_key_usage(name), home_key)):
+                if key is not None:
+                    self._keep_key(name, usage, key)
 
     def start(self, name: str) -> None:
         with explained(f"start {name}"):
@@ -138,12 +139,13 @@ class Hypervisor:
             self._machines.lookupByName(name).destroy()
 
     def undefine(self, name: str) -> None:
-        """The key goes first: should this be cut short, the domain is left to say that work is left."""
+        """The keys go first: should this be cut short, the domain is left to say that work is left."""
         if self.state(name) in ACTIVE:
             raise HypervisorError(f"Cannot undefine {name}: it is running.")
         with explained(f"undefine {name}"):
             if self.keeps_keys:
-                self._forget_key(name)
+                for usage in (home_key_usage(name), key_usage(name)):
+                    self._forget_key(usage)
             with passing_over(libvirt.VIR_ERR_NO_DOMAIN):
                 self._machines.lookupByName(name).undefineFlags(UNDEFINE_ALL)
 
@@ -259,21 +261,21 @@ class Hypervisor:
         for listener in list(self._listeners):
             listener(stop)
 
-    def _key(self, name: str) -> libvirt.virSecret:
-        return self._machines.secretLookupByUsage(libvirt.VIR_SECRET_USAGE_TYPE_VOLUME, key_usage(name))
+    def _key(self, usage: str) -> libvirt.virSecret:
+        return self._machines.secretLookupByUsage(libvirt.VIR_SECRET_USAGE_TYPE_VOLUME, usage)
 
-    def _keep_key(self, name: str, key: bytes) -> None:
+    def _keep_key(self, name: str, usage: str, key: bytes) -> None:
         """Private: libvirt gives the key to QEMU and to nobody else."""
         if not self.keeps_keys:
             raise HypervisorError(f"Cannot keep the disk key of {name}: the embedded driver keeps none.")
-        usage = node("usage", node("volume", key_usage(name)), type="volume")
-        secret = node("secret", usage, ephemeral="no", private="yes")
-        self._forget_key(name)
+        volume = node("usage", node("volume", usage), type="volume")
+        secret = node("secret", volume, ephemeral="no", private="yes")
+        self._forget_key(usage)
         self._machines.secretDefineXML(etree.tostring(secret, encoding="unicode")).setValue(key)
 
-    def _forget_key(self, name: str) -> None:
+    def _forget_key(self, usage: str) -> None:
         with passing_over(libvirt.VIR_ERR_NO_SECRET):
-            self._key(name).undefine()
+            self._key(usage).undefine()
 
 
 def _state(domain: libvirt.virDomain) -> MachineState:

@@ -11,6 +11,7 @@ import msgspec
 
 from hosts.agent import machines
 from hosts.agent.boot import running_kernel
+from hosts.agent.home_steps import pool_at_hand
 from hosts.agent.plans import locked_cards
 from hosts.agent.rig import Rig
 from hosts.agent.usb import offered, read_usb
@@ -31,6 +32,7 @@ def take_inventory(rig: Rig, *, restarted: bool = False) -> Inventory:
         restarted=restarted,
         networks=tuple(sorted(rig.network.present())),
         usb=offered(rig.config.usb_devices, read_usb(rig.reader)) if rig.config.usb_devices else (),
+        pool=pool_at_hand(rig.config),
         **host_facts(disk_bytes=shutil.disk_usage(rig.config.state_directory).total),
     )
 

@@ -155,4 +155,6 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA locking_mode = EXCLUSIVE")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
+    # What is written over, such as a sealed key, is not left in free pages.
+    connection.execute("PRAGMA secure_delete = ON")
     return connection

@@ -96,8 +96,8 @@ class MachineHost(Protocol):
 
     keeps_keys: bool
 
-    def define(self, xml: str, *, disk_key: bytes | None = None) -> None:
-        """Make the machine known, or change it if it is. The key opens its encrypted disk."""
+    def define(self, xml: str, *, disk_key: bytes | None = None, home_key: bytes | None = None) -> None:
+        """Make the machine known, or change it if it is. The keys open its encrypted disk, and its home."""
 
     def start(self, name: str) -> None:
         """Run it; an error if it is absent."""
@@ -115,7 +115,7 @@ class MachineHost(Protocol):
         """Stop it now, without asking the guest."""
 
     def undefine(self, name: str) -> None:
-        """Forget it with its firmware variables and disk key; an error while it runs."""
+        """Forget it with its firmware variables and keys; an error while it runs."""
 
     def state(self, name: str) -> MachineState: ...
 

@@ -13,6 +13,7 @@ from uuid import UUID
 import msgspec
 
 from hosts.agent.journal import Journal
+from hosts.agent.records import without_home_key
 from hosts.agent.spool import Clock, Origin
 from hosts.protocol.messages import (
     Divide,
@@ -23,6 +24,7 @@ from hosts.protocol.messages import (
     Power,
     Provision,
     Release,
+    RemoveHome,
     Undivide,
 )
 
@@ -31,7 +33,7 @@ KEPT_AT_MOST = 1000
 
 PlanState = Literal["waiting", "running", "cancelling", "done", "failed", "cancelled"]
 OVER: tuple[PlanState, ...] = ("done", "failed", "cancelled")
-PlanGoal = Provision | Release | Power | Intake | Divide | Undivide | Inspect
+PlanGoal = Provision | Release | Power | Intake | Divide | Undivide | Inspect | RemoveHome
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,17 @@ class Plans:
                 ended_at,
                 plan_id,
             )
+
+    def forget_home_key(self, lease_id: UUID) -> None:
+        """No plan for the lease holds the key of its home volume any more."""
+        with self._journal.transaction():
+            rows = self._journal.execute(
+                "SELECT * FROM plan WHERE lease_id = ? AND kind = 'provision'", str(lease_id)
+            )
+            for plan in map(_plan, rows.fetchall()):
+                if isinstance(plan.goal, Provision):
+                    text = msgspec.json.encode(without_home_key(plan.goal))
+                    self._journal.execute("UPDATE plan SET goal = ? WHERE id = ?", text, plan.plan_id)
 
     def save_progress(self, plan_id: int, progress: bytes) -> None:
         """What the plan has to know after a crash."""

@@ -161,6 +161,17 @@ class Machines:
                 "UPDATE machine SET ends_at = ? WHERE lease_id = ?", ends_at.isoformat(), str(lease_id)
             )
 
+    def forget_home_key(self, lease_id: UUID) -> None:
+        """What the machine was built from stays; the key of its home volume does not."""
+        with self._journal.transaction():
+            machine = self.get(lease_id)
+            if machine is not None and machine.provision is not None:
+                self._journal.execute(
+                    "UPDATE machine SET provision = ? WHERE lease_id = ?",
+                    msgspec.json.encode(without_home_key(machine.provision)),
+                    str(lease_id),
+                )
+
     def _insert(self, lease_id: UUID, subject: str, *, state: MachineState) -> None:
         with self._journal.transaction():
             self._journal.execute(
@@ -202,6 +213,14 @@ class Consoles:
         with self._journal.transaction():
             rows = self._journal.execute("SELECT session_id, lease_id FROM console WHERE open = 1")
             return [(UUID(row["session_id"]), UUID(row["lease_id"])) for row in rows]
+
+
+def without_home_key(goal: Provision) -> Provision:
+    """The same goal, by which nobody can open a home volume."""
+    if goal.machine.home is None:
+        return goal
+    home = msgspec.structs.replace(goal.machine.home, sealed_key="")
+    return msgspec.structs.replace(goal, machine=msgspec.structs.replace(goal.machine, home=home))
 
 
 def _gpu(row: sqlite3.Row) -> GpuRecord:

@@ -41,7 +41,22 @@ def user_data(guest: GuestOrder, host_key: HostKey) -> bytes:
         "ssh_keys": {"ed25519_private": host_key.private, "ed25519_public": host_key.public},
         "mounts": [_fstab_fields(mount) for mount in guest.mounts],
     }
+    if any(mount.target == f"/home/{guest.user}" for mount in guest.mounts):
+        config |= _keys_beside_home(guest)
     return b"#cloud-config\n" + msgspec.json.format(msgspec.json.encode(config)) + b"\n"
+
+
+def _keys_beside_home(guest: GuestOrder) -> dict[str, Any]:
+    """A home that outlives the machine would admit keys that its owner has withdrawn: only these count."""
+    files = {
+        f"/etc/ssh/authorized_keys.d/{guest.user}": "".join(f"{key}\n" for key in guest.ssh_keys),
+        "/etc/ssh/sshd_config.d/10-leasehold.conf": "AuthorizedKeysFile /etc/ssh/authorized_keys.d/%u\n",
+    }
+    return {
+        "write_files": [{"path": path, "content": text} for path, text in files.items()],
+        # The account may have another number than the one that the volume was made for.
+        "runcmd": [["chown", f"{guest.user}:", f"/home/{guest.user}"]],
+    }
 
 
 def meta_data(guest: GuestOrder, instance: UUID) -> bytes:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from hosts.protocol.fields import Message, Name, Sha256, TcpPort
+from hosts.protocol.homes import HomeOrder
 
 Firmware = Literal["bios", "uefi", "uefi-secure"]
 HostName = Annotated[str, Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
@@ -58,7 +59,7 @@ class GuestOrder(Message, frozen=True, kw_only=True):
     hostname: HostName
     user: UserName
     ssh_keys: Annotated[tuple[SshKey, ...], Meta(max_length=20)] = ()
-    mounts: Annotated[tuple[Mount, ...], Meta(max_length=8)] = ()
+    mounts: Annotated[tuple[Mount, ...], Meta(max_length=9)] = ()
 
 
 class NetworkOrder(Message, frozen=True, kw_only=True):
@@ -83,11 +84,12 @@ class MachineOrder(Message, frozen=True, kw_only=True):
     """The virtual machine to build: the GPUs' shares of the host, summed.
 
     `guest` is given to images that have cloud-init. `usb` are the devices, by vendor and product, that
-    somebody at the host has plugged in for it; `chosen_usb` those that its person has chosen.
+    somebody at the host has plugged in for it; `chosen_usb` those that its person has chosen. `home` is its
+    owner's volume, which stays when it goes.
     """
 
-    ADDED = {"guest": 2, "usb": 2, "network": 2, "chosen_usb": 2}
-    ESSENTIAL = frozenset({"guest", "usb", "chosen_usb"})
+    ADDED = {"guest": 2, "usb": 2, "network": 2, "chosen_usb": 2, "home": 2}
+    ESSENTIAL = frozenset({"guest", "usb", "chosen_usb", "home"})
 
     name: Name
     vcpus: Annotated[int, Meta(ge=1, le=1024)]
@@ -98,3 +100,4 @@ class MachineOrder(Message, frozen=True, kw_only=True):
     usb: Annotated[tuple[UsbId, ...], Meta(max_length=8)] = ()
     network: NetworkOrder | None = None
     chosen_usb: Annotated[tuple[UsbDevice, ...], Meta(max_length=8)] = ()
+    home: HomeOrder | None = None

@@ -37,6 +37,9 @@ from hosts.protocol.guests import GuestError as GuestError
 from hosts.protocol.guests import GuestErrors as GuestErrors
 from hosts.protocol.guests import GuestFacts as GuestFacts
 from hosts.protocol.guests import Guests as Guests
+from hosts.protocol.homes import HomeOrder as HomeOrder
+from hosts.protocol.homes import HomeRemoved as HomeRemoved
+from hosts.protocol.homes import RemoveHome as RemoveHome
 from hosts.protocol.images import CopyFacts as CopyFacts
 from hosts.protocol.images import HeldImage as HeldImage
 from hosts.protocol.images import HoldImages as HoldImages
@@ -132,6 +135,7 @@ Goal = (
     | Undivide
     | Inspect
     | HoldImages
+    | RemoveHome
     | Receipt
 )
 
@@ -334,10 +338,11 @@ class ConsoleClosed(Message, frozen=True, kw_only=True, tag="console-closed"):
 class Inventory(Message, frozen=True, kw_only=True, tag="inventory"):
     """What the host has: cards, machines, and the part that is shared among GPUs.
 
-    `networks` are those of leases, `usb` the devices that are plugged in and that machines may be given.
+    `networks` are those of leases, `usb` the devices that are plugged in and that machines may be given. `pool`
+    is its pool of home volumes, empty if it has none, or not now.
     """
 
-    ADDED = {"networks": 2, "usb": 2}
+    ADDED = {"networks": 2, "usb": 2, "pool": 2}
 
     cards: tuple[CardFacts, ...]
     machines: tuple[MachineFacts, ...]
@@ -350,11 +355,12 @@ class Inventory(Message, frozen=True, kw_only=True, tag="inventory"):
     restarted: bool = False
     networks: Annotated[tuple[UUID, ...], Meta(max_length=1000)] = ()
     usb: Annotated[tuple[UsbDevice, ...], Meta(max_length=32)] = ()
+    pool: Annotated[str, Meta(max_length=63, pattern=r"^([a-z0-9][a-z0-9.-]*)?$")] = ""
 
 
 MachineEvent = MachineRunning | MachineStopped | MachineGone | ProvisionFailed
 GpuEvent = ScrubStarted | Scrubbed | GpuFailed | Ordered | GpuReset
-HostEvent = ConsoleClosed | Inventory | CheckUp | ImageCopies | Guests | GuestErrors
+HostEvent = ConsoleClosed | Inventory | CheckUp | ImageCopies | Guests | GuestErrors | HomeRemoved
 Event = Accepted | Refused | StepReport | MachineEvent | GpuEvent | DivisionEvent | HostEvent
 
 

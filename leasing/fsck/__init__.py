@@ -17,6 +17,7 @@ from leasing.fsck import (
     bookings,
     devices,
     feeds,
+    homes,
     images,
     lifecycles,
     limits,
@@ -69,6 +70,7 @@ CHECKS: dict[str, Check] = {
     "kept": waiting.kept_is_for_who_waits,
     "consoles": machines.open_consoles_are_permitted,
     "images": images.image_files_are_whole,
+    "homes": homes.homes_are_where_they_belong,
     "feeds": feeds.feeds_were_made_by_their_people,
 }
 

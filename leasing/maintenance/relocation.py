@@ -16,6 +16,7 @@ from datetime import datetime
 from uuid import UUID
 
 from leasing.holds import pick_gpus, pool_of, window
+from leasing.homes import elsewhere
 from leasing.models import Block, Closure, Flavor, Lease
 from leasing.openings.search import tightest_block
 from leasing.openings.spans import Span, micros
@@ -87,9 +88,11 @@ class Board:
         span, pool = span_of(starts_at, ends_at), pool_of(lease.flavor)
         if lease.bound_to_id is not None:
             return self._find_bound(lease, span, now)
-        found = [one for pk in self.blocks if (one := self._rank(pk, lease, span, now)) is not None]
+        unfit = elsewhere(lease)
+        shown = self.blocks.keys() - unfit
+        found = [one for pk in sorted(shown) if (one := self._rank(pk, lease, span, now)) is not None]
         # The tightest of those that are not on the board yet; if nothing of it is ready, also the others.
-        while (pk := tightest_block(pool, *span, without=frozenset(self.blocks))) is not None:
+        while (pk := tightest_block(pool, *span, without=unfit | self.blocks.keys())) is not None:
             self.show(Block.objects.filter(pk=pk))
             ranked = self._rank(pk, lease, span, now)
             found += [ranked] if ranked is not None else []

@@ -67,6 +67,8 @@ class Lease(models.Model):
     varied = models.BooleanField(default=False)
     project = models.CharField(max_length=LONGEST_TAG, blank=True)
     cost_centre = models.CharField(max_length=LONGEST_TAG, blank=True)
+    # Its owner wants their home volume attached.
+    with_home = models.BooleanField(default=False)
     generation = models.PositiveBigIntegerField(default=0)
     machine = models.CharField(max_length=7, choices=Machine, default=Machine.NONE)
     # How its machine is reached while it runs, as its host said it: a hosts.protocol.messages.Access.

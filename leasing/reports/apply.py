@@ -11,7 +11,7 @@ import msgspec
 
 from hosts.models import Host, HostCheckUp, ReceivedReport
 from hosts.protocol import messages as m
-from leasing import changing, guests, outbox, slices
+from leasing import changing, guests, homes, outbox, slices
 from leasing.actors import Actor
 from leasing.audit.log import record
 from leasing.imaging import copies
@@ -140,6 +140,7 @@ def _running(
             now=now,
         )
     Lease.objects.filter(pk=lease.pk).update(machine=Lease.Machine.RUNNING, access=access)
+    homes.note_made(lease, at=report.occurred_at, now=now)
     guests.forget_answers(lease)
     return APPLIED
 
@@ -297,6 +298,14 @@ def _guest_errors(
     return guests.record_errors(host, event, at=report.occurred_at, now=now)
 
 
+def _home_removed(
+    host: Host, report: m.Report, event: m.HomeRemoved, stored: ReceivedReport, now: datetime
+) -> str:
+    _answer(report, ("remove-home",), "removed", now)
+    known = homes.note_removed(host, event.volume_id, at=report.occurred_at, now=now)
+    return APPLIED if known else "stale: it was not ordered"
+
+
 _HANDLERS: dict[type[m.Event], Handler] = {
     m.Accepted: _accepted,
     m.Refused: _refused,
@@ -319,6 +328,7 @@ _HANDLERS: dict[type[m.Event], Handler] = {
     m.ImageCopies: _copies,
     m.Guests: _guests,
     m.GuestErrors: _guest_errors,
+    m.HomeRemoved: _home_removed,
 }
 
 

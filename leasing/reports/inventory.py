@@ -7,7 +7,7 @@ from datetime import datetime
 import msgspec
 from django.db.models import QuerySet
 
-from hosts.models import Gpu, Host
+from hosts.models import Gpu, Host, StoragePool
 from hosts.protocol import messages as m
 from leasing import devices, slices
 from leasing.actors import Actor
@@ -31,8 +31,9 @@ def take(host: Host, event: m.Inventory, *, at: datetime, now: datetime) -> str:
     """
     for fact in _FACTS:
         setattr(host, fact, getattr(event, fact))
+    host.pool = StoragePool.objects.get_or_create(name=event.pool)[0] if event.pool else host.pool
     host.inventory_at = now
-    host.save(update_fields=[*_FACTS, "inventory_at"])
+    host.save(update_fields=[*_FACTS, "inventory_at", "pool"])
     _fail_lost_machines(host, event, at=at, now=now)
     cards = {card.address: card for card in event.cards}
     remember_cards(host, event.cards, now=now)

@@ -195,6 +195,11 @@ def _tell_both(made: HandOver, cost: str, *, now: datetime) -> None:
 def _require_given(lease: Lease) -> None:
     if lease.state not in GIVEN:
         raise WrongState(_("This workstation has ended, or is about to."), hint=_("Book another one."))
+    if lease.with_home:
+        raise WrongState(
+            _("It has its owner's home volume, which goes with its person."),
+            hint=_("Share it, or end it and let your colleague book one."),
+        )
 
 
 def _require_others_decision(lease: Lease, taker: Person) -> None:

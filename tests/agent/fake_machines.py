@@ -32,7 +32,8 @@ Agent = Callable[[str, Mapping[str, Any]], str]
 class FakeMachines:
     """A MachineHost. `creations` counts the starts of each machine; `obeys` is whether guests shut down.
 
-    Calls named in `refuses` fail. `keys` are the disk keys it holds, `cut` the machines that were cut off.
+    Calls named in `refuses` fail. `keys` are the disk keys it holds, `home_keys` those of homes;
+    `cut` are the machines that were cut off.
     `appliance` answers in scrub machines, `agents` in others, by name; `used` is what they have used.
     """
 
@@ -45,6 +46,7 @@ class FakeMachines:
         self.obeys = True
         self.refuses: set[str] = set()
         self.keys: dict[str, bytes] = {}
+        self.home_keys: dict[str, bytes] = {}
         self.appliance: FakeAppliance | None = None
         self.agents: dict[str, Agent] = {}
         self.used: dict[str, Counters] = {}
@@ -55,7 +57,7 @@ class FakeMachines:
         self._listeners: list[StopListener] = []
         self._lock = threading.RLock()
 
-    def define(self, xml: str, *, disk_key: bytes | None = None) -> None:
+    def define(self, xml: str, *, disk_key: bytes | None = None, home_key: bytes | None = None) -> None:
         facts = read_facts(xml, MachineState.OFF)
         with self._lock:
             known = self._machines.get(facts.name)
@@ -63,6 +65,8 @@ class FakeMachines:
                 raise HypervisorError(f"Cannot define {facts.name}: it exists with another identity.")
             if disk_key is not None:
                 self.keys[facts.name] = disk_key
+            if home_key is not None:
+                self.home_keys[facts.name] = home_key
             self._xml[facts.name] = xml
             self._machines[facts.name] = replace(facts, state=known.state if known else MachineState.OFF)
             self.definitions[facts.name] += 1
@@ -102,6 +106,7 @@ class FakeMachines:
                 raise HypervisorError(f"Cannot undefine {name}: it is running.")
             self._machines.pop(name, None)
             self.keys.pop(name, None)
+            self.home_keys.pop(name, None)
 
     def state(self, name: str) -> MachineState:
         with self._lock:

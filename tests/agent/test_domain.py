@@ -114,6 +114,8 @@ def other(value: Any) -> Any:
             return not value
         case BiosDisk():
             return UefiDisk(nvram=Path("/nvram"))
+        case None:
+            return Disk(path=Path("/home.qcow2"))
         case int():
             return value + 1
         case (UsbDevice(),):

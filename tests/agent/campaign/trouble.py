@@ -111,11 +111,11 @@ class MoodyMachines(FakeMachines):
         self.being_given: list[tuple[str, UUID | None]] = []
         self.gone: set[UUID] = set()
 
-    def define(self, xml: str, *, disk_key: bytes | None = None) -> None:
+    def define(self, xml: str, *, disk_key: bytes | None = None, home_key: bytes | None = None) -> None:
         facts = read_facts(xml, MachineState.OFF)
 
         def carry_out() -> None:
-            super(MoodyMachines, self).define(xml, disk_key=disk_key)
+            super(MoodyMachines, self).define(xml, disk_key=disk_key, home_key=home_key)
             self.given[facts.name] = frozenset(address for address, _ in self.being_given)
             for address, lease_id in self.being_given:
                 if lease_id != facts.lease_id:

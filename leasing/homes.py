@@ -1,0 +1,242 @@
+"""Home volumes: made where a lease first wants one, attached to one lease at a time, kept until removed.
+
+The only writer of `HomeVolume.state`. A volume's row is locked after its lease's.
+"""
+
+from __future__ import annotations
+
+import secrets
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Q, QuerySet
+from django.utils.translation import gettext as _
+
+from hosts.models import Host, StoragePool
+from leasing import goals
+from leasing.actors import SYSTEM, Actor
+from leasing.audit.log import record
+from leasing.errors import InvalidRequest, NothingFree, NotVisible, WrongState
+from leasing.keys import seal_home_key
+from leasing.locking import locked
+from leasing.models import Block, Flavor, HomeVolume, Lease, Person
+from leasing.outbox import queue_command
+from leasing.states.home import TRANSITIONS, HomeEvent, HomeState
+from leasing.states.lease import LeaseState
+from leasing.timing import clamp
+from leasing.transactions import atomically
+from leasing.wake import wake_control
+
+REMOVAL_AGAIN = timedelta(minutes=15)
+
+
+def volumes_of(person: Person) -> QuerySet[HomeVolume]:
+    """Those that are not removed."""
+    volumes = HomeVolume.objects.filter(person=person).exclude(state=HomeState.REMOVED)
+    return volumes.select_related("tenant", "pool", "lease__flavor", "last_lease__flavor")
+
+
+def are_offered() -> bool:
+    """Whether any host has a place for them."""
+    return Host.objects.filter(pool__isnull=False, retired_at=None).exists()
+
+
+def elsewhere(lease: Lease) -> frozenset[int]:
+    """The blocks whose hosts cannot give the lease its home volume.
+
+    Where the person has volumes of the team, it goes to one of their pools; else to any host with a pool.
+    """
+    if not lease.with_home:
+        return frozenset()
+    kept = HomeVolume.objects.filter(tenant=lease.tenant_id, person=lease.owner_id, state__in=_USABLE)
+    pools = set(kept.values_list("pool", flat=True))
+    fits = Q(host__pool__in=pools) if pools else Q(host__pool__isnull=False)
+    blocks = Block.objects.filter(model=lease.flavor.model_id)
+    return frozenset(blocks.exclude(fits).values_list("pk", flat=True))
+
+
+def check_wish(lease: Lease) -> None:
+    """Whether the lease, whose person is locked, may want it: one at a time. Raises InvalidRequest."""
+    if not lease.with_home:
+        return
+    if not are_offered():
+        raise InvalidRequest(_("No host here keeps home volumes."), field="with_home")
+    others = Lease.objects.filter(
+        tenant=lease.tenant_id,
+        owner=lease.owner_id,
+        with_home=True,
+        starts_at__lt=lease.ends_at,
+        ends_at__gt=lease.starts_at,
+    ).exclude(Q(pk=lease.pk) | Q(state=LeaseState.ENDED))
+    if (other := others.first()) is not None:
+        raise InvalidRequest(
+            _("Your home volume is booked with %(other)s then.") % {"other": other.machine_name},
+            hint=_("Only one workstation at a time has it. Book this one without, or for another time."),
+            field="with_home",
+        )
+
+
+def nothing_with_home(flavor: Flavor) -> NothingFree:
+    return NothingFree(
+        _("No %(flavor)s that can have your home volume is free from then until then.")
+        % {"flavor": flavor.name},
+        hint=_("Choose another time, or book it without your home volume."),
+    )
+
+
+def can_attach(lease: Lease) -> bool:
+    """Whether the volume, if the lease wants one, is free for it now, where its GPUs are."""
+    if not lease.with_home:
+        return True
+    hold = lease.holds.select_related("gpu__host").first()
+    if hold is None or hold.gpu.host.pool_id is None:
+        return False
+    known = _in_pool(lease, hold.gpu.host.pool_id).first()
+    return known is None or known.state == HomeState.DETACHED
+
+
+def attach(lease: Lease, *, at: datetime, now: datetime) -> None:
+    """If it wants one: the volume in its host's pool, which is to be made if there is none yet.
+
+    Raises WrongState if another lease has it. The lease is locked.
+    """
+    if not lease.with_home:
+        return
+    if lease.host is None or lease.host.pool is None:
+        raise WrongState(_("Its host keeps no home volumes."))
+    pool = lease.host.pool
+    volume = locked(_in_pool(lease, pool.pk)).first() or _create(lease, pool, now=now)
+    volume.lease = volume.last_lease = lease
+    _apply(volume, HomeEvent.ATTACH, actor=SYSTEM, at=at, now=now, lease=str(lease.pk))
+
+
+def note_made(lease: Lease, *, at: datetime, now: datetime) -> None:
+    """A machine runs with it: from now on it is never made anew."""
+    volume = locked(HomeVolume.objects.filter(lease=lease, made_at=None).select_related("tenant")).first()
+    if volume is not None:
+        volume.made_at = at
+        volume.save(update_fields=["made_at"])
+        _record(volume, "home.made", SYSTEM, at=at, now=now, lease=str(lease.pk))
+
+
+def detach(lease: Lease, *, at: datetime, now: datetime) -> None:
+    """Its machine is gone: the volume is kept, and free."""
+    volume = locked(HomeVolume.objects.filter(lease=lease).select_related("tenant")).first()
+    if volume is not None:
+        volume.lease = None
+        _apply(volume, HomeEvent.DETACH, actor=SYSTEM, at=at, now=now, lease=str(lease.pk))
+
+
+@atomically
+def remove_volume(*, actor: Actor, volume_id: UUID, now: datetime) -> HomeVolume:
+    """Destroy it, with all that is on it. Raises NotVisible, or WrongState while a lease has it."""
+    own = HomeVolume.objects.filter(person=actor.person).exclude(state=HomeState.REMOVED)
+    volume = locked(own.select_related("tenant", "pool")).filter(pk=volume_id).first()
+    if actor.person is None or volume is None:
+        raise NotVisible(_("There is no such home volume."))
+    if volume.state == HomeState.REMOVING:
+        return volume
+    if volume.state != HomeState.DETACHED:
+        raise WrongState(
+            _("A workstation has this home volume."), hint=_("End the workstation first, then remove it.")
+        )
+    _apply(volume, HomeEvent.REMOVE, actor=actor, at=now, now=now)
+    order_removal(volume, now=now)
+    transaction.on_commit(wake_control)
+    return volume
+
+
+def removals_due(now: datetime) -> QuerySet[HomeVolume]:
+    """Volumes of whose end no host has told in time."""
+    return HomeVolume.objects.filter(state=HomeState.REMOVING, removal_due_at__lte=now)
+
+
+def order_removal(volume: HomeVolume, *, now: datetime) -> None:
+    """Tell the host of its pool that was heard of last; another time it may be another one."""
+    host = Host.objects.filter(pool=volume.pool_id, retired_at=None).order_by("-last_seen_at").first()
+    volume.removal_due_at = now + REMOVAL_AGAIN
+    volume.generation += 1
+    volume.save(update_fields=["removal_due_at", "generation"])
+    if host is not None:
+        queue_command(
+            host=host,
+            subject=goals.home_subject(volume),
+            generation=volume.generation,
+            goal=goals.remove_home(volume),
+            now=now,
+            deadline=REMOVAL_AGAIN,
+        )
+
+
+def note_removed(host: Host, volume_id: UUID, *, at: datetime, now: datetime) -> bool:
+    """A host of its pool has destroyed it; False if that was not ordered of it."""
+    ordered = HomeVolume.objects.filter(pk=volume_id, pool=host.pool_id, state=HomeState.REMOVING)
+    volume = locked(ordered.select_related("tenant")).first()
+    if volume is None:
+        return False
+    volume.sealed_key, volume.removal_due_at = "", None
+    volume.save(update_fields=["sealed_key", "removal_due_at"])
+    _apply(volume, HomeEvent.GONE, actor=Actor.of_host(host), at=at, now=now)
+    return True
+
+
+_USABLE = (HomeState.DETACHED, HomeState.ATTACHED)
+
+
+def _in_pool(lease: Lease, pool_id: int) -> QuerySet[HomeVolume]:
+    volumes = HomeVolume.objects.filter(tenant=lease.tenant_id, person=lease.owner_id, pool=pool_id)
+    return volumes.exclude(state=HomeState.REMOVED).select_related("tenant")
+
+
+def _create(lease: Lease, pool: StoragePool, *, now: datetime) -> HomeVolume:
+    """Its key is born here; of two leases that begin at once, the database lets one make it."""
+    number = uuid4()
+    volume = HomeVolume.objects.create(
+        pk=number,
+        tenant=lease.tenant,
+        person=lease.owner,
+        pool=pool,
+        size_gib=settings.HOME_GIB,
+        state=HomeState.DETACHED,
+        state_since=now,
+        sealed_key=seal_home_key(secrets.token_hex(32).encode(), number),
+        created_at=now,
+    )
+    states = {"from": None, "to": HomeState.DETACHED, "event": "create"}
+    facts = {"size_gib": volume.size_gib, "pool": str(pool)}
+    _record(volume, "home.create", SYSTEM, at=now, now=now, **states, **facts)
+    return volume
+
+
+def _apply(
+    volume: HomeVolume, event: HomeEvent, *, actor: Actor, at: datetime, now: datetime, **detail: Any
+) -> None:
+    before = HomeState(volume.state)
+    after = TRANSITIONS.get((before, event))
+    if after is None:
+        words = _("The home volume is %(state)s; this cannot be done now.")
+        raise WrongState(words % {"state": before.value})
+    at = clamp(at, earliest=volume.state_since, latest=now)
+    volume.state, volume.state_since = after, at
+    volume.save(update_fields=["state", "state_since", "lease", "last_lease"])
+    states = {"from": before, "to": after, "event": event}
+    _record(volume, f"home.{event}", actor, at=at, now=now, **states, **detail)
+
+
+def _record(
+    volume: HomeVolume, action: str, actor: Actor, *, at: datetime, now: datetime, **detail: Any
+) -> None:
+    record(
+        action=action,
+        actor=actor,
+        subject=goals.home_subject(volume),
+        tenant=volume.tenant,
+        behalf=volume.person,
+        effective_at=at,
+        now=now,
+        person=volume.person.username,
+        **detail,
+    )
