@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
-from leasing.states import gpu, lease
+from leasing.states import gpu, home, lease
 
 State = TypeVar("State", bound=str)
 Event = TypeVar("Event", bound=str)
@@ -20,7 +20,7 @@ happen.
 
 def lifecycles_page() -> str:
     """The text of docs/lifecycles.md."""
-    return "\n".join([INTRODUCTION, *_lease_section(), "", *_gpu_section(), ""])
+    return "\n".join([INTRODUCTION, *_lease_section(), "", *_gpu_section(), "", *_home_section(), ""])
 
 
 def _lease_section() -> Iterator[str]:
@@ -36,6 +36,12 @@ def _gpu_section() -> Iterator[str]:
     yield "## GPU\n"
     yield "Unknown is never clean: `clean` is reached only by `pass`, which rests on a passed scrub record.\n"
     yield from _diagram(gpu.INITIAL, gpu.TRANSITIONS)
+
+
+def _home_section() -> Iterator[str]:
+    yield "## Home volume\n"
+    yield "It is made by the first machine that has it; whether it was is `made_at`, not a state.\n"
+    yield from _diagram(home.INITIAL, home.TRANSITIONS, final=[home.HomeState.REMOVED])
 
 
 def _diagram(

@@ -6,6 +6,7 @@ The only writer of `HomeVolume.state`. A volume's row is locked after its lease'
 from __future__ import annotations
 
 import secrets
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -39,9 +40,31 @@ def volumes_of(person: Person) -> QuerySet[HomeVolume]:
     return volumes.select_related("tenant", "pool", "lease__flavor", "last_lease__flavor")
 
 
+def fetch_volume(person: Person, volume_id: UUID) -> HomeVolume:
+    """One of the person's own. Raises NotVisible."""
+    found = volumes_of(person).filter(pk=volume_id).first()
+    if found is None:
+        raise NotVisible(_("There is no such home volume."))
+    return found
+
+
 def are_offered() -> bool:
     """Whether any host has a place for them."""
     return Host.objects.filter(pool__isnull=False, retired_at=None).exists()
+
+
+@dataclass(frozen=True)
+class HomesInReach:
+    """For whoever books: whether any host has a place, whether they have a volume already, and its size."""
+
+    offered: bool
+    kept: bool
+    gib: int
+
+
+def homes_in_reach(person: Person) -> HomesInReach:
+    known = volumes_of(person).filter(state__in=_USABLE).first()
+    return HomesInReach(are_offered(), known is not None, known.size_gib if known else settings.HOME_GIB)
 
 
 def elsewhere(lease: Lease) -> frozenset[int]:

@@ -16,9 +16,8 @@ import msgspec
 
 from hosts.agent import disks
 from hosts.agent.disks import DiskError
+from hosts.protocol.homes import POOL_MARK
 
-# In the pool's folder, with the pool's name in it. A folder without it is not the pool: nothing is mounted.
-MARK = "leasehold-pool"
 VOLUME_SUFFIX = ".home.qcow2"
 CLAIM_SUFFIX = ".home.claim"
 MKFS = "/sbin/mkfs.ext4"
@@ -44,10 +43,10 @@ class Pool:
     def check(self) -> None:
         """Whether this is the pool, and not an empty folder that it was to be mounted on."""
         try:
-            found = (self._directory / MARK).read_text().strip()
+            found = (self._directory / POOL_MARK).read_text().strip()
         except OSError as error:
             raise DiskError(
-                f"The pool {self._name} is not at {self._directory}: {MARK}: {error.strerror}."
+                f"The pool {self._name} is not at {self._directory}: {POOL_MARK}: {error.strerror}."
             ) from error
         if found != self._name:
             raise DiskError(f"At {self._directory} is the pool {found[:63]}, not {self._name}.")

@@ -11,6 +11,8 @@ from hosts.protocol.fields import Message, Name
 
 # The serial number by which a guest finds the volume among its disks.
 HOME_SERIAL = "leasehold-home"
+# In the pool's folder, with the pool's name in it. A folder without it is not the pool: nothing is mounted.
+POOL_MARK = "leasehold-pool"
 
 
 class HomeOrder(Message, frozen=True, kw_only=True):

@@ -338,8 +338,8 @@ class ConsoleClosed(Message, frozen=True, kw_only=True, tag="console-closed"):
 class Inventory(Message, frozen=True, kw_only=True, tag="inventory"):
     """What the host has: cards, machines, and the part that is shared among GPUs.
 
-    `networks` are those of leases, `usb` the devices that are plugged in and that machines may be given. `pool`
-    is its pool of home volumes, empty if it has none, or not now.
+    `networks` are those of leases, `usb` the devices that are plugged in and that machines may be given.
+    `pool` is its pool of home volumes, empty if it has none, or not now.
     """
 
     ADDED = {"networks": 2, "usb": 2, "pool": 2}

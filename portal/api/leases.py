@@ -48,6 +48,9 @@ class BookingSerializer(WindowSerializer):
     project = serializers.CharField(required=False, allow_blank=True, default="", max_length=LONGEST_TAG)
     cost_centre = serializers.CharField(required=False, allow_blank=True, default="", max_length=LONGEST_TAG)
     usb = DevicesField(required=False, default=list)
+    with_home = serializers.BooleanField(
+        required=False, default=False, help_text="Attach your home volume; it is made if you have none"
+    )
 
 
 class PowerSerializer(StrictSerializer[dict[str, Any]]):
@@ -106,6 +109,7 @@ class LeaseList(ListView[Lease]):
             project=asked["project"],
             cost_centre=asked["cost_centre"],
             usb=asked["usb"],
+            with_home=asked["with_home"],
             now=now,
         )
         location = reverse("api-lease", args=[lease.pk])

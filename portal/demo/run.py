@@ -19,6 +19,7 @@ from django.core.management import call_command
 from django.utils import timezone
 
 from hosts.models import Gpu, Host
+from hosts.protocol.homes import POOL_MARK
 from leasing.actors import SYSTEM
 from leasing.enrolment import tokens
 from portal.demo import broker, seed
@@ -176,10 +177,16 @@ class Demo:
             "resend_seconds": 5.0,
             "stop_machines_on_exit": True,
             "network": {"mode": "user"},
+            "home_pool": {"name": "demo", "directory": str(self._pool("demo"))},
         }
         path = self.var / "host.toml"
         path.touch(mode=0o600)
         path.write_bytes(msgspec.toml.encode(text))
+
+    def _pool(self, name: str) -> Path:
+        folder = self._folder("homes")
+        (folder / POOL_MARK).write_text(f"{name}\n")
+        return folder
 
     def _folder(self, name: str) -> Path:
         folder = self.var / name

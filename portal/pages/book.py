@@ -16,6 +16,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from leasing.booking import request_lease
 from leasing.errors import DomainError
+from leasing.homes import homes_in_reach
 from leasing.models import Flavor, Image, Lease, Series, Tenant
 from leasing.pricing import rates_of
 from leasing.series import book_series
@@ -61,7 +62,8 @@ def _booked(request: PersonRequest, form: BookingForm, now: datetime) -> Lease |
     try:
         if form.is_repeated:
             return book_series(pattern=form.pattern(now), without=chosen["without"], **asked)
-        return request_lease(starts_at=form.starts(), ends_at=form.ends(now), usb=chosen["usb"], **asked)
+        asked |= {"usb": chosen["usb"], "with_home": chosen["with_home"]}
+        return request_lease(starts_at=form.starts(), ends_at=form.ends(now), **asked)
     except DomainError as error:
         add_domain_error(form, error)
         return None
@@ -123,6 +125,7 @@ def _page(
         "weekdays": form.fields["weekdays"].choices,  # type: ignore[attr-defined]
         "repeated_on": set(map(str, form["weekdays"].value() or [])),
         "weeks": WEEKS.items(),
+        "homes": homes_in_reach(request.user),
         "timeline": timeline_of(asked, asked.data["days"], now) if "days" in asked.data else None,
         "timeline_address": asked.address(days=""),
     }

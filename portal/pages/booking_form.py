@@ -153,6 +153,7 @@ class BookingForm(forms.Form):
     purpose = forms.CharField(required=False, max_length=500)
     project = forms.CharField(required=False, max_length=LONGEST_TAG)
     cost_centre = forms.CharField(required=False, max_length=LONGEST_TAG)
+    with_home = forms.BooleanField(required=False)
 
     def __init__(self, person: Person, choices: Choices, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -174,6 +175,10 @@ class BookingForm(forms.Form):
             self.add_error("starts_at", _("Say from when, or choose “now”."))
         if given.get("length") == UNTIL and not given.get("ends_at") and "ends_at" not in self.errors:
             self.add_error("ends_at", _("Say until when, or choose a length."))
+        if given.get("weekdays") and given.get("with_home"):
+            self.add_error(
+                "with_home", _("What is repeated cannot have the home volume: book the dates one by one.")
+            )
         if given.get("weekdays") and not given.get("last_on") and "last_on" not in self.errors:
             self.add_error("last_on", _("Say until which date it is repeated."))
         if given.get("last_on") and not given.get("weekdays") and "weekdays" not in self.errors:

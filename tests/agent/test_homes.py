@@ -13,7 +13,7 @@ from lxml import etree
 from hosts.agent.config import HomePool
 from hosts.agent.disks import DiskError
 from hosts.agent.domain import Disk, domain_xml
-from hosts.agent.homes import MARK, Pool
+from hosts.agent.homes import Pool
 from hosts.agent.host_plans import PLAN_KINDS
 from hosts.agent.hypervisor import Hypervisor
 from hosts.agent.identity import Identity, save_identity
@@ -21,7 +21,7 @@ from hosts.agent.inventory import take_inventory
 from hosts.agent.machines import HypervisorError
 from hosts.agent.reconcile import reconcile
 from hosts.agent.runner import Boundary, Runner
-from hosts.protocol.homes import HOME_SERIAL, HomeOrder, HomeRemoved, RemoveHome
+from hosts.protocol.homes import HOME_SERIAL, POOL_MARK, HomeOrder, HomeRemoved, RemoveHome
 from hosts.protocol.messages import MachineGone, MachineRunning, Provision, ProvisionFailed
 from hosts.protocol.signing import public_hex, seal
 from tests.agent.host_in_a_box import Box, a_box, gpu_order
@@ -39,7 +39,7 @@ class Killed(BaseException):
 
 def a_pool(directory: Path, *, host: str = "hv1") -> Pool:
     directory.mkdir(exist_ok=True)
-    (directory / MARK).write_text("studio\n")
+    (directory / POOL_MARK).write_text("studio\n")
     return Pool(directory, name="studio", host=host)
 
 
@@ -82,10 +82,10 @@ def test_what_is_missing_is_never_made_anew(tmp_path: Path) -> None:
     pool = a_pool(tmp_path)
     with pytest.raises(DiskError, match="is not in the pool"):
         attach(pool, ONE, made=True)
-    (tmp_path / MARK).unlink()
+    (tmp_path / POOL_MARK).unlink()
     with pytest.raises(DiskError, match="is not at"):
         attach(pool, TWO)
-    (tmp_path / MARK).write_text("another")
+    (tmp_path / POOL_MARK).write_text("another")
     with pytest.raises(DiskError, match="another, not studio"):
         attach(pool, TWO)
     assert not pool.path(VOLUME).exists()
@@ -144,7 +144,7 @@ def test_it_is_removed_by_order_unless_a_lease_has_it(tmp_path: Path) -> None:
         pool.detach(ONE)
         box.carry_out(RemoveHome(volume_id=VOLUME, pool="studio"), subject=f"home:{VOLUME}")
         assert box.last(HomeRemoved).volume_id == VOLUME
-        assert [file.name for file in (tmp_path / "homes").iterdir()] == [MARK]
+        assert [file.name for file in (tmp_path / "homes").iterdir()] == [POOL_MARK]
 
 
 @pytest.mark.parametrize("step", ["reserve", "define", "start", "undefine", "destroy-disk"])

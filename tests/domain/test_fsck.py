@@ -19,7 +19,7 @@ from django.db.models import F
 from django.test import override_settings
 from pytest_django import DjangoDbBlocker, Settings
 
-from hosts.models import Division, FoundCard, Gpu, Host, ReceivedReport, UsbDevice
+from hosts.models import Division, FoundCard, Gpu, Host, ReceivedReport, StoragePool, UsbDevice
 from hosts.protocol import messages as m
 from leasing import policy
 from leasing.actors import SYSTEM
@@ -33,6 +33,7 @@ from leasing.models import (
     CalendarFeed,
     ConsoleSession,
     Hold,
+    HomeVolume,
     Image,
     Invoice,
     InvoiceLine,
@@ -446,6 +447,20 @@ def give_back_what_was_used(s: Story) -> None:
     give_back_without_a_word(s)
 
 
+def attach_a_home_to_what_has_ended(s: Story) -> None:
+    pool = StoragePool.objects.create(name="studio")
+    HomeVolume.objects.create(
+        tenant=s.world.studio,
+        person=s.world.bob,
+        pool=pool,
+        size_gib=1,
+        state="attached",
+        state_since=s.world.now,
+        lease=s.over,
+        created_at=s.world.now,
+    )
+
+
 def bring_back_a_revoked_feed(s: Story) -> None:
     actor = s.world.actor(s.world.ada)
     feed = create_feed(actor=actor, name="mine", now=s.world.now).row
@@ -547,6 +562,10 @@ def offer_what_was_never_stored(story: Story) -> None:
         (forget_for_whom_it_is_kept, "kept", "is kept for an entry that does not know of it"),
         (keep_nothing, "kept", "is kept, but not its own GPUs"),
         (revoke_under_an_open_console, "consoles", "may not use the console"),
+        (attach_a_home_to_what_has_ended, "homes", "which is ended"),
+        (attach_a_home_to_what_has_ended, "homes", "which may not have it"),
+        (attach_a_home_to_what_has_ended, "homes", "on a host of another pool"),
+        (attach_a_home_to_what_has_ended, "states", "is in the database and not in the audit log"),
         (bring_back_a_revoked_feed, "feeds", "has been revoked"),
         (give_a_feed_to_somebody_else, "feeds", "was not made by its person"),
         (offer_what_was_never_stored, "images", "is not in the store"),

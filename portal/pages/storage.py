@@ -1,0 +1,39 @@
+"""What of a person outlives their workstations: home volumes, and how one is removed."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import HttpResponse
+from django.shortcuts import redirect, render
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_http_methods, require_safe
+
+from leasing.errors import DomainError
+from leasing.homes import fetch_volume, homes_in_reach, remove_volume, volumes_of
+from portal.middleware import PersonRequest
+
+
+@login_required
+@require_safe
+def storage(request: PersonRequest) -> HttpResponse:
+    context = {"volumes": volumes_of(request.user), "homes": homes_in_reach(request.user)}
+    return render(request, "storage/storage.html", context)
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def remove(request: PersonRequest, volume_id: UUID) -> HttpResponse:
+    """Asks first, and says what is lost."""
+    volume = fetch_volume(request.user, volume_id)
+    if request.method != "POST":
+        return render(request, "storage/remove.html", {"volume": volume})
+    try:
+        remove_volume(actor=request.actor, volume_id=volume_id, now=timezone.now())
+        messages.success(request, _("The home volume is being removed."))
+    except DomainError as error:
+        messages.error(request, " ".join(filter(None, (str(error.message), str(error.hint)))))
+    return redirect("storage")

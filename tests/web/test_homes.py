@@ -1,0 +1,120 @@
+"""Home volumes on the pages and over the API: booked with a workstation, kept, there again, and removed."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from django.urls import reverse
+from playwright.sync_api import expect
+
+from hosts.models import Host, StoragePool
+from hosts.protocol import messages as m
+from leasing.models import HomeVolume, Lease, OutboxMessage
+from tests.web.browsing import Visits
+from tests.web.conftest import SignIn
+from tests.web.scenes import Scene
+from tests.web.site import Site
+
+pytestmark = [pytest.mark.django_db, pytest.mark.timeout(90)]
+
+
+def offer_homes(scene: Scene) -> None:
+    pool, _ = StoragePool.objects.get_or_create(name="studio")
+    Host.objects.filter(pk=scene.host.row.pk).update(pool=pool)
+
+
+def bring_up(scene: Scene) -> Lease:
+    """What was booked last, in the time that the pages go by."""
+    scene.now = datetime.now(UTC)
+    lease = Lease.objects.latest("requested_at")
+    scene.run(lease)
+    return lease
+
+
+def end(scene: Scene) -> None:
+    lease = Lease.objects.latest("requested_at")
+    scene.finish(lease, lease.holds.get().gpu)
+
+
+def remove(scene: Scene) -> None:
+    scene.tick()
+    order = OutboxMessage.objects.filter(kind="remove-home").latest("created_at")
+    scene.host.say(m.HomeRemoved(volume_id=HomeVolume.objects.get().pk), at=scene.now, command=order)
+
+
+def test_what_is_kept_is_there_again_until_it_is_removed(visits: Visits, site: Site) -> None:
+    page = visits.page(site.scene.ada)
+    page.goto(reverse("book"))
+    assert page.get_by_label("Attach my home volume").count() == 0
+    site.do(offer_homes)
+    for turn in ("first", "again"):
+        page.goto(reverse("book"))
+        expect(page.locator("#home-about")).to_contain_text(
+            "made now" if turn == "first" else "50 GiB that stay when the workstation ends. One"
+        )
+        page.get_by_label("Attach my home volume").check()
+        page.get_by_role("button", name="Book it").click()
+        expect(page.get_by_text("will be attached")).to_be_visible()
+        lease = site.do(bring_up)
+        page.goto(reverse("workstation", args=[lease.pk]))
+        expect(page.get_by_text("50 GiB, attached")).to_be_visible()
+        page.goto(reverse("workstation-end", args=[lease.pk]))
+        expect(page.get_by_text("Your home volume is kept")).to_be_visible()
+        page.goto(reverse("storage"))
+        row = page.locator("[data-volume]")
+        expect(row).to_contain_text("attached")
+        expect(row.get_by_role("link", name="Remove")).to_have_count(0)
+        site.do(end)
+        page.reload()
+        expect(row).to_contain_text("kept")
+        expect(row).to_contain_text(lease.machine_name)
+    row.get_by_role("link", name="Remove").click()
+    expect(page.get_by_text("Nobody can bring them back")).to_be_visible()
+    page.get_by_role("button", name="Remove it").click()
+    expect(row).to_contain_text("being removed")
+    site.do(remove)
+    page.reload()
+    expect(page.get_by_text("You have none yet.")).to_be_visible()
+    assert visits.complaints == []
+
+
+def test_over_the_api_and_by_nobody_else(scene: Scene, sign_in: SignIn) -> None:
+    offer_homes(scene)
+    ada, bob = sign_in(scene.ada), sign_in(scene.bob)
+    asked = {
+        "flavor": scene.flavor.slug,
+        "image": scene.image.slug,
+        "tenant": "studio",
+        "duration_seconds": 3600,
+        "with_home": True,
+    }
+    booked = ada.post(reverse("api-leases"), asked, content_type="application/json")
+    assert (booked.status_code, booked.json()["with_home"]) == (201, True)
+    again = ada.post(reverse("api-leases"), asked, content_type="application/json")
+    assert again.status_code == 400
+    assert "with_home" in str(again.json())
+    bring_up(scene)
+    (volume,) = ada.get(reverse("api-homes")).json()["results"]
+    assert (volume["pool"], volume["tenant"], volume["state"]) == ("studio", "studio", "attached")
+    assert "key" not in str(volume)
+    assert bob.get(reverse("api-homes")).json()["results"] == []
+    address = reverse("api-home", args=[volume["id"]])
+    assert (ada.delete(address).status_code, bob.delete(address).status_code) == (409, 404)
+    assert bob.get(reverse("remove-home", args=[volume["id"]])).status_code == 404
+    end(scene)
+    assert ada.delete(address).json()["state"] == "removing"
+
+
+def test_what_is_repeated_is_booked_without(scene: Scene, sign_in: SignIn) -> None:
+    offer_homes(scene)
+    page = sign_in(scene.ada).post(
+        reverse("book"),
+        {
+            "tenant": "studio", "flavor": scene.flavor.slug, "image": scene.image.slug, "when": "now",
+            "length": "2h", "weekdays": ["1"], "last_on": "2099-01-01", "with_home": "1",
+        },
+    )  # fmt: skip
+    assert page.status_code == 400
+    assert "book the dates one by one" in page.content.decode()
+    assert not Lease.objects.filter(with_home=True).exists()
