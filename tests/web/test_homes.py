@@ -10,6 +10,7 @@ from playwright.sync_api import expect
 
 from hosts.models import Host, StoragePool
 from hosts.protocol import messages as m
+from leasing.ending import end_lease
 from leasing.models import HomeVolume, Lease, OutboxMessage
 from tests.web.browsing import Visits
 from tests.web.conftest import SignIn
@@ -28,13 +29,19 @@ def bring_up(scene: Scene) -> Lease:
     """What was booked last, in the time that the pages go by."""
     scene.now = datetime.now(UTC)
     lease = Lease.objects.latest("requested_at")
-    scene.run(lease)
+    scene.beat()
+    scene.start(lease)
     return lease
 
 
 def end(scene: Scene) -> None:
+    scene.now = datetime.now(UTC)
     lease = Lease.objects.latest("requested_at")
-    scene.finish(lease, lease.holds.get().gpu)
+    gpu = lease.holds.get().gpu
+    end_lease(actor=scene.actor(scene.ada), lease_id=lease.pk, now=scene.now)
+    scene.tick()
+    scene.host.say(m.MachineGone(lease_id=lease.pk), at=scene.now, command=scene.command(lease, "release"))
+    scene.scrub(scene.host, gpu, lease=lease)
 
 
 def remove(scene: Scene) -> None:
