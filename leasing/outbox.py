@@ -122,6 +122,7 @@ def sign_command(message: OutboxMessage, *, now: datetime) -> str:
             issued_at=now,
             expires_at=message.next_send_at or now + _pause(1),
             goal=msgspec.json.decode(message.goal, type=messages.Goal),
+            journal_id=message.host.journal_id,
         )
     )
 

@@ -72,6 +72,8 @@ class ActingHost:
             return
         if command.expires_at <= self.world.now:
             self.say(m.Refused(reason="expired", final=False), command)
+        elif command.journal_id not in (None, self.voice.journal_id):
+            self.say(m.Refused(reason="for an earlier journal", final=False), command)
         elif command.command_id in self.known:
             self.say(m.Accepted(), command)
         elif command.generation < self.generations.get(command.subject, 0):

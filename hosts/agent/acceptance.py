@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 
 from hosts.agent.goals import Refusal, TooLate, take_goal
-from hosts.agent.proven import begun_at
 from hosts.agent.rig import Rig
 from hosts.agent.spool import Origin
 from hosts.protocol.codec import MessageError, decode_command
@@ -89,6 +88,9 @@ class Acceptance:
             raise Refusal(f"The command is for host {command.host!r}.")
         if command.expires_at <= self._rig.clock():
             raise TooLate(f"The command expired at {command.expires_at.isoformat()}.")
+        if command.journal_id not in (None, self._rig.journal.journal_id):
+            # Generations were lost with that journal: what was carried out before would look new.
+            raise TooLate(f"The command is for this host's earlier journal {command.journal_id}.")
 
     def _accept(self, command: Command, origin: Origin) -> bool:
         """Journal the command, its plans and the answer at once; False if it was accepted before."""
@@ -97,7 +99,6 @@ class Acceptance:
                 self._rig.spool.repeat_standing(origin)
                 return False
             self._check_generation(command)
-            self._check_not_older_than_journal(command)
             take_goal(self._rig, command.goal, origin)
             self._remember(command)
             self._rig.spool.add(Accepted(), origin)
@@ -114,15 +115,6 @@ class Acceptance:
         ).fetchone()
         if row is not None and command.generation < row["generation"]:
             raise Refusal(f"Generation {row['generation']} of {command.subject} was accepted before.")
-
-    def _check_not_older_than_journal(self, command: Command) -> None:
-        """Whoever has lost the journal knows no generations, and cannot tell what was carried out before.
-
-        A beginning that is still to come was noted by a clock that was wrong, and says nothing.
-        """
-        begun = begun_at(self._rig)
-        if begun is not None and command.issued_at < begun <= self._rig.clock():
-            raise TooLate(f"The command is older than this host's journal, of {begun.isoformat()}.")
 
     def _remember(self, command: Command) -> None:
         """Raise the subject's generation. Older commands of it are refused by that from now on."""

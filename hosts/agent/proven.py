@@ -1,4 +1,4 @@
-"""What a GPU was when it was proven clean, and whether it was left alone since; since when that is known.
+"""What a GPU was when it was proven clean, and whether it was left alone since.
 
 What a scrub has proven holds for one boot of the host, and for as long as the card stays on the bus: nobody
 knows what was done to it meanwhile.
@@ -6,7 +6,6 @@ knows what was done to it meanwhile.
 
 from __future__ import annotations
 
-from datetime import datetime
 from uuid import UUID
 
 import msgspec
@@ -15,7 +14,6 @@ from hosts.agent.records import GpuRecord
 from hosts.agent.rig import Books, Rig
 
 _BOOT = "this_boot"
-_BEGUN = "begun_at"
 
 
 class Proven(msgspec.Struct, frozen=True):
@@ -30,17 +28,6 @@ def begin_boot(books: Books, boot_id: str) -> None:
     """From here on what is proven is proven in this boot."""
     with books.journal.transaction():
         books.journal.remember(_BOOT, boot_id)
-        if books.journal.recall(_BEGUN) is None:
-            books.journal.remember(_BEGUN, books.clock().isoformat())
-
-
-def begun_at(books: Books) -> datetime | None:
-    """Since when the journal is kept, by the host's clock; None before its first start is over.
-
-    Inside the caller's transaction.
-    """
-    text = books.journal.recall(_BEGUN)
-    return None if text is None else datetime.fromisoformat(text)
 
 
 def this_boot(books: Books) -> str:

@@ -141,7 +141,12 @@ Goal = (
 
 
 class Command(Message, frozen=True, kw_only=True):
-    """A goal for one host. Within a subject, a lower generation than one already accepted is refused."""
+    """A goal for one host. Within a subject, a lower generation than one already accepted is refused.
+
+    `journal_id` is the last journal that the portal has heard of from this host; with another one it refuses.
+    """
+
+    ADDED = {"journal_id": 2}
 
     protocol: int
     command_id: UUID
@@ -151,6 +156,7 @@ class Command(Message, frozen=True, kw_only=True):
     issued_at: Moment
     expires_at: Moment
     goal: Goal
+    journal_id: UUID | None = None
 
 
 class CardDetails(Message, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ import json
 from base64 import b64decode
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 import pytest
@@ -52,6 +53,20 @@ def test_a_host_is_spoken_to_in_its_own_version() -> None:
     assert spoken(world) == {1}
     started(world, PROTOCOL)
     assert spoken(world) == {PROTOCOL}
+
+
+def test_a_command_names_the_journal_that_it_is_for() -> None:
+    """Sent again after the host has lost it, it is for the new one."""
+    world = World(gpus=1)
+    book(world)
+    world.tick()
+    for _ in range(2):
+        world.tick(after=timedelta(minutes=3))
+        sent = [json.loads(b64decode(parse_envelope(envelope).body)) for _, envelope in world.sent]
+        journals = [each["journal_id"] for each in sent if each["goal"]["type"] == "provision"]
+        assert journals[-1] == str(world.host.journal_id)
+        world.host.journal_id, world.host.sequence = uuid4(), 0
+        world.host.say(inventory(*(gpu.address for gpu in world.gpus)), at=world.now)
 
 
 def test_a_whole_lease_on_a_host_of_the_previous_version() -> None:

@@ -121,7 +121,9 @@ class Desk:
     def sendings(self) -> list[str]:
         """Everything unanswered once more, each with a fresh expiry."""
         now = self.clock.now
-        fresh = {"issued_at": now, "expires_at": now + timedelta(minutes=30)}
+        fresh = {
+            "issued_at": now, "expires_at": now + timedelta(minutes=30), "journal_id": self.journal_id,
+        }  # fmt: skip
         return [self.control.sign(_with(command, fresh)) for command in self.open.values()]
 
     def receipt(self) -> str:
