@@ -108,11 +108,18 @@ def limits_met(lease: Lease, terms: Sequence[Term], *, now: datetime) -> quotas.
 
 
 def judge_booking(
-    *, tenant: Tenant, person: Person, flavor: Flavor, starts_at: datetime, ends_at: datetime, now: datetime
+    *,
+    tenant: Tenant,
+    person: Person,
+    flavor: Flavor,
+    starts_at: datetime,
+    ends_at: datetime,
+    quote: Quote,
+    now: datetime,
 ) -> quotas.Verdict:
-    """What a booking would do to each limit, and why it would need an approver."""
+    """What a booking at this price would do to each limit, and why it would need an approver."""
     lease = Lease(tenant=tenant, owner=person, flavor=flavor, starts_at=starts_at, ends_at=ends_at)
-    quote = fill_quote(lease, now=now)
+    lease.currency = quote.currency
     return check_limits(lease, quote.terms, now=now)
 
 

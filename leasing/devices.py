@@ -6,6 +6,7 @@ devices are locked last of all, so that of two who want one the second sees the 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from uuid import UUID
@@ -25,9 +26,16 @@ from leasing.states.lease import HOLDING, ON_HOST
 
 def offered_devices() -> QuerySet[UsbDevice]:
     """Those that are plugged in and that no flavor gives by itself."""
-    taken = {usb_id for ids in Flavor.objects.values_list("usb_devices", flat=True) for usb_id in ids}
-    present = UsbDevice.objects.filter(gone_at=None, host__retired_at=None).exclude(usb_id__in=taken)
+    return _present().exclude(usb_id__in=_given_by_flavors())
+
+
+def _present() -> QuerySet[UsbDevice]:
+    present = UsbDevice.objects.filter(gone_at=None, host__retired_at=None)
     return present.select_related("host").order_by("name", "host__name", "port")
+
+
+def _given_by_flavors() -> set[str]:
+    return {usb_id for ids in Flavor.objects.values_list("usb_devices", flat=True) for usb_id in ids}
 
 
 def devices_for(flavor: Flavor) -> QuerySet[UsbDevice]:
@@ -36,14 +44,16 @@ def devices_for(flavor: Flavor) -> QuerySet[UsbDevice]:
     return offered_devices().filter(Exists(gpus))
 
 
-def models_by_host() -> dict[UUID, set[int]]:
-    """The GPU models that each host with devices has in service."""
-    found: dict[UUID, set[int]] = {}
-    gpus = Gpu.objects.filter(host__usb_devices__gone_at=None, state__in=BOOKABLE)
-    with_devices = gpus.filter(host__usb_devices__isnull=False)
-    for host_id, model_id in with_devices.values_list("host", "model").distinct():
-        found.setdefault(host_id, set()).add(model_id)
-    return found
+def devices_with_models() -> list[tuple[UsbDevice, set[int]]]:
+    """All of those, each with the GPU models that its host has in service."""
+    present = list(_present())
+    if not present:
+        return []
+    given, models = _given_by_flavors(), defaultdict[UUID, set[int]](set)
+    gpus = Gpu.objects.filter(host__in={device.host_id for device in present}, state__in=BOOKABLE).order_by()
+    for host_id, model_id in gpus.values_list("host", "model").distinct():
+        models[host_id].add(model_id)
+    return [(device, models[device.host_id]) for device in present if device.usb_id not in given]
 
 
 def chosen_devices(flavor: Flavor, ids: Collection[int]) -> list[UsbDevice]:

@@ -111,6 +111,7 @@ class QuoteView(ActionView):
                 flavor=flavor,
                 starts_at=starts_at,
                 ends_at=ends_at,
+                quote=quote,
                 now=now,
             ).reason,
         }

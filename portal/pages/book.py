@@ -29,7 +29,7 @@ from portal.pages.timeline import timeline_of
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
 def book(request: PersonRequest) -> HttpResponse:
-    now, choices = timezone.now(), choices_for(request.user)
+    now, choices = timezone.now(), choices_for(request)
     if request.method != "POST":
         suggested = _suggested(request, choices)
         form = BookingForm(request.user, choices, initial=suggested)
@@ -51,7 +51,7 @@ def book(request: PersonRequest) -> HttpResponse:
 def book_price(request: PersonRequest) -> HttpResponse:
     """The price and what follows from the choice so far, as a fragment; works on an unfinished form."""
     now = timezone.now()
-    form = BookingForm(request.user, choices_for(request.user), request.GET)
+    form = BookingForm(request.user, choices_for(request), request.GET)
     return render(request, "book/_price.html", {"offer": offer_of(form, now), "form": form})
 
 

@@ -16,12 +16,13 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from hosts.models import UsbDevice
-from leasing import policy
-from leasing.devices import models_by_host, offered_devices
+from leasing.devices import devices_with_models
 from leasing.errors import DomainError, InvalidRequest, NotVisible
 from leasing.models import Flavor, Image, Person, Tenant
 from leasing.models.leases import LONGEST_TAG
 from leasing.recurrence import Pattern
+from portal.middleware import PersonRequest
+from portal.pages.context import roles_in
 
 LENGTHS = {
     "1h": (gettext_lazy("1 hour"), timedelta(hours=1)),
@@ -102,9 +103,9 @@ class Device:
     flavors: list[Flavor]
 
 
-def choices_for(person: Person) -> Choices:
+def choices_for(request: PersonRequest) -> Choices:
     """Raises NotVisible for whoever is a member of no team."""
-    tenants = list(policy.tenants_with_role(person, "member").order_by("name"))
+    tenants = [tenant for tenant, roles in roles_in(request, request.user).items() if "member" in roles]
     if not tenants:
         raise NotVisible(_("You are not a member of any team, so you cannot book."))
     flavors = Flavor.objects.filter(offered=True).select_related("model").order_by("gpu_count", "name")
@@ -113,11 +114,9 @@ def choices_for(person: Person) -> Choices:
 
 
 def _devices(flavors: list[Flavor]) -> list[Device]:
-    models = models_by_host()
     found = [
-        Device(device, [flavor for flavor in flavors if flavor.model_id in models[device.host_id]])
-        for device in offered_devices()
-        if device.host_id in models
+        Device(device, [flavor for flavor in flavors if flavor.model_id in models])
+        for device, models in devices_with_models()
     ]
     return [one for one in found if one.flavors]
 

@@ -129,6 +129,7 @@ def _once(form: BookingForm, now: datetime) -> Offer:
         flavor=chosen["flavor"],
         starts_at=starts_at,
         ends_at=ends_at,
+        quote=quote,
         now=now,
     )
     return Offer(quote, starts_at, ends_at, chosen["tenant"], verdict, instead)

@@ -87,7 +87,7 @@ class Timeline:
 @require_safe
 def book_timeline(request: PersonRequest) -> HttpResponse:
     """The timeline for the choice so far, as a fragment."""
-    form = BookingForm(request.user, choices_for(request.user), request.GET)
+    form = BookingForm(request.user, choices_for(request), request.GET)
     timeline = timeline_of(form, request.GET.get("days", ""), timezone.now())
     return render(request, "book/_timeline.html", {"timeline": timeline, "zone": request.user.timezone})
 

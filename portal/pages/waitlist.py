@@ -71,7 +71,7 @@ def entry_live(request: PersonRequest, entry_id: UUID) -> HttpResponse:
 @action
 def join(request: PersonRequest) -> str:
     """From the book page, with what is chosen there and a deadline."""
-    form, now = BookingForm(request.user, choices_for(request.user), request.POST), timezone.now()
+    form, now = BookingForm(request.user, choices_for(request), request.POST), timezone.now()
     if not form.is_valid():
         raise InvalidRequest(_("Choose what, when and how long first."))
     joined = waitlist.join_waitlist(

@@ -10,7 +10,7 @@ import pytest
 from leasing.actors import SYSTEM
 from leasing.billing.budget_warnings import steps_reached
 from leasing.billing.budgets import budget_of, charges, set_budget, set_budget_rule
-from leasing.booking import judge_booking
+from leasing.booking import judge_booking, quote_lease
 from leasing.errors import InvalidRequest, NotVisible
 from leasing.fsck import run_checks
 from leasing.models import BudgetWarning, Notification
@@ -69,10 +69,12 @@ def test_beyond_the_budget_a_booking_waits_is_only_warned_about_or_is_refused() 
     with pytest.raises(OverBudget) as refused:
         office.book(1, after=10 * HOUR)
     assert "of 10 EUR" in str(refused.value)
+    window = {"starts_at": office.now + 10 * HOUR, "ends_at": office.now + 11 * HOUR}
+    quote = quote_lease(tenant=office.studio, flavor=office.flavor, **window, now=office.now)
     with pytest.raises(OverBudget):
         judge_booking(
-            tenant=office.studio, person=office.ada, flavor=office.flavor, starts_at=office.now + 10 * HOUR,
-            ends_at=office.now + 11 * HOUR, now=office.now,
+            tenant=office.studio, person=office.ada, flavor=office.flavor, quote=quote, **window,
+            now=office.now,
         )  # fmt: skip
     assert office.book(1, after=40 * DAY).state == "scheduled"
     assert run_checks(office.now) == []
