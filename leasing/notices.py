@@ -13,8 +13,10 @@ from django.utils import timezone, translation
 from django.utils.formats import date_format
 from django.utils.translation import gettext as _
 
+from leasing import hooks
 from leasing.errors import Words
 from leasing.models import Lease, Notification, Person
+from leasing.notice_topics import topic_of
 from leasing.reasons import Reason
 
 log = logging.getLogger(__name__)
@@ -45,15 +47,19 @@ def notify(
         timezone.override(recipient.timezone),
     ):
         parts = [str(body), _describe(lease) if lease else "", link]
-        return Notification.objects.create(
+        chosen, topic = hooks.settings_of(recipient), topic_of(kind)
+        made = Notification.objects.create(
             recipient=recipient,
             lease=lease,
             kind=kind,
             subject=" ".join(str(subject).split())[:200],
             body="\n\n".join(filter(None, parts)),
             created_at=now,
-            next_send_at=now if recipient.email else None,
+            next_send_at=now if recipient.email and topic in chosen.email else None,
         )
+    if chosen.url and topic in chosen.webhook:
+        hooks.queue_hook(made, now=now)
+    return made
 
 
 def notify_address(

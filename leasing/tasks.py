@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from hosts.models import Host
 from hosts.protocol.fence import DELIVER_COMMAND, DELIVER_REPORT, FencedTask, host_queue, push
-from leasing import notices, reports
+from leasing import hooks, notices, reports
 from leasing.audit.sinks import tell_sinks
 from leasing.imaging.launch import start_conversion
 from leasing.reports.inbox import refuse_report
@@ -19,6 +19,7 @@ from leasing.wake import WAKE_TASK
 TICK_TASK = "leasing.tick"
 NOTIFY_TASK = "leasing.notify"
 HEADS_TASK = "leasing.tell-heads"
+HOOKS_TASK = "leasing.tell-hooks"
 
 _last_tick_began = 0.0
 
@@ -61,6 +62,11 @@ def send_notices() -> None:
 @shared_task(name=HEADS_TASK)
 def tell_heads() -> None:
     tell_sinks(timezone.now())
+
+
+@shared_task(name=HOOKS_TASK)
+def send_hooks() -> None:
+    hooks.send_due_hooks(now=timezone.now())
 
 
 def send_command(host: Host, envelope: str) -> None:

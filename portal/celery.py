@@ -28,7 +28,7 @@ if not apps.models_ready:
     django.setup()
 
 from leasing.checks import require_guards
-from leasing.tasks import HEADS_TASK, NOTIFY_TASK, TICK_TASK
+from leasing.tasks import HEADS_TASK, HOOKS_TASK, NOTIFY_TASK, TICK_TASK
 from leasing.wake import WAKE_TASK
 
 NOTIFY_SECONDS = 5.0
@@ -40,11 +40,12 @@ control.conf.update(
     beat_schedule={
         "tick": {"task": TICK_TASK, "schedule": settings.TICK_SECONDS, "options": {"expires": 10}},
         "notify": {"task": NOTIFY_TASK, "schedule": NOTIFY_SECONDS, "options": {"expires": 10}},
+        "tell-hooks": {"task": HOOKS_TASK, "schedule": NOTIFY_SECONDS, "options": {"expires": 10}},
         "tell-heads": {"task": HEADS_TASK, "schedule": HEADS_SECONDS, "options": {"expires": 10}},
     },
     beat_schedule_filename=str(settings.VAR_DIR / "beat"),
 )
-leave_only(control, TICK_TASK, WAKE_TASK, NOTIFY_TASK, HEADS_TASK)
+leave_only(control, TICK_TASK, WAKE_TASK, NOTIFY_TASK, HEADS_TASK, HOOKS_TASK)
 
 reports = Celery("leasehold-reports", broker=settings.BROKER_URL, set_as_current=False)
 reports.conf.update(fenced_settings(queue=REPORTS_QUEUE, unacked_prefix="reports"))

@@ -245,6 +245,10 @@ PROVIDER_NAME = os.environ.get("LEASEHOLD_PROVIDER_NAME", "Leasehold")
 # Told the signed heads besides: /dev/log or udp://host:port, and an https:// address.
 AUDIT_SYSLOG = os.environ.get("LEASEHOLD_AUDIT_SYSLOG", "")
 AUDIT_WEBHOOK = _secret("LEASEHOLD_AUDIT_WEBHOOK")
+# Where people's webhooks may reach besides public addresses, and who else signs certificates there.
+_allowed = networks(os.environ.get("LEASEHOLD_WEBHOOK_NETWORKS", ""))
+WEBHOOK_NETWORKS = [each for each in _allowed if not isinstance(each, str)]
+WEBHOOK_CA_FILE = os.environ.get("LEASEHOLD_WEBHOOK_CA", "")
 # Disk images: the folder of their files, how large one may be, and how long a conversion may take.
 IMAGE_STORE = Path(os.environ.get("LEASEHOLD_IMAGE_STORE", VAR_DIR / "image-store"))
 IMAGE_AT_MOST_BYTES = int(os.environ.get("LEASEHOLD_IMAGE_MAX_GIB", "256")) << 30

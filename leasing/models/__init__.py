@@ -20,7 +20,7 @@ from leasing.models.invoices import BudgetWarning, Invoice, InvoiceLine, MonthCl
 from leasing.models.keys import SshKey
 from leasing.models.leases import ConsoleSession, Extension, Hold, Lease, LeaseStep, LeaseTerm
 from leasing.models.membership import EmergencyStop, Invitation
-from leasing.models.messages import Notification, OutboxMessage
+from leasing.models.messages import HookDelivery, NoticeSettings, Notification, OutboxMessage
 from leasing.models.money import UsageSegment
 from leasing.models.openings import Block, Closure, Opening
 from leasing.models.people import BudgetRule, Person, Tenant
@@ -52,6 +52,7 @@ __all__ = [
     "HeadDelivery",
     "Hold",
     "HomeVolume",
+    "HookDelivery",
     "Image",
     "ImageCopy",
     "ImageGoal",
@@ -65,6 +66,7 @@ __all__ = [
     "LeaseStep",
     "LeaseTerm",
     "MonthClose",
+    "NoticeSettings",
     "Notification",
     "NumberSeries",
     "Opening",

@@ -83,3 +83,58 @@ class Notification(models.Model):
 
     def __str__(self) -> str:
         return self.subject
+
+
+class NoticeSettings(models.Model):
+    """By which ways a person wants to hear of which topics; without a row, of all of them by e-mail.
+
+    The secret by which requests to `url` are signed is kept sealed (leasing.hooks). While `quiet_until` is
+    ahead, the address is not asked: it did not take the last one.
+    """
+
+    person = models.OneToOneField(Person, models.CASCADE, related_name="notice_settings")
+    email = models.JSONField(default=list)
+    browser = models.JSONField(default=list)
+    webhook = models.JSONField(default=list)
+    url = models.CharField(max_length=500, blank=True)
+    sealed_secret = models.CharField(max_length=300, blank=True)
+    failures = models.PositiveIntegerField(default=0)
+    quiet_until = models.DateTimeField(null=True)
+
+    class Meta:
+        verbose_name_plural = "notice settings"
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(url="", sealed_secret="") | Q(url__gt="", sealed_secret__gt=""),
+                name="leasing_noticesettings_url_has_secret",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"of {self.person}"
+
+
+class HookDelivery(models.Model):
+    """A notice on its way to its recipient's webhook: sent until it is taken, or has been tried enough.
+
+    `answer` is the status that came back last, or the cause (leasing.hook_client) why there was none.
+    """
+
+    notice = models.OneToOneField(Notification, models.CASCADE, related_name="hook")
+    next_send_at = models.DateTimeField(null=True)
+    attempts = models.PositiveIntegerField(default=0)
+    taken_at = models.DateTimeField(null=True)
+    answer = models.CharField(max_length=40, blank=True)
+
+    class Meta:
+        ordering = ["-notice"]
+        indexes = [
+            models.Index(
+                fields=["next_send_at"],
+                name="leasing_hookdelivery_to_send",
+                condition=Q(next_send_at__isnull=False),
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.notice_id}: {self.answer or 'waits'}"

@@ -214,6 +214,10 @@ ACTS: dict[str, str | Promise] = {
     "token.refuse": _("Something that is no API token was refused"),
     "token.create": _("API token made"),
     "token.revoke": _("API token revoked"),
+    "notices.choose": _("Notices chosen"),
+    "notices.hook": _("Webhook set"),
+    "notices.hook-remove": _("Webhook removed"),
+    "notices.hook-try": _("Webhook tried"),
     "feed.create": _("Calendar feed made"),
     "feed.revoke": _("Calendar feed revoked"),
 }

@@ -50,6 +50,7 @@ if (live) {
   document.body.addEventListener("htmx:sseError", () => { connected = false; show(); });
   document.body.addEventListener("htmx:afterRequest", (event) => {
     if (event.detail.elt !== live) return;
+    if (event.detail.successful) window.dispatchEvent(new Event("news"));
     if (event.detail.successful) fetched = Date.now();
     gone = !event.detail.successful;
     show();
@@ -81,6 +82,40 @@ setInterval(() => {
     if (seconds < 60) clock.textContent = clock.dataset.words.replace("%s", seconds);
   }
 }, 1000);
+
+// Notices of this browser: whenever an open page hears that something has changed, it asks for those that are new.
+const heard = "noticesHeard";
+const mayNotify = () => "Notification" in window && Notification.permission === "granted" && localStorage.getItem(heard);
+let asked = 0;
+window.addEventListener("news", async () => {
+  if (!mayNotify() || Date.now() - asked < 1000) return;
+  asked = Date.now();
+  const answer = await fetch(`/account/notices/new/?after=${localStorage.getItem(heard)}`, { headers: { Accept: "application/json" } });
+  if (!answer.ok || answer.redirected) return;
+  const news = await answer.json();
+  for (const notice of news.notices) {
+    const shown = new Notification(notice.subject, { body: notice.text, tag: `leasehold-${notice.id}`, icon: "/static/img/leasehold.svg" });
+    shown.onclick = () => { window.focus(); location.href = notice.link; };
+  }
+  localStorage.setItem(heard, news.newest);
+});
+
+const ask = document.querySelector("[data-notify]");
+if (ask && "Notification" in window) {
+  const say = () => {
+    const on = mayNotify();
+    ask.hidden = false;
+    ask.querySelector("[data-on]").hidden = !on;
+    ask.querySelector("[data-off]").hidden = on;
+    ask.querySelector("[data-denied]").hidden = Notification.permission !== "denied";
+  };
+  ask.addEventListener("click", async (event) => {
+    if (event.target.closest("[data-switch-on]") && await Notification.requestPermission() === "granted") localStorage.setItem(heard, ask.dataset.newest);
+    if (event.target.closest("[data-switch-off]")) localStorage.removeItem(heard);
+    say();
+  });
+  say();
+}
 
 // A session that has ended answers with the sign-in page: go there as a whole, not into a fragment.
 document.body.addEventListener("htmx:beforeSwap", (event) => {

@@ -122,6 +122,8 @@ def test_odd_words_find_nothing_and_break_nothing(scene: Scene, sign_in: SignIn)
         assert kinds(client, words) == {}, words
 
 
+@pytest.mark.django_db
+@pytest.mark.timeout(90)
 def test_a_slash_goes_to_the_field_on_every_page(visits: Visits, site: Site) -> None:
     page = visits.page(site.scene.ada)
     page.goto("/")
@@ -134,6 +136,8 @@ def test_a_slash_goes_to_the_field_on_every_page(visits: Visits, site: Site) -> 
     expect(page.locator('[data-found="leases"] a')).to_contain_text(site.scene.ended.machine_name)
 
 
+@pytest.mark.django_db
+@pytest.mark.timeout(90)
 def test_a_phone_has_a_way_to_it_without_javascript(visits: Visits, site: Site) -> None:
     page = visits.page(site.scene.ada, width=390, javascript=False)
     page.goto("/account/")
