@@ -30,6 +30,7 @@ from portal.api import (
     prices,
     quotas,
     records,
+    reports,
     series,
     slicing,
     slots,
@@ -192,5 +193,7 @@ urlpatterns = [
     path("taxes/", prices.TaxList.as_view(), name="api-taxes"),
     path("billing/<slug:slug>/", prices.BillingView.as_view(), name="api-billing"),
     path("usage/", records.UsageList.as_view(), name="api-usage"),
+    path("usage/report/", reports.UsageReportView.as_view(), name="api-usage-report"),
+    path("fleet-use/", reports.FleetUseView.as_view(), name="api-fleet-use"),
     path("usage/export/", records.UsageExport.as_view(), name="api-usage-export"),
 ]

@@ -56,6 +56,44 @@ def test_the_figure_is_the_sum_of_the_lines_behind_it(
     assert sum(Decimal(bar) for bar in bars) == Decimal(figure[2])
 
 
+def test_the_report_over_the_api_has_the_figures_of_the_page(
+    scene: Scene, sign_in: SignIn, days: dict[str, str]
+) -> None:
+    UsageSegment.objects.filter(ends_at=None).update(ends_at=scene.until)
+    client = sign_in(scene.auditor)
+    page = client.get(reverse("usage"), days).content.decode()
+    figure = re.search(r'<a class="figure plain-link" href="[^"]+">€([0-9.]+)</a>', page)
+    assert figure is not None
+    for by in ("tenant", "person", "model"):
+        told = client.get("/api/v1/usage/report/", days | {"by": by}).json()
+        assert sum(Decimal(one["amount"]) for one in told["sums"]) == Decimal(figure[1])
+        assert len(told["spans"]) == 4
+        assert {one["span"] for one in told["sums"]} <= set(range(4))
+    one_team = client.get("/api/v1/usage/report/", days | {"tenant": "studio"}).json()
+    assert {one["key"] for one in one_team["sums"]} == {"studio"}
+    approver = sign_in(scene.approver).get("/api/v1/usage/report/", days | {"by": "tenant"}).json()
+    assert {one["key"] for one in approver["sums"]} == {"studio"}
+    assert sign_in(scene.ada).get("/api/v1/usage/report/", days).status_code == 404
+
+
+def test_the_fleets_time_over_the_api(scene: Scene, sign_in: SignIn, days: dict[str, str]) -> None:
+    (told,) = sign_in(scene.operator).get("/api/v1/fleet-use/", days).json()
+    assert told["slug"] == scene.model.slug
+    assert told["booked"] > 0
+    assert told["used"] + told["unused"] == max(told["booked"], told["used"])
+    assert told["there"] == told["idle"] + told["repair"] + told["used"] + told["unused"]
+    assert sign_in(scene.approver).get("/api/v1/fleet-use/", days).status_code == 404
+
+
+@pytest.mark.parametrize("address", ["usage/report", "fleet-use"])
+def test_odd_periods_are_refused_with_the_field(address: str, scene: Scene, sign_in: SignIn) -> None:
+    client = sign_in(scene.money)
+    for query in ({"since": "2026-03-02", "through": "2026-03-01"}, {"since": "soon"}, {"month": "2026-13"}):
+        answer = client.get(f"/api/v1/{address}/", query)
+        assert answer.status_code == 400
+        assert set(query) & {error["field"] for error in answer.json()["errors"]}
+
+
 def test_a_click_narrows(scene: Scene, sign_in: SignIn, days: dict[str, str]) -> None:
     client = sign_in(scene.auditor)
     page = client.get(reverse("usage"), days).content.decode()
