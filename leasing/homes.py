@@ -17,13 +17,13 @@ from django.db.models import Q, QuerySet
 from django.utils.translation import gettext as _
 
 from hosts.models import Host, StoragePool
-from leasing import goals
+from leasing import goals, policy
 from leasing.actors import SYSTEM, Actor
 from leasing.audit.log import record
 from leasing.errors import InvalidRequest, NothingFree, NotVisible, WrongState
 from leasing.keys import seal_home_key
 from leasing.locking import locked
-from leasing.models import Block, Flavor, HomeVolume, Lease, Person
+from leasing.models import Block, Flavor, HomeVolume, Lease, Person, Tenant
 from leasing.outbox import queue_command
 from leasing.states.home import TRANSITIONS, HomeEvent, HomeState
 from leasing.states.lease import LeaseState
@@ -32,17 +32,29 @@ from leasing.transactions import atomically
 from leasing.wake import wake_control
 
 REMOVAL_AGAIN = timedelta(minutes=15)
+_SHOWN = ("tenant", "person", "pool", "lease__flavor", "last_lease__flavor")
 
 
 def volumes_of(person: Person) -> QuerySet[HomeVolume]:
     """Those that are not removed."""
     volumes = HomeVolume.objects.filter(person=person).exclude(state=HomeState.REMOVED)
-    return volumes.select_related("tenant", "pool", "lease__flavor", "last_lease__flavor")
+    return volumes.select_related(*_SHOWN)
+
+
+def left_behind(tenant: Tenant) -> QuerySet[HomeVolume]:
+    """Volumes of people who are no members any more. Nobody can use them; whoever leads may remove them."""
+    members = policy.people_with_role(tenant, "member")
+    volumes = HomeVolume.objects.filter(tenant=tenant).exclude(state=HomeState.REMOVED)
+    return volumes.exclude(person__in=members).select_related("person", "pool")
 
 
 def fetch_volume(person: Person, volume_id: UUID) -> HomeVolume:
-    """One of the person's own. Raises NotVisible."""
-    found = volumes_of(person).filter(pk=volume_id).first()
+    """One of the person's own, or one that was left behind in a tenant that they lead. Raises NotVisible."""
+    found = HomeVolume.objects.select_related(*_SHOWN).filter(pk=volume_id).first()
+    if found is not None and not (found.person_id == person.pk or _leads(person, found)):
+        found = None
+    if found is not None and found.state == HomeState.REMOVED:
+        found = None
     if found is None:
         raise NotVisible(_("There is no such home volume."))
     return found
@@ -156,10 +168,10 @@ def detach(lease: Lease, *, at: datetime, now: datetime) -> None:
 @atomically
 def remove_volume(*, actor: Actor, volume_id: UUID, now: datetime) -> HomeVolume:
     """Destroy it, with all that is on it. Raises NotVisible, or WrongState while a lease has it."""
-    own = HomeVolume.objects.filter(person=actor.person).exclude(state=HomeState.REMOVED)
-    volume = locked(own.select_related("tenant", "pool")).filter(pk=volume_id).first()
-    if actor.person is None or volume is None:
-        raise NotVisible(_("There is no such home volume."))
+    if actor.person is None:
+        raise TypeError("only a person has a home volume removed")
+    known = fetch_volume(actor.person, volume_id)
+    volume = locked(HomeVolume.objects.select_related("tenant", "pool", "person")).get(pk=known.pk)
     if volume.state == HomeState.REMOVING:
         return volume
     if volume.state != HomeState.DETACHED:
@@ -207,6 +219,11 @@ def note_removed(host: Host, volume_id: UUID, *, at: datetime, now: datetime) ->
 
 
 _USABLE = (HomeState.DETACHED, HomeState.ATTACHED)
+
+
+def _leads(person: Person, volume: HomeVolume) -> bool:
+    led = policy.tenants_with_role(person, "owner", "approver").filter(pk=volume.tenant_id)
+    return led.exists() and left_behind(volume.tenant).filter(pk=volume.pk).exists()
 
 
 def _in_pool(lease: Lease, pool_id: int) -> QuerySet[HomeVolume]:

@@ -36,4 +36,5 @@ def remove(request: PersonRequest, volume_id: UUID) -> HttpResponse:
         messages.success(request, _("The home volume is being removed."))
     except DomainError as error:
         messages.error(request, " ".join(filter(None, (str(error.message), str(error.hint)))))
-    return redirect("storage")
+    own = volume.person_id == request.user.pk
+    return redirect("storage") if own else redirect("team", volume.tenant.slug)

@@ -16,6 +16,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from leasing import policy
 from leasing.errors import DomainError, NotAllowed, NotVisible
+from leasing.homes import left_behind
 from leasing.membership import closing, invitations, leaving, members
 from leasing.models import Person, Tenant
 from portal.api.problems import status_of
@@ -171,6 +172,7 @@ def _page(
         "members": members.members_of(tenant),
         "owns": owns,
         "roles": policy.ROLES if owns else ("member",),
+        "left_behind": left_behind(tenant),
         "invitations": invitations.open_invitations(tenant, now=timezone.now()),
         "lifetimes": invitations.LIFETIMES,
         "new_link": new_link,

@@ -159,6 +159,10 @@ def test_a_workstation_is_leased_seen_kept_over_a_restart_and_billed(var: Path, 
         )
         demo.call(f"/api/v1/leases/{lease_id}/end/", member, {})
         eventually(lambda: machine() == "gone", "the lease ends", seconds=60)
+        (home,) = demo.call("/api/v1/homes/", member)["results"]
+        assert (home["state"], home["last_lease"]) == ("detached", lease_id)
+        left = {"leasehold-pool", f"{home['id']}.home.qcow2"}
+        assert {file.name for file in (var / "homes").iterdir()} == left
         gpus = ("", "operator")
         eventually(
             lambda: {gpu["state"] for gpu in demo.call("/api/v1/gpus/", gpus)["results"]} == {"clean"},
@@ -188,6 +192,7 @@ def book(page: Page) -> str:
     page.get_by_role("link", name="Book").first.click()
     page.get_by_role("radio", name="Studio A6000").check()
     page.get_by_role("radio", name="2 hours").check()
+    page.get_by_label("Attach my home volume").check()
     expect(page.locator("#price")).to_contain_text("7.60")
     page.get_by_role("button", name="Book it").click()
     page.wait_for_url(re.compile(r"/workstations/[0-9a-f-]{36}/$"))

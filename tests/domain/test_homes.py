@@ -231,6 +231,23 @@ def test_it_is_removed_when_its_person_says_so_and_a_host_has_done_it() -> None:
     check(world)
 
 
+def test_what_somebody_left_behind_is_removed_by_those_who_lead_the_team() -> None:
+    world, _ = a_world()
+    lease = book(world)
+    world.start(lease)
+    end(world, lease)
+    volume, leader = HomeVolume.objects.get(), world.actor(world.approver)
+    with pytest.raises(NotVisible):
+        homes.remove_volume(actor=leader, volume_id=volume.pk, now=world.now)
+    policy.revoke_role(actor=SYSTEM, person=world.ada, tenant=world.studio, role="member", now=world.now)
+    for stranger in (world.bob, world.finance):
+        with pytest.raises(NotVisible):
+            homes.remove_volume(actor=world.actor(stranger), volume_id=volume.pk, now=world.now)
+    assert list(homes.left_behind(world.studio)) == [volume]
+    assert homes.remove_volume(actor=leader, volume_id=volume.pk, now=world.now).state == HomeState.REMOVING
+    check(world)
+
+
 def test_a_volume_in_the_wrong_hands_is_found() -> None:
     world, _ = a_world()
     world.start(book(world))

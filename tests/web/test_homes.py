@@ -10,6 +10,8 @@ from playwright.sync_api import expect
 
 from hosts.models import Host, StoragePool
 from hosts.protocol import messages as m
+from leasing import policy
+from leasing.actors import SYSTEM
 from leasing.ending import end_lease
 from leasing.models import HomeVolume, Lease, OutboxMessage
 from tests.web.browsing import Visits
@@ -125,3 +127,19 @@ def test_what_is_repeated_is_booked_without(scene: Scene, sign_in: SignIn) -> No
     assert page.status_code == 400
     assert "book the dates one by one" in page.content.decode()
     assert not Lease.objects.filter(with_home=True).exists()
+
+
+def test_what_somebody_left_behind_stands_on_the_teams_page(scene: Scene, sign_in: SignIn) -> None:
+    offer_homes(scene)
+    asked = {"flavor": scene.flavor.slug, "image": scene.image.slug, "tenant": "studio", "with_home": True}
+    asked["duration_seconds"] = 3600
+    sign_in(scene.ada).post(reverse("api-leases"), asked, content_type="application/json")
+    bring_up(scene)
+    end(scene)
+    leader, address = sign_in(scene.approver), reverse("remove-home", args=[HomeVolume.objects.get().pk])
+    assert leader.get(address).status_code == 404
+    policy.revoke_role(actor=SYSTEM, person=scene.ada, tenant=scene.studio, role="member", now=scene.now)
+    assert address in leader.get(reverse("team", args=["studio"])).content.decode()
+    assert "who has left the team" in leader.get(address).content.decode()
+    assert leader.post(address)["Location"] == reverse("team", args=["studio"])
+    assert HomeVolume.objects.get().state == "removing"
