@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
+from django.contrib.auth.models import Group
 from django.contrib.sessions.models import Session
 from django.db.models import Count, Max, QuerySet
 from django.utils import timezone
@@ -52,12 +53,15 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Changes:
-    """Which leases have changed, whose they are (owner, tenant), who else sees them; and what else has."""
+    """Which leases have changed, whose they are (owner, tenant), who else sees them; and what else has.
+
+    `lost` are people who watch and who may have other rights than when they began to.
+    """
 
     owners: dict[UUID, tuple[UUID, UUID]]
     shares: frozenset[tuple[UUID, UUID]]
     fleet: bool
-    roles: bool
+    lost: frozenset[UUID]
     ended_sessions: frozenset[str]
 
 
@@ -67,12 +71,22 @@ class Watch:
     def __init__(self) -> None:
         self._entries = NewEntries()
         self._before: Snapshot | None = None
+        self._rights: dict[UUID, Hashable] = {}
 
-    def look(self, session_keys: frozenset[str]) -> Changes:
+    def look(self, session_keys: frozenset[str], people: frozenset[UUID]) -> Changes:
         """A few small queries, however many watch."""
         subjects, entries = self._entries.read()
+        # Before the snapshot: what changes between the two is found by the next look.
+        newcomers = people - self._rights.keys()
+        rights = {**self._rights, **rights_of(newcomers)}
         after = _take_snapshot(session_keys)
         before, self._before = self._before or after, after
+        lost: frozenset[UUID] = frozenset()
+        if before.roles != after.roles:
+            fresh = rights_of(people)
+            lost = newcomers | {who for who in people if fresh[who] != rights[who]}
+            rights = fresh
+        self._rights = {who: rights[who] for who in people}
         moved = {pk for pk, mark in after.leases.items() if before.leases.get(pk, mark) != mark}
         changed = moved | set(_leases_of(subjects)) | _scrubbed(entries)
         shares = Share.objects.filter(closed_at=None, lease__in=changed) if changed else Share.objects.none()
@@ -81,7 +95,7 @@ class Watch:
             owners={pk: (owner, tenant) for pk, owner, tenant in owners.values_list("pk", "owner", "tenant")},
             shares=frozenset(shares.values_list("lease_id", "person_id")),
             fleet=before.fleet != after.fleet or any(one.startswith(_OF_THE_FLEET) for one in subjects),
-            roles=before.roles != after.roles,
+            lost=lost,
             ended_sessions=(before.sessions - after.sessions) & session_keys,
         )
 
@@ -136,14 +150,41 @@ def _roles() -> Hashable:
     tables = (
         TenantPersonPermission,
         TenantGroupPermission,
+        Group.permissions.through,
         Person.user_permissions.through,
         Person.groups.through,
     )
     marks = [tuple(table.objects.aggregate(Count("pk"), Max("pk")).values()) for table in tables]
-    open_to = (Share.objects.filter(closed_at=None), HandOver.objects.filter(state=HandOver.State.OPEN))
-    marks += [tuple(rows.aggregate(Count("pk")).values()) for rows in open_to]
+    marks += [tuple(rows.aggregate(Count("pk")).values()) for rows in (_OPEN_SHARES, _OPEN_OFFERS)]
     marks.append(tuple(Share.objects.aggregate(Max("pk")).values()))
     return *marks, Person.objects.filter(is_active=False).count()
+
+
+_OPEN_SHARES = Share.objects.filter(closed_at=None)
+_OPEN_OFFERS = HandOver.objects.filter(state=HandOver.State.OPEN)
+
+
+def rights_of(people: frozenset[UUID]) -> dict[UUID, Hashable]:
+    """What decides on what each of them may see; to be compared, not to be read."""
+    found: dict[UUID, set[Hashable]] = {who: set() for who in people}
+    if not people:
+        return {}
+    directly, groups = TenantPersonPermission.objects, Person.groups.through.objects
+    asked = (
+        directly.filter(user__in=people).values_list("user", "content_object", "permission"),
+        TenantGroupPermission.objects.filter(group__user__in=people).values_list(
+            "group__user", "content_object", "permission"
+        ),
+        Person.user_permissions.through.objects.filter(person__in=people).values_list("person", "permission"),
+        groups.filter(person__in=people).values_list("person", "group__permissions"),
+        _OPEN_SHARES.filter(person__in=people).values_list("person", "lease"),
+        _OPEN_OFFERS.filter(taker__in=people).values_list("taker", "lease"),
+        Person.objects.filter(pk__in=people, is_active=False).values_list("pk"),
+    )
+    for number, rows in enumerate(asked):
+        for who, *right in rows.order_by():
+            found[who].add((number, *right))
+    return {who: frozenset(rights) for who, rights in found.items()}
 
 
 def _leases_of(subjects: Iterable[str]) -> Iterable[UUID]:

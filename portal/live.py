@@ -1,7 +1,8 @@
 """Live updates: one poll a second per process finds the leases that changed and tells who watches.
 
 A stream carries no data, only “lease X changed”; the page then fetches what it shows, authorised as always.
-Streams end when their session or anybody's roles change: the browser asks again, and is admitted or not.
+Streams end with their session, and when the rights of their person change: the browser asks again, and is
+admitted or not.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from django.contrib.auth.decorators import login_required
-from django.db import DatabaseError
+from django.db import DatabaseError, InterfaceError
 from django.http import StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.views.decorators.http import require_safe
@@ -24,7 +25,7 @@ from leasing.errors import NotVisible
 from leasing.models import Person
 from portal.changes import Changes, Watch
 from portal.middleware import PersonRequest
-from portal.threads import in_database_thread
+from portal.threads import DatabaseThread
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ LONGEST_STREAM_SECONDS = 900.0
 MOST_PENDING = 100
 
 FLEET = "fleet"
+THREAD = "live-updates"
 
 
 @dataclass(eq=False)
@@ -72,21 +74,24 @@ class Broadcaster:
 
     async def _poll(self) -> None:
         """Whatever ends it ends every stream: a page must never take silence for calm."""
+        thread = DatabaseThread(THREAD)
         try:
-            watch = await in_database_thread(Watch)()
+            watch = await thread.run(Watch)
             while self.subscribers:
                 keys = frozenset(subscriber.session_key for subscriber in self.subscribers)
-                self._tell(await in_database_thread(watch.look)(keys))
+                people = frozenset(subscriber.person_id for subscriber in self.subscribers)
+                self._tell(await thread.run(watch.look, keys, people))
                 await asyncio.sleep(POLL_SECONDS)
-        except DatabaseError:
+        except (DatabaseError, InterfaceError):
             log.exception("Live updates stop: the database did not answer")
         finally:
+            thread.close()
             for subscriber in self.subscribers:
                 subscriber.tell(None)
 
     def _tell(self, changes: Changes) -> None:
         for subscriber in list(self.subscribers):
-            if changes.roles or subscriber.session_key in changes.ended_sessions:
+            if subscriber.person_id in changes.lost or subscriber.session_key in changes.ended_sessions:
                 subscriber.tell(None)
                 continue
             for subject in _concerning(subscriber, changes):

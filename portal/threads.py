@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -24,3 +26,17 @@ def in_database_thread(work: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, 
             connections.close_all()
 
     return sync_to_async(run, thread_sensitive=False)
+
+
+class DatabaseThread:
+    """One thread for work that comes again and again; its connection is kept until it is closed."""
+
+    def __init__(self, name: str) -> None:
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
+
+    async def run(self, work: Callable[P, T], *args: P.args, **_kwargs: P.kwargs) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work, *args)
+
+    def close(self) -> None:
+        self._executor.submit(connections.close_all)
+        self._executor.shutdown(wait=False)

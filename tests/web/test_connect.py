@@ -96,12 +96,14 @@ def test_whether_its_guest_answers_is_shown_and_what_it_says_is_called_its_own(
     assert 'data-guest="none"' in page(client, scene, lease)
     assert client.get(f"/api/v1/leases/{lease.pk}/").json()["guest"]["answers"] == "none"
     watch = Watch()
-    watch.look(frozenset())
+    watch.look(frozenset(), frozenset())
     facts = m.GuestFacts(
         lease_id=lease.pk, answers="agent", hostname="<b>studio", system="Debian 12", addresses=("10.99.0.2",)
     )
     scene.host.say(m.Guests(guests=(facts,)), at=scene.now)
-    assert list(watch.look(frozenset()).owners) == [lease.pk], "who looks at the page sees it come"
+    assert list(watch.look(frozenset(), frozenset()).owners) == [lease.pk], (
+        "who looks at the page sees it come"
+    )
     said = page(client, scene, lease)
     assert 'data-guest="agent"' in said
     assert "&lt;b&gt;studio" in said

@@ -149,9 +149,9 @@ def test_a_look_costs_the_same_whatever_is_booked(scene: Scene) -> None:
     watch = changes.Watch()
 
     def statements() -> int:
-        watch.look(frozenset())
+        watch.look(frozenset(), frozenset())
         with CaptureQueriesContext(connection) as captured:
-            assert watch.look(frozenset()).owners == {}
+            assert watch.look(frozenset(), frozenset()).owners == {}
         return len(captured)
 
     before = statements()
