@@ -135,7 +135,11 @@ class GuestWatch:
     def _facts(self, facts: MachineFacts, lease_id: UUID) -> GuestFacts:
         known = self._known[lease_id]
         word = known.word or GuestWord()
-        seen = self._look_for_use(facts, lease_id, known.word)
+        try:
+            seen = self._look_for_use(facts, lease_id, known.word)
+        except HypervisorError as error:
+            log.warning("Whether %s is used cannot be seen now: %s", facts.name, error)
+            seen = None
         return GuestFacts(
             lease_id=lease_id,
             answers=known.answers,

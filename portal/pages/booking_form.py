@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
 from django import forms
+from django.db.models import Exists
 from django.urls import reverse
 from django.utils.dates import WEEKDAYS_ABBR
 from django.utils.translation import gettext as _
@@ -108,9 +109,12 @@ def choices_for(request: PersonRequest) -> Choices:
     tenants = [tenant for tenant, roles in roles_in(request, request.user).items() if "member" in roles]
     if not tenants:
         raise NotVisible(_("You are not a member of any team, so you cannot book."))
-    flavors = Flavor.objects.filter(offered=True).select_related("model").order_by("gpu_count", "name")
-    images = Image.objects.filter(offered=True)
-    return Choices(tenants, list(flavors), list(images), _devices(list(flavors)))
+    offered = Flavor.objects.filter(offered=True).select_related("model").order_by("gpu_count", "name")
+    # Where nothing is plugged in, nothing more is asked of the database.
+    flavors = list(offered.annotate(any_device=Exists(UsbDevice.objects.filter(gone_at=None))))
+    images = list(Image.objects.filter(offered=True))
+    any_device = any(flavor.any_device for flavor in flavors)
+    return Choices(tenants, [*flavors], images, _devices([*flavors]) if any_device else [])
 
 
 def _devices(flavors: list[Flavor]) -> list[Device]:

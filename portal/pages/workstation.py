@@ -8,7 +8,6 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.db.models import Max
 from django.http import HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.urls import reverse
@@ -191,8 +190,7 @@ def _shown(person: Person, lease: Lease, now: datetime) -> dict[str, Any]:
         **_devices(lease, usable=usable),
         "steps": lease.steps.order_by("id"),
         "usually": usual_preparation(lease) if lease.state == LeaseState.PROVISIONING else None,
-        "guest": Guest.objects.filter(lease=lease).first() if _runs(lease) else None,
-        "guest_is_late": _is_late(lease, now),
+        **_inside(lease, now),
         "scrubs": lease.scrubs.select_related("gpu__host", "gpu__model"),
         "happened": history_of(lease),
         "disk_gib": sum(hold.gpu.share_disk_gib for hold in holds),
@@ -228,10 +226,15 @@ def _runs(lease: Lease) -> bool:
     return lease.state == LeaseState.ACTIVE and lease.machine == Lease.Machine.RUNNING
 
 
-def _is_late(lease: Lease, now: datetime) -> bool:
-    """Whether a guest should have answered by now, if it ever does."""
-    started = lease.steps.filter(name="confirm").aggregate(latest=Max("finished_at"))["latest"]
-    return started is not None and now - started > GUEST_PATIENCE
+def _inside(lease: Lease, now: datetime) -> dict[str, Any]:
+    """What is known of its guest; by which plan it was started, and whether it should have answered."""
+    guest = Guest.objects.filter(lease=lease).first() if _runs(lease) else None
+    if guest is None:
+        return {"guest": None}
+    started = lease.steps.filter(name="confirm", state="done").order_by("finished_at").last()
+    at = started.finished_at if started else None
+    is_late = at is None or now - at > GUEST_PATIENCE
+    return {"guest": guest, "guest_is_late": is_late, "guest_plan": started.plan if started else ""}
 
 
 def _may_decide(person: Person, lease: Lease) -> bool:

@@ -127,6 +127,7 @@ class FakeMachines:
         return self.agents[name](command, arguments)
 
     def counters(self, name: str) -> Counters:
+        self._refuse("counters")
         self._require_active(name, "measure")
         return self.used.get(name, Counters(0.0, 0))
 

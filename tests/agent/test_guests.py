@@ -208,6 +208,14 @@ def test_use_is_watched_from_the_first_start(box: Box, watching: Watching) -> No
     assert watching.look() == [], "once is enough"
 
 
+def test_what_cannot_be_seen_for_a_while_is_unknown_for_a_while(box: Box, watching: Watching) -> None:
+    assert [facts.use for facts in watching.look()] == ["none"]
+    box.machines.refuses = {"counters"}
+    assert [facts.use for facts in watching.look()] == ["unknown"]
+    box.machines.refuses = set()
+    assert [facts.use for facts in watching.look()] == ["none"], "counters have gone on counting"
+
+
 def test_use_is_not_forgotten_by_a_worker_that_dies(box: Box, watching: Watching) -> None:
     watching.look()
     watching.look()

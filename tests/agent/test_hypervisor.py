@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from hosts.agent import hypervisor
-from hosts.agent.domain import UefiDisk, domain_xml
+from hosts.agent import domain_facts, hypervisor
+from hosts.agent.domain import UefiDisk, domain_xml, node
 from hosts.agent.hypervisor import Hypervisor
 from hosts.agent.machines import HypervisorError
 from tests.agent.machine_specs import idle_machine
@@ -147,3 +147,28 @@ def test_an_account_that_libvirt_lacks_is_named(monkeypatch: pytest.MonkeyPatch,
 def test_an_unknown_hypervisor_is_an_error_in_plain_words() -> None:
     with pytest.raises(HypervisorError, match="Cannot connect to nowhere:///system"):
         Hypervisor.open("nowhere:///system")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="interfaces are made by root")
+def test_what_goes_through_a_machines_interfaces_is_counted(embedded: Hypervisor, tmp_path: Path) -> None:
+    """Where each of them has an end on the host; what another kind lets through cannot be known."""
+    interface = node("interface", node("model", type="virtio"), node("rom", enabled="no"), type="ethernet")
+    embedded.define(domain_xml(idle_machine(tmp_path), [interface]))
+    embedded.start("lease-one")
+    assert embedded.counters("lease-one").network_bytes is not None
+    embedded.destroy("lease-one")
+    embedded.undefine("lease-one")
+
+
+@pytest.mark.parametrize(
+    ("interfaces", "found"),
+    [
+        ("", []),
+        ("<interface type='network'><target dev='vnet3'/></interface>", ["vnet3"]),
+        ("<interface type='network'><target dev='vnet3'/></interface><interface type='hostdev'/>", None),
+        ("<interface type='user'><target/></interface>", None),
+    ],
+)
+def test_which_interfaces_can_be_watched(interfaces: str, found: list[str] | None) -> None:
+    xml = f"<domain><devices>{interfaces}</devices></domain>"
+    assert domain_facts.read_interfaces(xml) == found

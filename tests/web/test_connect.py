@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from hosts.protocol import messages as m
 from leasing.fsck import run_checks
@@ -94,6 +95,9 @@ def test_whether_its_guest_answers_is_shown_and_what_it_says_is_called_its_own(
     assert "data-guest" not in page(client, scene, lease), "an older host tells nothing"
     scene.host.say(m.Guests(guests=(m.GuestFacts(lease_id=lease.pk, answers="none"),)), at=scene.now)
     assert 'data-guest="none"' in page(client, scene, lease)
+    assert 'data-step="guest"' not in page(client, scene, lease), "it runs for hours; nobody waits any more"
+    lease.steps.filter(name="confirm").update(finished_at=timezone.now())
+    assert 'data-step="guest" data-step-state="started"' in page(client, scene, lease)
     assert client.get(f"/api/v1/leases/{lease.pk}/").json()["guest"]["answers"] == "none"
     watch = Watch()
     watch.look(frozenset(), frozenset())
@@ -106,6 +110,7 @@ def test_whether_its_guest_answers_is_shown_and_what_it_says_is_called_its_own(
     )
     said = page(client, scene, lease)
     assert 'data-guest="agent"' in said
+    assert 'data-step="guest" data-step-state="done"' in said
     assert "&lt;b&gt;studio" in said
     assert "As the guest says; nobody else has looked." in said
     told = client.get(f"/api/v1/leases/{lease.pk}/").json()["guest"]
