@@ -64,7 +64,9 @@ def _lent_ids(*, person_id: UUID) -> QuerySet[Any, Any]:
     shared = Share.objects.filter(
         person=person_id, closed_at=None, lease__state__in=RUNNING, lease__tenant__in=member_of
     )
-    offered = HandOver.objects.filter(taker=person_id, state=HandOver.State.OPEN, lease__tenant__in=member_of)
+    offered = HandOver.objects.filter(
+        taker=person_id, state__in=HandOver.WAITING, lease__tenant__in=member_of
+    )
     return shared.order_by().values_list("lease").union(offered.order_by().values_list("lease"))
 
 

@@ -84,6 +84,7 @@ urlpatterns = [
     path("hand-overs/<uuid:hand_over_id>/accept/", together.accept, name="accept-lease"),
     path("hand-overs/<uuid:hand_over_id>/decline/", together.decline, name="decline-lease"),
     path("hand-overs/<uuid:hand_over_id>/take-back/", together.take_back, name="take-back"),
+    path("hand-overs/<uuid:hand_over_id>/decide/", together.decide, name="decide-hand-over"),
     path("series/<uuid:series_id>/", series.series, name="series"),
     path("series/<uuid:series_id>/live/", series.series_live, name="series-live"),
     path("series/<uuid:series_id>/cancel/", series.cancel, name="series-cancel"),

@@ -10,6 +10,7 @@ from django.utils.translation import gettext_lazy as _
 
 from leasing.models.leases import Lease
 from leasing.models.people import Person
+from leasing.reasons import ReasonField
 
 LONGEST_NOTE = 500
 
@@ -46,14 +47,19 @@ class Share(models.Model):
 class HandOver(models.Model):
     """One person offers their lease to another of the tenant, who accepts, or does not.
 
-    Of what was accepted, `decided_at` is since when the lease and its cost are the other's.
+    Of what was accepted, `decided_at` is since when the lease and its cost are the other's. What is outside
+    the other's limits (`because`) is accepted once somebody who may except it agrees (`decided_by`).
     """
 
     class State(models.TextChoices):
         OPEN = "open", _("waits for an answer")
+        ASKED = "asked", _("waits for an approver")
         ACCEPTED = "accepted", _("accepted")
         DECLINED = "declined", _("declined")
         WITHDRAWN = "withdrawn", _("taken back")
+        REFUSED = "refused", _("not approved")
+
+    WAITING = (State.OPEN, State.ASKED)
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     lease = models.ForeignKey(Lease, models.PROTECT, related_name="hand_overs")
@@ -63,15 +69,21 @@ class HandOver(models.Model):
     offered_at = models.DateTimeField()
     state = models.CharField(max_length=9, choices=State, default=State.OPEN)
     decided_at = models.DateTimeField(null=True)
+    because = ReasonField()
+    decided_by = models.ForeignKey(Person, models.PROTECT, null=True, related_name="+")
+    decision_note = models.CharField(max_length=LONGEST_NOTE, blank=True)
 
     class Meta:
         ordering = ["offered_at", "id"]
         constraints = [
             models.UniqueConstraint(
-                fields=["lease"], condition=Q(state="open"), name="leasing_handover_one_open"
+                fields=["lease"],
+                condition=Q(state__in=["open", "asked"]),
+                name="leasing_handover_one_open",
             ),
             models.CheckConstraint(
-                condition=Q(state="open", decided_at=None) | ~Q(state="open") & Q(decided_at__isnull=False),
+                condition=Q(state__in=["open", "asked"], decided_at=None)
+                | ~Q(state__in=["open", "asked"]) & Q(decided_at__isnull=False),
                 name="leasing_handover_decided_when",
             ),
         ]

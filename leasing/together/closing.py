@@ -32,7 +32,7 @@ def close_shares(shares: QuerySet[Share], *, actor: Actor, now: datetime) -> Non
 
 def close_offers(offers: QuerySet[HandOver], *, actor: Actor, now: datetime) -> None:
     """Those that nobody has answered."""
-    for made in offers.filter(state=State.OPEN).select_related("giver", "taker", "lease__tenant"):
+    for made in offers.filter(state__in=HandOver.WAITING).select_related("giver", "taker", "lease__tenant"):
         answer_offer(made, State.WITHDRAWN, actor=actor, now=now)
 
 

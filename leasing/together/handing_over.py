@@ -6,7 +6,9 @@ goes on waiting for an approver; what was approved goes to nobody who approved i
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from django.db.models import QuerySet
@@ -15,7 +17,7 @@ from django.utils.translation import gettext_lazy
 
 from leasing import metering, notices, policy, quotas
 from leasing.actors import Actor
-from leasing.addresses import of_lease
+from leasing.addresses import of_approvals, of_lease
 from leasing.audit.log import record
 from leasing.billing.budget_warnings import warn
 from leasing.booking import limits_met
@@ -25,7 +27,7 @@ from leasing.errors import InvalidRequest, NotVisible, Words, WrongState
 from leasing.locking import locked
 from leasing.models import Extension, HandOver, Lease, Person, Tenant
 from leasing.models.together import LONGEST_NOTE
-from leasing.reasons import filled
+from leasing.reasons import Reason, filled
 from leasing.states.lease import RUNNING, LeaseState
 from leasing.together.closing import answer_offer, close_offers, close_shares, note_offer
 from leasing.together.sharing import colleague
@@ -34,6 +36,10 @@ from leasing.usage import lease_cost
 
 GIVEN = frozenset({LeaseState.REQUESTED, LeaseState.SCHEDULED, *RUNNING})
 State = HandOver.State
+KEYS_STAY = gettext_lazy(
+    "The machine keeps the SSH keys that it started with, and passwords that were set in it: who had it can"
+    " still sign in until the new owner changes them inside."
+)
 
 
 @atomically
@@ -45,13 +51,13 @@ def offer_lease(*, actor: Actor, lease_id: UUID, username: str, note: str = "", 
     _require_given(lease)
     taker = colleague(lease.tenant, username, besides=giver)
     _require_others_decision(lease, taker)
-    if lease.hand_overs.filter(state=State.OPEN).exists():
+    if lease.hand_overs.filter(state__in=HandOver.WAITING).exists():
         raise WrongState(_("It is offered to somebody already."), hint=_("Take that back first."))
     made = HandOver.objects.create(
         lease=lease, giver=giver, taker=taker, note=_checked_note(note), offered_at=now
     )
     note_offer("lease.offer-over", actor, made, now=now)
-    _tell(
+    tell(
         taker,
         lease,
         filled(
@@ -65,16 +71,23 @@ def offer_lease(*, actor: Actor, lease_id: UUID, username: str, note: str = "", 
 
 @atomically
 def accept_lease(*, actor: Actor, hand_over_id: UUID, now: datetime) -> Lease:
-    """It is the person's from now on. Raises OutsideLimits, OverBudget or WrongState, and nothing changes."""
+    """It is the person's from now on; or, outside their limits, waits for an approver and stays whose it is.
+
+    Raises OverBudget or WrongState, and nothing changes.
+    """
     taker = _person(actor)
     made = _open(HandOver.objects.filter(taker=taker), hand_over_id)
-    lease, tenant = _lock(made.lease_id, made.giver, taker)
+    lease, tenant = lock(made.lease_id, made.giver, taker)
     made = _open(locked(HandOver.objects.filter(taker=taker)), hand_over_id)
     made.lease = lease
     if not policy.has_role(taker, tenant, "member"):
         raise NotVisible(_("There is no such offer."))
     made.state, made.decided_at = State.ACCEPTED, now
-    _give(actor, made, now=now)
+    try:
+        give(actor, made, now=now)
+    except Beyond as beyond:
+        lease.owner = made.giver
+        _ask(actor, made, beyond.reason, now=now)
     return lease
 
 
@@ -82,29 +95,29 @@ def accept_lease(*, actor: Actor, hand_over_id: UUID, now: datetime) -> Lease:
 def give_lease(*, actor: Actor, lease_id: UUID, taker: Person, now: datetime) -> Lease:
     """Make it somebody else's of the tenant at once, because its owner leaves. The caller may do that."""
     owner = Lease.objects.select_related("owner").get(pk=lease_id).owner
-    lease, _tenant = _lock(lease_id, owner, taker)
+    lease, _tenant = lock(lease_id, owner, taker)
     close_offers(lease.hand_overs.all(), actor=actor, now=now)
     made = HandOver(
         lease=lease, giver=owner, taker=taker, offered_at=now, decided_at=now, state=State.ACCEPTED
     )
-    _give(actor, made, now=now)
+    give(actor, made, now=now)
     return lease
 
 
 @atomically
 def decline_lease(*, actor: Actor, hand_over_id: UUID, now: datetime) -> HandOver:
-    made = _open(locked(HandOver.objects.filter(taker=_person(actor))), hand_over_id)
+    made = _open(locked(HandOver.objects.filter(taker=_person(actor))), hand_over_id, HandOver.WAITING)
     answer_offer(made, State.DECLINED, actor=actor, now=now)
     subject = filled(
         gettext_lazy("%(person)s does not take %(name)s"), person=made.taker, name=_name(made.lease)
     )
-    _tell(made.giver, made.lease, subject, gettext_lazy("It stays yours."), now=now)
+    tell(made.giver, made.lease, subject, gettext_lazy("It stays yours."), now=now)
     return made
 
 
 @atomically
 def take_back_offer(*, actor: Actor, hand_over_id: UUID, now: datetime) -> HandOver:
-    made = _open(locked(HandOver.objects.filter(giver=_person(actor))), hand_over_id)
+    made = _open(locked(HandOver.objects.filter(giver=_person(actor))), hand_over_id, HandOver.WAITING)
     answer_offer(made, State.WITHDRAWN, actor=actor, now=now)
     return made
 
@@ -126,8 +139,34 @@ def hand_overs_seen_by(person: Person) -> QuerySet[HandOver]:
     return own.order_by("-offered_at", "id")
 
 
-def _give(actor: Actor, made: HandOver, *, now: datetime) -> None:
-    """The caller has locked tenant, people and lease."""
+class Beyond(OutsideLimits):
+    """It is outside the limits of who takes it, for this reason."""
+
+    def __init__(self, taker: Person, reason: Reason) -> None:
+        words = _("It would be outside the limits of %(person)s: %(why)s")
+        hint = _("Ask for a larger quota, or hand it to somebody else.")
+        super().__init__(words % {"person": taker, "why": reason}, hint=hint)
+        self.reason = reason
+
+
+def _ask(actor: Actor, made: HandOver, reason: Reason, *, now: datetime) -> None:
+    """Who may except it is asked, as for a booking outside the limits."""
+    made.state, made.decided_at, made.because = State.ASKED, None, reason
+    made.save()
+    note_offer("lease.ask-over", actor, made, now=now)
+    words = gettext_lazy("%(giver)s hands it to %(taker)s, for whom it is outside the limits: %(why)s")
+    facts = {"giver": made.giver, "taker": made.taker, "why": reason}
+    subject = filled(gettext_lazy("A hand-over of %(name)s waits for you"), name=_name(made.lease))
+    for approver in policy.people_with_role(made.lease.tenant, "approver"):
+        if approver.pk not in (made.giver_id, made.taker_id):
+            notices.notify(
+                recipient=approver, lease=made.lease, kind="lease-request", subject=subject,
+                body=filled(words, **facts), now=now, link=of_approvals(),
+            )  # fmt: skip
+
+
+def give(actor: Actor, made: HandOver, *, excepted: bool = False, now: datetime) -> None:
+    """The caller has locked tenant, people and lease. Raises Beyond unless somebody has excepted it."""
     lease, taker = made.lease, made.taker
     _require_given(lease)
     _require_others_decision(lease, taker)
@@ -136,7 +175,7 @@ def _give(actor: Actor, made: HandOver, *, now: datetime) -> None:
     lease.owner = taker
     verdict = limits_met(lease, metering.terms(lease), now=now)
     quotas.refuse_beyond(verdict)
-    _take_verdict(lease, verdict)
+    _take_verdict(lease, verdict, excepted=excepted)
     lease.warned_at_seconds = None
     lease.save(update_fields=["owner", "needs_approval_because", "warned_at_seconds"])
     made.save()
@@ -144,6 +183,7 @@ def _give(actor: Actor, made: HandOver, *, now: datetime) -> None:
     close_shares(lease.shares.filter(person=taker), actor=actor, now=now)
     close_consoles_of(lease, made.giver, now=now)
     cost = lease_cost(lease, now=now)
+    facts: dict[str, Any] = {"excepted": str(verdict.reason)} if excepted else {}
     record(
         action="lease.hand-over",
         actor=actor,
@@ -157,21 +197,18 @@ def _give(actor: Actor, made: HandOver, *, now: datetime) -> None:
         cost_so_far=cost,
         currency=lease.currency,
         limits=verdict.described(),
+        **facts,
     )
     warn(lease.tenant, verdict.measures, now=now)
     _tell_both(made, f"{cost} {lease.currency}", now=now)
 
 
-def _take_verdict(lease: Lease, verdict: quotas.Verdict) -> None:
+def _take_verdict(lease: Lease, verdict: quotas.Verdict, *, excepted: bool) -> None:
     """A request waits for an approver in any case; what is booked stays inside the new owner's limits."""
     if lease.state == LeaseState.REQUESTED:
         lease.needs_approval_because = verdict.reason or lease.needs_approval_because
-    elif verdict.reason:
-        raise OutsideLimits(
-            _("It would be outside the limits of %(person)s: %(why)s")
-            % {"person": lease.owner, "why": verdict.reason},
-            hint=_("Ask for a larger quota, or hand it to somebody else."),
-        )
+    elif verdict.reason and not excepted:
+        raise Beyond(lease.owner, verdict.reason)
 
 
 def _tell_both(made: HandOver, cost: str, *, now: datetime) -> None:
@@ -179,11 +216,11 @@ def _tell_both(made: HandOver, cost: str, *, now: datetime) -> None:
     subject = gettext_lazy("%(name)s is now %(person)s's")
     words = gettext_lazy(
         "Until now it cost %(cost)s, which stays with %(giver)s; what it costs from now on is counted for"
-        " %(taker)s. The machine keeps the SSH keys that it has."
+        " %(taker)s. %(keys)s"
     )
-    facts = {"cost": cost, "giver": made.giver, "taker": made.taker}
+    facts = {"cost": cost, "giver": made.giver, "taker": made.taker, "keys": KEYS_STAY}
     for person in (made.giver, made.taker):
-        _tell(
+        tell(
             person,
             lease,
             filled(subject, name=_name(lease), person=made.taker),
@@ -210,7 +247,7 @@ def _require_others_decision(lease: Lease, taker: Person) -> None:
         )
 
 
-def _lock(lease_id: UUID, *people: Person) -> tuple[Lease, Tenant]:
+def lock(lease_id: UUID, *people: Person) -> tuple[Lease, Tenant]:
     found = Lease.objects.get(pk=lease_id)
     tenant = locked(Tenant.objects.all()).get(pk=found.tenant_id)
     list(locked(Person.objects.filter(pk__in=[one.pk for one in people])).order_by("pk"))
@@ -221,7 +258,9 @@ def _lock(lease_id: UUID, *people: Person) -> tuple[Lease, Tenant]:
     return lease, tenant
 
 
-def _open(offers: QuerySet[HandOver], hand_over_id: UUID) -> HandOver:
+def _open(
+    offers: QuerySet[HandOver], hand_over_id: UUID, states: Collection[str] = (State.OPEN,)
+) -> HandOver:
     found = (
         offers.select_related("giver", "taker", "lease__tenant", "lease__flavor")
         .filter(pk=hand_over_id)
@@ -229,12 +268,12 @@ def _open(offers: QuerySet[HandOver], hand_over_id: UUID) -> HandOver:
     )
     if found is None:
         raise NotVisible(_("There is no such offer."))
-    if found.state != State.OPEN:
+    if found.state not in states:
         raise WrongState(_("This offer has been answered, or taken back."), hint=_("Reload the page."))
     return found
 
 
-def _tell(person: Person, lease: Lease, subject: Words, body: Words, *, now: datetime) -> None:
+def tell(person: Person, lease: Lease, subject: Words, body: Words, *, now: datetime) -> None:
     notices.notify(
         recipient=person, lease=lease, kind="lease-hand-over", subject=subject, body=body, now=now,
         link=of_lease(lease),

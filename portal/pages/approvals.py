@@ -26,6 +26,7 @@ from leasing.approval import (
 from leasing.considerations import Considerations, considerations
 from leasing.errors import InvalidRequest, NotVisible
 from leasing.models import Lease
+from leasing.together.deciding import hand_overs_to_decide
 from portal.middleware import PersonRequest
 from portal.pages.actions import action, back_of
 from portal.pages.booking_form import chosen_end
@@ -60,6 +61,9 @@ def approvals(request: PersonRequest) -> HttpResponse:
     context = {
         "page": page,
         "repeated": asked_series(person),
+        "handed": [
+            (made, person.pk not in (made.giver_id, made.taker_id)) for made in hand_overs_to_decide(person)
+        ],
         "waiting": [
             Request(one, one.owner_id != person.pk, considerations(one, now=now), together_on(person, one))
             for one in page

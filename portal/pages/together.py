@@ -13,9 +13,10 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from leasing import policy
+from leasing.errors import InvalidRequest
 from leasing.models import HandOver, Lease, LeaseNote, Person, Share
 from leasing.states.lease import RUNNING
-from leasing.together import handing_over, notes
+from leasing.together import deciding, handing_over, notes
 from leasing.together.sharing import share_lease, withdraw_share
 from portal.middleware import PersonRequest
 from portal.pages.actions import action, back_of
@@ -40,7 +41,7 @@ class Together:
 
 def together_on(person: Person, lease: Lease) -> Together:
     owns = policy.may(person, lease, "use")
-    offer = lease.hand_overs.filter(state=HandOver.State.OPEN).select_related("giver", "taker").first()
+    offer = lease.hand_overs.filter(state__in=HandOver.WAITING).select_related("giver", "taker").first()
     if offer is not None and not owns and offer.taker_id != person.pk:
         offer = None
     shares = lease.shares.filter(closed_at=None).select_related("person")
@@ -102,7 +103,10 @@ def hand_over(request: PersonRequest, lease_id: UUID) -> str:
 @action
 def accept(request: PersonRequest, hand_over_id: UUID) -> str:
     lease = handing_over.accept_lease(actor=request.actor, hand_over_id=hand_over_id, now=timezone.now())
-    messages.success(request, _("It is yours. What it costs from now on is counted for you."))
+    if lease.owner_id == request.user.pk:
+        messages.success(request, _("It is yours. What it costs from now on is counted for you."))
+    else:
+        messages.success(request, _("It is outside your limits: an approver is asked, and you are told."))
     return _page_of(lease.pk)
 
 
@@ -111,6 +115,22 @@ def decline(request: PersonRequest, hand_over_id: UUID) -> str:
     made = handing_over.decline_lease(actor=request.actor, hand_over_id=hand_over_id, now=timezone.now())
     messages.success(request, _("Declined; %(person)s is told.") % {"person": made.giver})
     return reverse("home")
+
+
+@action
+def decide(request: PersonRequest, hand_over_id: UUID) -> str:
+    decision = request.POST.get("decision", "")
+    if decision not in ("approve", "reject"):
+        raise InvalidRequest(_("Approve or decline."))
+    deciding.decide_hand_over(
+        actor=request.actor,
+        hand_over_id=hand_over_id,
+        approve=decision == "approve",
+        note=request.POST.get("note", ""),
+        now=timezone.now(),
+    )
+    messages.success(request, _("Decided; both are told."))
+    return reverse("approvals")
 
 
 @action

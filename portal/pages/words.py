@@ -86,6 +86,8 @@ ACTS: dict[str, str | Promise] = {
     "lease.share": _("Shared with a colleague"),
     "lease.unshare": _("No longer shared"),
     "lease.offer-over": _("Offered to a colleague"),
+    "lease.ask-over": _("The hand-over waits for an approver"),
+    "lease.refuse-over": _("The hand-over was not approved"),
     "lease.decline-over": _("A colleague declined it"),
     "lease.keep": _("The offer to hand it over ended"),
     "lease.hand-over": _("Handed over: it is somebody else's from now on"),

@@ -12,7 +12,7 @@ from leasing.actors import SYSTEM
 from leasing.approval import approve_lease
 from leasing.audit.verifier import verify_log
 from leasing.booking import request_lease
-from leasing.changing import OutsideLimits, change_end
+from leasing.changing import change_end
 from leasing.console import open_console, still_admitted
 from leasing.ending import end_lease
 from leasing.errors import InvalidRequest, NotAllowed, NotVisible, WrongState
@@ -21,9 +21,12 @@ from leasing.models import AuditEntry, ConsoleSession, HandOver, Lease, Notifica
 from leasing.policy import grant_role, revoke_role, visible_leases
 from leasing.power import switch_power
 from leasing.quotas import set_quota
+from leasing.together.deciding import decide_hand_over
 from leasing.together.handing_over import (
     accept_lease,
     decline_lease,
+    give,
+    lock,
     offer_lease,
     offered_to,
     take_back_offer,
@@ -180,7 +183,7 @@ def test_a_running_lease_changes_hands_and_its_bill_tells_both(world: World) -> 
     all_is_well(world)
 
 
-def test_the_limits_of_the_new_owner_are_asked_and_nothing_changes_beyond_them(world: World) -> None:
+def test_the_limits_of_the_new_owner_are_asked_and_beyond_them_an_approver_is(world: World) -> None:
     lease = book(world, world.ada, after=HOUR)
     set_quota(
         actor=SYSTEM,
@@ -191,11 +194,17 @@ def test_the_limits_of_the_new_owner_are_asked_and_nothing_changes_beyond_them(w
         now=world.now,
     )
     made = hand_over(world, lease)
-    with pytest.raises(OutsideLimits, match="Your own"):
-        accept(world, made)
+    join(world, world.approver, "approver")
+    assert accept(world, made).owner == world.ada
     lease.refresh_from_db()
     made.refresh_from_db()
-    assert (lease.owner, made.state) == (world.ada, "open")
+    assert (lease.owner, made.state) == (world.ada, "asked")
+    assert "Your own" in str(made.because)
+    told = Notification.objects.filter(kind="lease-request", lease=lease)
+    assert [notice.recipient for notice in told] == [world.approver]
+    assert sees(cleo(world), lease)
+    take_back_offer(actor=world.actor(world.ada), hand_over_id=made.pk, now=world.now)
+    made = hand_over(world, lease)
     set_quota(
         actor=SYSTEM,
         tenant=world.studio,
@@ -208,6 +217,75 @@ def test_the_limits_of_the_new_owner_are_asked_and_nothing_changes_beyond_them(w
     with pytest.raises(WrongState):
         accept(world, made)
     all_is_well(world)
+
+
+def asked_for_more(world: World, lease: Lease) -> HandOver:
+    """What cleo has accepted, and may not have without somebody's word."""
+    join(world, world.approver, "approver")
+    set_quota(
+        actor=SYSTEM,
+        tenant=world.studio,
+        person=cleo(world),
+        kind="gpu-hours",
+        value=Decimal(3),
+        now=world.now,
+    )
+    made = hand_over(world, lease)
+    accept(world, made)
+    made.refresh_from_db()
+    return made
+
+
+def decide(world: World, who: Person, made: HandOver, *, approve: bool = True, note: str = "") -> HandOver:
+    return decide_hand_over(
+        actor=world.actor(who), hand_over_id=made.pk, approve=approve, note=note, now=world.now
+    )
+
+
+@pytest.mark.parametrize("runs", [False, True])
+def test_an_approver_lets_somebody_have_more_than_their_limits(world: World, runs: bool) -> None:
+    lease = running(world) if runs else book(world, world.ada, after=HOUR)
+    made = asked_for_more(world, lease)
+    with pytest.raises(NotVisible):
+        decide(world, cleo(world), made)
+    join(world, world.ada, "approver")
+    join(world, cleo(world), "approver")
+    for who in (world.ada, cleo(world)):
+        with pytest.raises(NotAllowed):
+            decide(world, who, made)
+    world.now += HOUR / 2
+    decide(world, world.approver, made, note="Until the fair.")
+    lease.refresh_from_db()
+    made.refresh_from_db()
+    assert (lease.owner, made.state, made.decided_by) == (cleo(world), "accepted", world.approver)
+    with pytest.raises(NotVisible):
+        decide(world, world.approver, made)
+    all_is_well(world)
+
+
+def test_what_an_approver_declines_stays_whose_it_is(world: World) -> None:
+    lease = book(world, world.ada, after=HOUR)
+    made = asked_for_more(world, lease)
+    with pytest.raises(InvalidRequest):
+        decide(world, world.approver, made, approve=False)
+    decide(world, world.approver, made, approve=False, note="Too long.")
+    lease.refresh_from_db()
+    made.refresh_from_db()
+    assert (lease.owner, made.state) == (world.ada, "refused")
+    assert not sees(cleo(world), lease)
+    assert Notification.objects.filter(lease=lease, body__contains="Too long.").count() == 2
+    hand_over(world, lease)
+    all_is_well(world)
+
+
+def test_nobody_but_an_approver_excepts_a_hand_over(world: World) -> None:
+    """fsck sees what was handed over beyond the limits without a word of somebody else's."""
+    lease = book(world, world.ada, after=HOUR)
+    made = asked_for_more(world, lease)
+    locked_lease, _tenant = lock(lease.pk, world.ada, cleo(world))
+    made.lease, made.state, made.decided_at = locked_lease, HandOver.State.ACCEPTED, world.now
+    give(world.actor(cleo(world)), made, excepted=True, now=world.now)
+    assert any("need no decision" in str(found) for found in run_checks(world.now))
 
 
 def test_a_request_goes_on_waiting_and_nobody_gets_what_they_approved(world: World) -> None:

@@ -44,6 +44,7 @@ class Visits:
     site: Site
     contexts: list[BrowserContext] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
+    kept: dict[Person | None, Page] = field(default_factory=dict)
 
     def page(self, person: Person | None = None, *, width: int = 1280, javascript: bool = True) -> Page:
         """A new page on that person's own browser, signed in unless nobody is named."""
@@ -61,6 +62,12 @@ class Visits:
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("console", self._hear)
         return page
+
+    def of(self, person: Person | None) -> Page:
+        """The same page each time, for whoever visits many."""
+        if person not in self.kept:
+            self.kept[person] = self.page(person)
+        return self.kept[person]
 
     def leave(self) -> None:
         for context in self.contexts:

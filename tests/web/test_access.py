@@ -340,6 +340,7 @@ TABLE = [
     posting("accept-lease", "approver=302", arguments=offer),
     posting("decline-lease", "approver=302", arguments=offer),
     posting("take-back", "ada=302", arguments=offer),
+    posting("decide-hand-over", "", body={"decision": "approve"}, arguments=unknown("hand_over_id")),
     posting("add-note", "ada=302 approver=302 auditor=403", body={"text": "Due."}, arguments=REQUESTED),
     posting("api-lease-shares", SHARED, body=COLLEAGUE, arguments=ACTIVE),
     Row("api-lease-shares", SEES_ACTIVE, arguments=ACTIVE),

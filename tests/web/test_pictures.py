@@ -28,10 +28,11 @@ def test_pictures_of_every_page(visits: Visits, site: Site, request: pytest.Fixt
     folder = Path(chosen)
     folder.mkdir(parents=True, exist_ok=True)
     names: list[str] = []
+    pages = every_page(visits, site)
     for language in LANGUAGES:
         site.do(partial(_speak, language))
-        for shown, page in every_page(visits, site):
-            names += _draw(shown, page, folder, language)
+        for shown in pages:
+            names += _draw(shown, visits.of(shown.reader), folder, language)
     rows = "\n".join(
         f"<figure><img src={name} loading=lazy><figcaption>{name}</figcaption></figure>" for name in names
     )
@@ -45,6 +46,7 @@ def _speak(language: str, _scene: Scene) -> None:
 
 def _draw(shown: Shown, page: Page, folder: Path, language: str) -> list[str]:
     drawn = []
+    page.goto(shown.path)
     for theme in THEMES:
         page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
         for width in WIDTHS:
