@@ -82,12 +82,13 @@ def homes_in_reach(person: Person) -> HomesInReach:
 def elsewhere(lease: Lease) -> frozenset[int]:
     """The blocks whose hosts cannot give the lease its home volume.
 
-    Where the person has volumes of the team, it goes to one of their pools; else to any host with a pool.
+    Where the person has volumes of the team, or is about to have one made by an earlier booking, it goes to
+    one of those pools; else to any host with a pool.
     """
     if not lease.with_home:
         return frozenset()
     kept = HomeVolume.objects.filter(tenant=lease.tenant_id, person=lease.owner_id, state__in=_USABLE)
-    pools = set(kept.values_list("pool", flat=True))
+    pools = set(kept.values_list("pool", flat=True)) or _pools_to_come(lease)
     fits = Q(host__pool__in=pools) if pools else Q(host__pool__isnull=False)
     blocks = Block.objects.filter(model=lease.flavor.model_id)
     return frozenset(blocks.exclude(fits).values_list("pk", flat=True))
@@ -219,6 +220,14 @@ def note_removed(host: Host, volume_id: UUID, *, at: datetime, now: datetime) ->
 
 
 _USABLE = (HomeState.DETACHED, HomeState.ATTACHED)
+
+
+def _pools_to_come(lease: Lease) -> set[int]:
+    """Where the other leases with which the person has booked a home will have it made."""
+    others = Lease.objects.filter(tenant=lease.tenant_id, owner=lease.owner_id, with_home=True)
+    others = others.exclude(pk=lease.pk).exclude(state=LeaseState.ENDED)
+    hosts = Host.objects.filter(gpus__holds__lease__in=others, pool__isnull=False)
+    return set(hosts.values_list("pool__pk", flat=True))
 
 
 def _leads(person: Person, volume: HomeVolume) -> bool:

@@ -117,7 +117,9 @@ def delayed(lease: Lease, *, now: datetime) -> None:
 
 def ends_soon(lease: Lease, more: MoreTime, *, now: datetime) -> None:
     """Its end is near; how it can be kept longer, and where one click does that."""
-    lines: list[Words | Reason] = [_("Save what you need: its disk is destroyed at the end.")]
+    kept = _("Save what you need to your home volume: all else on it is destroyed at the end.")
+    lost = _("Save what you need: its disk is destroyed at the end.")
+    lines: list[Words | Reason] = [kept if lease.with_home else lost]
     if more.pending_until is not None:
         until = _local_time(more.pending_until, lease.owner)
         lines.append(filled(_("A later end waits for the host's word: %(until)s."), until=until))

@@ -175,6 +175,18 @@ def test_a_volume_draws_its_lease_to_the_hosts_of_its_pool() -> None:
         )
 
 
+def test_whoever_books_twice_before_there_is_a_volume_has_one_for_both() -> None:
+    world, key = a_world(gpus=1)
+    first = book(world)
+    other = world.enrol("hv2")
+    world.admit(other, 1)
+    give_pool(other, "other", key)
+    world.host.inventory(*(gpu.address for gpu in world.gpus), at=world.now)
+    assert book(world, start=8 * HOUR).holds.get().gpu.host == first.holds.get().gpu.host
+    with pytest.raises(NothingFree, match="home volume"):
+        book(world, start=4 * HOUR)  # only the other host is free between the two
+
+
 def test_the_database_knows_one_place_for_a_volume() -> None:
     world, _ = a_world()
     lease = book(world)
