@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils.translation import gettext as _
 
 from hosts.models import Division, FoundCard, Gpu
@@ -11,6 +12,21 @@ from leasing.errors import WrongState
 def open_division(gpu: Gpu) -> Division | None:
     """Of the GPU's card, from its order until the card is whole again."""
     return Division.objects.filter(gpu=gpu, state__in=Division.OPEN).first()
+
+
+def without_former_slices(gpus: QuerySet[Gpu]) -> QuerySet[Gpu]:
+    """Leaves out slices of cards that are whole again: they are kept for their history alone."""
+    divided = Division.objects.filter(gpu=OuterRef("parent"), state__in=Division.OPEN)
+    return gpus.filter(Q(parent=None) | Q(Exists(divided)))
+
+
+def may_serve(gpu: Gpu) -> bool:
+    """Whether its card does not serve in the other way."""
+    try:
+        require_apart(gpu)
+    except WrongState:
+        return False
+    return True
 
 
 def whole_of(card: FoundCard) -> Gpu | None:

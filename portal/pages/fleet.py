@@ -22,6 +22,7 @@ from django.views.decorators.http import require_safe
 from hosts.models import FoundCard, Gpu, GpuModel, Host
 from leasing import fleet as service
 from leasing import policy
+from leasing.apart import may_serve, without_former_slices
 from leasing.cards import card_at, history_of, seal_of
 from leasing.errors import InvalidRequest, NotVisible
 from leasing.fleet_search import ATTENTION, count_gpus, count_hosts, find_hosts, gpus_with_next_hold
@@ -77,7 +78,7 @@ def gpu(request: PersonRequest, gpu_id: UUID) -> HttpResponse:
         "leases": service.leases_on(found, now=now),
         "closed": standings_of(_closures_of(found, now), now=now),
         "may_operate": policy.is_operator(request.user),
-        "may_readmit": (GpuState(found.state), GpuEvent.READMIT) in TRANSITIONS,
+        "may_readmit": (GpuState(found.state), GpuEvent.READMIT) in TRANSITIONS and may_serve(found),
         "may_withdraw": (GpuState(found.state), GpuEvent.WITHDRAW) in TRANSITIONS,
     }
     return render(request, "fleet/gpu.html", context)
@@ -154,7 +155,7 @@ def _hosts(name: str, show: str, now: datetime) -> QuerySet[Host]:
         hosts.select_related("check_up")
         .defer("check_up__checks")
         .prefetch_related(
-            Prefetch("gpus", gpus_with_next_hold(now=now)),
+            Prefetch("gpus", without_former_slices(gpus_with_next_hold(now=now))),
             Prefetch("found_cards", FoundCard.objects.present()),
         )
     )

@@ -20,6 +20,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 from hosts.models import Host, HostCheckUp
 from hosts.protocol.broker import broker_user
 from leasing import fleet, policy
+from leasing.apart import without_former_slices
 from leasing.enrolment import accounts, changes, tokens
 from leasing.errors import DomainError, InvalidRequest
 from leasing.imaging.copies import known_copies
@@ -129,7 +130,7 @@ def _page(request: PersonRequest, found: Host) -> dict[str, Any]:
     return {
         "host": found,
         "silent": found.last_seen_at is None or now - found.last_seen_at > HOST_SILENT_AFTER,
-        "gpus": found.gpus.select_related("model"),
+        "gpus": without_former_slices(found.gpus.select_related("model")),
         "usb_devices": found.usb_devices.order_by("port"),
         "copies": known_copies().filter(host=found),
         "life": [happening(entry) for entry in entries[:SHOWN_ENTRIES]],

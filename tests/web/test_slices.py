@@ -89,6 +89,25 @@ def test_a_card_is_divided_and_made_whole_on_the_page_of_its_host(
     assert "It is held." in page_of(client, gpu)
 
 
+def test_slices_of_a_card_that_is_whole_again_are_history(divisible: Divisible, sign_in: SignIn) -> None:
+    client, gpu = sign_in(divisible.scene.operator), divisible.gpu
+    client.post(
+        reverse("divide-gpu", args=[gpu.pk]),
+        {"profile": "vf", "count": "2", "model": str(divisible.model.pk)},
+    )
+    divisible.made()
+    slice_, other = Gpu.objects.filter(parent=gpu)
+    Gpu.objects.filter(pk=slice_.pk).update(state="quarantined")
+    page, fleet = reverse("gpu", args=[slice_.pk]), reverse("fleet")
+    assert "Try intake again" in client.get(page).content.decode()
+    assert page in client.get(fleet).content.decode()
+    Gpu.objects.filter(pk=other.pk).update(state="maintenance")
+    Division.objects.update(state=Division.State.OVER)
+    assert "Try intake again" not in client.get(page).content.decode()
+    assert page not in page_of(client, gpu)
+    assert page not in client.get(fleet).content.decode()
+
+
 def test_who_only_reads_sees_the_slices_and_no_form(divisible: Divisible, sign_in: SignIn) -> None:
     page = page_of(sign_in(divisible.scene.auditor), divisible.gpu)
     assert "NVIDIA A40-4Q" in page
