@@ -46,7 +46,7 @@ APPEND_ONLY: dict[type[models.Model], tuple[str, ...]] = {
     Rate: ("valid_until",),
     Discount: ("valid_until",),
     TaxRate: ("valid_until",),
-    Outage: (),
+    Outage: ("withdrawn_at", "withdrawn_by_id", "withdrawn_because"),
     MonthClose: (),
     Invoice: (),
     InvoiceLine: (),

@@ -212,12 +212,13 @@ def _whose(lease: Lease, hands: Iterable[tuple[datetime, UUID]], at: datetime) -
 
 
 def outages_of(lease: Lease) -> QuerySet[Outage]:
-    """The outages of what the lease has, in its time."""
+    """The outages of what the lease has, in its time, that stand."""
     gpus = Hold.objects.filter(lease=lease).values("gpu")
     about = Q(gpu__in=gpus) | Q(host=lease.host_id) | Q(model=lease.flavor.model_id)
     if lease.host_id is None:
         about = Q(gpu__in=gpus) | Q(model=lease.flavor.model_id)
-    return Outage.objects.filter(about, starts_at__lt=lease.ends_at, ends_at__gt=lease.starts_at)
+    standing = Outage.objects.filter(withdrawn_at=None)
+    return standing.filter(about, starts_at__lt=lease.ends_at, ends_at__gt=lease.starts_at)
 
 
 def _add_overrun(lease: Lease, active_at: datetime, gone_at: datetime) -> None:

@@ -168,6 +168,7 @@ urlpatterns = [
     path("fleet/models/<slug:slug>/scrub-policy/", cleaning.change_scrub_policy, name="scrub-policy"),
     path("fleet/outages/", outages.outages, name="outages"),
     path("fleet/outages/add/", outages.add_outage, name="add-outage"),
+    path("fleet/outages/<int:outage_id>/withdraw/", outages.take_back_outage, name="withdraw-outage"),
     path("fleet/weights/", fair_share.weights, name="weights"),
     path("fleet/weights/<slug:slug>/", fair_share.change_weight, name="weight"),
     path("fleet/cards/<int:card_id>/admit/", fleet.admit_card, name="admit-card"),

@@ -21,10 +21,10 @@ from leasing import metering
 from leasing.actors import Actor
 from leasing.audit.log import record
 from leasing.billing.credits import correct
-from leasing.errors import InvalidRequest
+from leasing.errors import InvalidRequest, NotVisible, WrongState
 from leasing.fleet import authorise
 from leasing.locking import locked
-from leasing.models import Invoice, Lease, Outage
+from leasing.models import Invoice, InvoiceLine, Lease, Outage
 from leasing.reasons import because
 from leasing.transactions import atomically
 
@@ -92,6 +92,19 @@ def preview_outage(
     return recorded
 
 
+def withdraw_outage(*, actor: Actor, outage_id: int, reason: str, now: datetime) -> Outage:
+    """Take back one that was none: what lay in it is billed again.
+
+    Only as long as none of it is on an invoice or a credit note: nobody pays later for what they were told is
+    free. Raises InvalidRequest, NotVisible or WrongState.
+    """
+    authorise(actor)
+    words = " ".join(reason.split())
+    if not words or len(words) > LONGEST_REASON:
+        raise InvalidRequest(_("Say why, in at most 200 characters."), field="reason")
+    return _withdraw(actor, outage_id, words, now)
+
+
 def leases_in(outage: Outage) -> QuerySet[Lease]:
     """Those that used, or may come to use, what was out of order, in its time."""
     if outage.model_id is not None:
@@ -112,8 +125,7 @@ def _record(
     outage = Outage.objects.create(
         **about, starts_at=starts_at, ends_at=ends_at, reason=words, recorded_by=actor.person, recorded_at=now
     )
-    pks = list(leases_in(outage).order_by("pk").values_list("pk", flat=True))
-    leases = list(locked(Lease.objects.filter(pk__in=pks).select_related("flavor", "tenant")).order_by("pk"))
+    leases = _locked_leases(outage)
     for lease in leases:
         metering.follow(lease)
     (kind,) = about
@@ -134,6 +146,38 @@ def _record(
     )
     notes = correct(leases, because("outage", why=words), actor=actor, now=now)
     return Recorded(outage, len(leases), notes)
+
+
+@atomically
+def _withdraw(actor: Actor, outage_id: int, words: str, now: datetime) -> Outage:
+    outage = locked(Outage.objects.all()).filter(pk=outage_id).first()
+    if outage is None:
+        raise NotVisible(_("There is no such outage."))
+    if outage.withdrawn_at is not None:
+        raise WrongState(_("This outage was withdrawn before."))
+    leases = _locked_leases(outage)
+    within = {"starts_at__lt": outage.ends_at, "ends_at__gt": outage.starts_at}
+    if InvoiceLine.objects.filter(lease__in=leases, **within).exists():
+        hint = _("It stays free. Record nothing more of it, and settle it with the team in another way.")
+        raise WrongState(_("Time of this outage is on an invoice."), hint=hint)
+    outage.withdrawn_at, outage.withdrawn_by, outage.withdrawn_because = now, actor.person, words
+    outage.save(update_fields=["withdrawn_at", "withdrawn_by", "withdrawn_because"])
+    for lease in leases:
+        metering.follow(lease)
+    record(
+        action="outage.withdraw",
+        actor=actor,
+        subject=f"outage:{outage.pk}",
+        now=now,
+        reason=words,
+        leases=[str(lease.pk) for lease in leases],
+    )
+    return outage
+
+
+def _locked_leases(outage: Outage) -> list[Lease]:
+    pks = list(leases_in(outage).order_by("pk").values_list("pk", flat=True))
+    return list(locked(Lease.objects.filter(pk__in=pks).select_related("flavor", "tenant")).order_by("pk"))
 
 
 def _gpus_of(outage: Outage) -> list[UUID]:

@@ -66,7 +66,7 @@ class _Story:
     bookings: dict[str, Booking] = field(default_factory=dict)
     zones: dict[str, str] = field(default_factory=dict)
     gpus: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    outages: list[_Outage] = field(default_factory=list)
+    outages: dict[str, _Outage] = field(default_factory=dict)
     billed: dict[str, list[tuple[str, Line]]] = field(default_factory=lambda: defaultdict(list))
     billed_on: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     unbilled: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
@@ -77,7 +77,7 @@ class _Story:
 def rebuild() -> Rebuilt:
     """Read the whole log."""
     story = _Story()
-    for act in acts("lease.", "gpu.hand-over", "outage.record", "month.close", "invoice.credit"):
+    for act in acts("lease.", "gpu.hand-over", "outage.", "month.close", "invoice.credit"):
         _TELL[act.action.partition(".")[0]](story, act)
     for lease in story.billed:
         story.rebuilt.owed += [(number, lease) for number, _line in _credits(story, lease)]
@@ -101,8 +101,11 @@ def _tell_gpu(story: _Story, act: Act) -> None:
 
 def _tell_outage(story: _Story, act: Act) -> None:
     told = act.detail
+    if act.event == "withdraw":
+        del story.outages[act.subject_id]
+        return
     span = Span(moment(told["starts_at"]), moment(told["ends_at"]))
-    story.outages.append(_Outage(span, frozenset(told["gpus"]), told["model"]))
+    story.outages[act.subject_id] = _Outage(span, frozenset(told["gpus"]), told["model"])
 
 
 def _tell_month(story: _Story, act: Act) -> None:
@@ -191,7 +194,7 @@ def _due(story: _Story, lease: str) -> list[Due]:
 
 def _outages(story: _Story, lease: str, booking: Booking) -> Iterable[Span]:
     gpus = story.gpus[lease]
-    return [one.span for one in story.outages if one.gpus & gpus or one.model == booking.model]
+    return [one.span for one in story.outages.values() if one.gpus & gpus or one.model == booking.model]
 
 
 def _line(story: _Story, lease: str, line: Due) -> Line:

@@ -16,7 +16,10 @@ from leasing.reasons import ReasonField
 
 
 class Outage(models.Model):
-    """`[starts_at, ends_at)` in which a host, one GPU, or all GPUs of a model were of no use: it is free."""
+    """`[starts_at, ends_at)` in which a host, one GPU, or all GPUs of a model were of no use: it is free.
+
+    One that was withdrawn counts for nothing from then on.
+    """
 
     host = models.ForeignKey(Host, models.PROTECT, null=True, related_name="outages")
     gpu = models.ForeignKey(Gpu, models.PROTECT, null=True, related_name="outages")
@@ -26,6 +29,9 @@ class Outage(models.Model):
     reason = models.CharField(max_length=200)
     recorded_by = models.ForeignKey(Person, models.PROTECT, null=True, related_name="+")
     recorded_at = models.DateTimeField()
+    withdrawn_at = models.DateTimeField(null=True)
+    withdrawn_by = models.ForeignKey(Person, models.PROTECT, null=True, related_name="+")
+    withdrawn_because = models.CharField(max_length=200, blank=True)
 
     class Meta:
         ordering = ["-starts_at", "-id"]

@@ -15,7 +15,7 @@ from rest_framework.response import Response
 
 from leasing import policy
 from leasing.billing.budgets import Budget, budget_of, charges, may_set, set_budget, set_budget_rule
-from leasing.billing.outages import record_outage
+from leasing.billing.outages import record_outage, withdraw_outage
 from leasing.billing.subjects import outage_subject
 from leasing.errors import NotVisible
 from leasing.models import BudgetRule, Lease, Outage
@@ -76,11 +76,22 @@ class SetBudgetSerializer(StrictSerializer[dict[str, Any]]):
 class OutageSerializer(serializers.ModelSerializer[Outage]):
     host = serializers.CharField(source="host.name", read_only=True, default=None, allow_null=True)
     model = serializers.CharField(source="model.slug", read_only=True, default=None, allow_null=True)
-    starts_at, ends_at, recorded_at = moment(), moment(), moment()
+    starts_at, ends_at, recorded_at, withdrawn_at = moment(), moment(), moment(), moment()
 
     class Meta:
         model = Outage
-        fields = ["id", "host", "gpu", "model", "starts_at", "ends_at", "reason", "recorded_at"]
+        fields = [
+            "id",
+            "host",
+            "gpu",
+            "model",
+            "starts_at",
+            "ends_at",
+            "reason",
+            "recorded_at",
+            "withdrawn_at",
+            "withdrawn_because",
+        ]
         read_only_fields = fields
 
 
@@ -89,6 +100,10 @@ class RecordOutageSerializer(StrictSerializer[dict[str, Any]]):
     id = serializers.CharField(max_length=60, help_text="Of a host or GPU its id, of a model its slug")
     starts_at = MomentField()
     ends_at = MomentField(help_text="Not after now")
+    reason = serializers.CharField(max_length=200)
+
+
+class WithdrawOutageSerializer(StrictSerializer[dict[str, Any]]):
     reason = serializers.CharField(max_length=200)
 
 
@@ -146,6 +161,16 @@ class OutageList(ListView[Outage]):
         what = outage_subject(asked.pop("kind"), asked.pop("id"))
         recorded = record_outage(actor=api_actor(request), what=what, now=timezone.now(), **asked)
         return Response(RecordedOutageSerializer(recorded).data, status=status.HTTP_201_CREATED)
+
+
+class WithdrawOutageView(ActionView):
+    @extend_schema(request=WithdrawOutageSerializer, responses=OutageSerializer)
+    def post(self, request: Request, outage_id: int) -> Response:
+        """Take an outage back that was none, as long as none of its time is on an invoice."""
+        policy.require_operator(person_of(request))
+        asked = checked(WithdrawOutageSerializer, request.data)
+        outage = withdraw_outage(actor=api_actor(request), outage_id=outage_id, now=timezone.now(), **asked)
+        return Response(OutageSerializer(outage).data)
 
 
 class TagsView(ActionView):

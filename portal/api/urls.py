@@ -184,6 +184,9 @@ urlpatterns = [
     path("budgets/", budgets.BudgetList.as_view(), name="api-budgets"),
     path("budgets/<slug:slug>/", budgets.BudgetView.as_view(), name="api-budget"),
     path("outages/", budgets.OutageList.as_view(), name="api-outages"),
+    path(
+        "outages/<int:outage_id>/withdraw/", budgets.WithdrawOutageView.as_view(), name="api-withdraw-outage"
+    ),
     path("invoices/", invoices.InvoiceList.as_view(), name="api-invoices"),
     path("invoices/<uuid:invoice_id>/", invoices.InvoiceDetail.as_view(), name="api-invoice"),
     path("months/", invoices.MonthView.as_view(), name="api-month"),

@@ -9,6 +9,7 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
@@ -16,11 +17,12 @@ from django.views.decorators.http import require_POST, require_safe
 
 from hosts.models import Gpu, GpuModel, Host
 from leasing import policy
-from leasing.billing.outages import Recorded, preview_outage, record_outage
+from leasing.billing.outages import Recorded, preview_outage, record_outage, withdraw_outage
 from leasing.billing.subjects import outage_subject
 from leasing.errors import InvalidRequest
 from leasing.models import Outage
 from portal.middleware import PersonRequest
+from portal.pages.actions import action
 from portal.pages.booking_form import chosen_end
 
 SHOWN = 100
@@ -56,8 +58,17 @@ def add_outage(request: PersonRequest) -> HttpResponse:
     return redirect("outages")
 
 
+@action
+def take_back_outage(request: PersonRequest, outage_id: int) -> str:
+    policy.require_operator(request.user)
+    reason = request.POST.get("reason", "")
+    withdraw_outage(actor=request.actor, outage_id=outage_id, reason=reason, now=timezone.now())
+    messages.success(request, _("Withdrawn. What lay in it is billed again."))
+    return reverse("outages")
+
+
 def _page(request: PersonRequest, *, preview: Recorded | None = None) -> HttpResponse:
-    found = Outage.objects.select_related("host", "gpu__host", "model", "recorded_by")
+    found = Outage.objects.select_related("host", "gpu__host", "model", "recorded_by", "withdrawn_by")
     context = {
         "outages": found[:SHOWN],
         "hosts": Host.objects.order_by("name"),

@@ -207,6 +207,7 @@ ACTS: dict[str, str | Promise] = {
     "month.close": _("Month closed and invoiced"),
     "invoice.credit": _("Credit note issued"),
     "outage.record": _("Outage recorded"),
+    "outage.withdraw": _("Outage withdrawn"),
     "person.sign-in": _("Signed in"),
     "person.sign-in-fail": _("Sign-in failed"),
     "person.sign-out": _("Signed out"),

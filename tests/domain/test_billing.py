@@ -16,7 +16,7 @@ from hosts.protocol import messages as m
 from leasing.actors import SYSTEM
 from leasing.billing import closing
 from leasing.billing.closing import draft, months_due, still_open
-from leasing.billing.outages import record_outage
+from leasing.billing.outages import record_outage, withdraw_outage
 from leasing.billing.prices import set_discount, set_rate, set_tax
 from leasing.changing import change_end
 from leasing.errors import InvalidRequest, NotVisible, WrongState
@@ -121,6 +121,41 @@ def test_an_outage_in_an_open_month_is_free_and_says_so() -> None:
     office.now = datetime(2026, 4, 1, 12, tzinfo=UTC)
     (invoice,) = office.close("2026-03").invoices
     assert invoice.net == Decimal("11.40")
+    assert run_checks(office.now) == []
+
+
+def test_an_outage_that_was_none_is_billed_again_until_it_is_on_an_invoice() -> None:
+    office = Office()
+    begin = office.now
+    lease = office.use(4)
+    acts: dict[str, Any] = {"actor": office.actor(office.operator), "what": office.host.row}
+    first, second = (
+        record_outage(
+            starts_at=begin + hour * HOUR,
+            ends_at=begin + (hour + 1) * HOUR,
+            reason="dust",
+            now=office.now,
+            **acts,
+        ).outage
+        for hour in (1, 2)
+    )
+    asked = {"actor": acts["actor"], "reason": "it worked", "now": office.now}
+    with pytest.raises(NotVisible):
+        withdraw_outage(outage_id=first.pk, **asked | {"actor": office.actor(office.ada)})
+    with pytest.raises(InvalidRequest):
+        withdraw_outage(outage_id=first.pk, **asked | {"reason": " "})
+    withdrawn = withdraw_outage(outage_id=first.pk, **asked)
+    assert (withdrawn.withdrawn_by, withdrawn.withdrawn_because) == (office.operator, "it worked")
+    with pytest.raises(WrongState):
+        withdraw_outage(outage_id=first.pk, **asked)
+    causes = list(lease.segments.order_by("starts_at").values_list("cause", "starts_at", "ends_at"))
+    assert [cause for cause, _since, _until in causes if cause == "outage"] == ["outage"]
+    assert run_checks(office.now) == []
+    office.now = datetime(2026, 4, 1, 12, tzinfo=UTC)
+    (invoice,) = office.close("2026-03").invoices
+    assert invoice.net == Decimal("11.40"), "three of four hours"
+    with pytest.raises(WrongState, match="on an invoice"):
+        withdraw_outage(outage_id=second.pk, **asked)
     assert run_checks(office.now) == []
 
 
