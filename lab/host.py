@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from lab.hypervisor.base import ADDRESS
 from lab.hypervisor.machine import LabError, VirtualGpu, VirtualHypervisor
 from lab.portal import LabPortal
 
@@ -22,6 +23,9 @@ CERTIFICATE = "/root/portal.pem"
 APPLIANCE = "/opt/leasehold/appliances/plain"
 SCRUBBERS = "/etc/leasehold/scrubbers.toml"
 OPERATOR = ("", "operator")
+# A server of the hypervisor's own, and the world outside it.
+HOST_PORT = 8000
+WORLD = "11.0.0.2"
 INVENTORY_SECONDS = 150.0
 INTAKE_SECONDS = 300.0
 
@@ -64,6 +68,22 @@ class LabHost:
         portal = f"--portal {self.portal.url_from_inside} --ca-file {CERTIFICATE}"
         run(f"/opt/leasehold/bin/leasehold-host enrol {portal} --token-file {TOKEN}", seconds=120)
         run(f"systemctl daemon-reload && systemctl start {SERVICE}")
+
+    def make_world(self) -> None:
+        """A place outside the hypervisor, with a web server, and a server of the hypervisor's own."""
+        inside = "ip netns exec world"
+        serve = "python3 -m http.server --directory /usr/share/doc/python3"
+        self.hypervisor.run(
+            "set -e; ip netns add world; ip link add wan type veth peer name wan netns world;"
+            f"ip address add {ADDRESS}/24 dev wan; ip link set wan up;"
+            f"{inside} ip address add {WORLD}/24 dev wan; {inside} ip link set wan up;"
+            f"systemd-run --quiet {inside} {serve} 80; systemd-run --quiet {serve} {HOST_PORT}"
+        )
+
+    def fetch_from_world(self, port: int) -> str:
+        """What somebody outside reads on a port of the hypervisor; empty if nothing answers."""
+        fetch = f"import urllib.request as u; print(u.urlopen('http://{ADDRESS}:{port}/', timeout=9).read())"
+        return self.hypervisor.attempt(f'ip netns exec world python3 -c "{fetch}"').output
 
     def admit_gpus(self, *gpus: VirtualGpu) -> None:
         """Once the host has reported its cards: take these in, until they are clean."""

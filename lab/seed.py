@@ -6,14 +6,18 @@ It runs in the portal's environment, through `manage.py shell`.
 from __future__ import annotations
 
 import hashlib
+import os
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from django.core.management import call_command
 from django.utils import timezone
 
 from hosts.models import FoundCard, GpuModel
+from lab.host import HOST_PORT, WORLD
+from lab.hypervisor.base import ADDRESS
 from lab.hypervisor.machine import GPU_MEMORY_BYTES, PLAIN, WITH_AUDIO
 from leasing import fleet
 from leasing.actors import SYSTEM
@@ -57,9 +61,17 @@ def prepare(url: str, accounts: str, manifest: str) -> None:
         format=Image.Format.DIRECT_KERNEL,
         digest=hashlib.sha256(Path(manifest).read_bytes()).hexdigest(),
         file_name="tenant",
-        cmdline=READS_THEN_WRITES,
+        cmdline=f"{READS_THEN_WRITES} leasehold.try={','.join(places_to_try())}",
+        ports=[80],
     )
     seed.write_accounts(Path(accounts), url=url, accounts=seed.seed_people(now=now))
+
+
+def places_to_try() -> list[str]:
+    """What a machine tries to reach: the world, the broker, its host by two addresses, metadata."""
+    broker = urlsplit(os.environ["LEASEHOLD_BROKER_FOR_HOSTS"])
+    own = [f"{address}:{HOST_PORT}" for address in (ADDRESS, "172.29.0.1")]
+    return [f"{WORLD}:80", f"{broker.hostname}:{broker.port}", *own, "169.254.169.254:80"]
 
 
 def admit(*addresses: str) -> None:

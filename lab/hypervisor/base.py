@@ -14,6 +14,8 @@ from appliance.debian import uncompressed
 from lab.hypervisor.machine import KERNEL_PARAMETERS, Image, VirtualHypervisor
 from tools.roles import apply_role, packages
 
+# By which people outside reach it, on the small network that the tests make around it.
+ADDRESS = "11.0.0.1"
 # What makes a Debian that boots, for Ansible, and for us to look inside.
 PACKAGES = (
     "dbus", "linux-image-amd64", "pciutils", "python3-apt", "qemu-guest-agent", "systemd-sysv", "udev",
@@ -24,6 +26,7 @@ VARIABLES = {
     "hypervisor_settings": {
         "images_directory": "/opt/leasehold/images",
         "scrubbers": "/etc/leasehold/scrubbers.toml",
+        "network": {"mode": "bridge", "address": ADDRESS},
     },
 }
 DISK_SIZE = "6G"
@@ -39,7 +42,7 @@ FILES = {
     "etc/fstab": "LABEL=root / ext4 defaults 0 0\nLABEL=leasehold /opt/leasehold ext4 ro 0 0\n",
     # Addresses of QEMU's user-mode network: 10.0.2.2 is the loopback of the machine outside.
     "etc/systemd/network/lab.network": (
-        "[Match]\nType=ether\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\nLinkLocalAddressing=no\n"
+        "[Match]\nName=eth0\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\nLinkLocalAddressing=no\n"
     ),
     # The same policy, compiled with less effort: libvirt compiles four profiles per start of a machine.
     "etc/apparmor/parser.conf": "Optimize=no-expr-simplify\n",

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from lab.host import Found
+from lab.host import HOST_PORT, WORLD, Found
+from lab.hypervisor.base import ADDRESS
 from lab.hypervisor.machine import GPU_MEMORY_BYTES, PLAIN, SHARED, WITH_AUDIO, LabError
 from lab.seed import SECRET_OFFSET, SECRET_WORDS
 from tests.lab import fault_injection as faults
@@ -145,33 +146,60 @@ def test_a_worker_killed_in_mid_scrub_scrubs_again_and_says_so(
 
 @dataclass
 class SecondLease:
-    """B's lease on the same GPU, what its guest printed, and what the liar left behind."""
+    """B's lease on the same GPU, what its guest printed, and what the liar left behind.
+
+    `pages` are what was read on its forwarded port from outside, while it ran and after it.
+    """
 
     lease: dict[str, Any]
     printed: str
     found: Found
+    pages: tuple[str, str]
 
 
 @pytest.fixture(scope="module")
 def second(stage: Stage, cleaned: Cleaned) -> SecondLease:
-    """B asks, is approved, reads and writes; then a scrubber that lies is to clean up."""
+    """B asks, is approved, reads and writes, looks around; then a scrubber that lies is to clean up."""
+    stage.host.make_world()
     lease_id = stage.book(WEI)
     assert stage.lease(lease_id, WEI)["state"] == "requested"
     stage.lab.portal.call(f"leases/{lease_id}/approve/", LIN, {"note": "for the test"})
-    stage.wait_state(lease_id, WEI, "active", seconds=START_SECONDS)
+    running = stage.wait_state(lease_id, WEI, "active", seconds=START_SECONDS)
     stage.host.wait_printed(lease_id, READY, seconds=GUEST_SECONDS)
+    stage.host.wait_printed(lease_id, "reach 169.254.169.254", seconds=GUEST_SECONDS)
+    (forward,) = running["access"]["forwards"]
+    page = stage.host.fetch_from_world(forward["port"])
     printed = stage.host.serial_log(lease_id)
     faults.trust_lying_scrubber(stage.lab.portal, model=FLAVOR)
     stage.end(lease_id, WEI)
     lease = stage.wait_state(lease_id, WEI, "ended", seconds=RELEASE_SECONDS)
     stage.wait_gpu(WITH_AUDIO, "quarantined")
-    return SecondLease(lease=lease, printed=printed, found=stage.host.search(WITH_AUDIO, SECRET))
+    pages = page, stage.host.fetch_from_world(forward["port"])
+    found = stage.host.search(WITH_AUDIO, SECRET)
+    return SecondLease(lease=lease, printed=printed, found=found, pages=pages)
 
 
 def test_the_next_team_reads_zeroes_on_the_same_gpu(first: FirstLease, second: SecondLease) -> None:
     zeroes = " ".join(["0x00000000"] * len(SECRET_WORDS))
     assert f"leasehold read {SECRET_OFFSET:x} {zeroes}" in second.printed
     assert second.lease["tenant"] != first.lease["tenant"]
+
+
+def test_a_machine_reaches_the_world_and_neither_its_host_nor_the_broker_nor_metadata(
+    second: SecondLease,
+) -> None:
+    reached = [line for line in second.printed.splitlines() if line.startswith("leasehold reaches")]
+    refused = [line for line in second.printed.splitlines() if line.startswith("leasehold does not reach")]
+    assert reached == [f"leasehold reaches {WORLD}:80"]
+    assert len(refused) == 4
+    assert f"leasehold does not reach {ADDRESS}:{HOST_PORT}" in refused
+    assert any("reach 10.0.2.2:" in line for line in refused)
+
+
+def test_who_is_outside_reaches_it_by_its_forwarded_port_until_it_ends(second: SecondLease) -> None:
+    during, after = second.pages
+    assert f"Welcome to {second.lease['machine_name']}" in during or "Welcome to tenant" in during
+    assert after == ""
 
 
 def test_a_lying_scrubber_leaves_the_secret_and_is_caught_by_the_canaries(
@@ -196,6 +224,9 @@ def test_nothing_is_left_on_the_hypervisor(stage: Stage, second: SecondLease) ->
     assert run("virsh list --all --name").split() == []
     assert "qemu-system" not in run("ls -l /proc/[0-9]*/exe 2>/dev/null || true")
     assert run("find /var/lib/leasehold/disks /var/lib/leasehold/machines -type f").split() == []
+    assert run("virsh net-list --all --name | grep leasehold || true").strip() == ""
+    assert run("ip -o link | grep -c ' lh-' || true").strip() == "0"
+    assert "elements" not in run("nft list set inet leasehold lanes")
     assert run("virsh secret-list | grep -c leasehold || true").strip() == "0"
 
 
