@@ -31,7 +31,7 @@ from leasing.openings.upkeep import (
     write_taken,
 )
 from leasing.placement import FreeGpu, choose_gpus
-from leasing.prepared import insert_all
+from leasing.prepared import insert_rows
 from leasing.statements import columns_of
 from leasing.states.gpu import GpuState
 from leasing.states.lease import AHEAD, LeaseState
@@ -39,6 +39,7 @@ from leasing.timing import HOST_SILENT_AFTER, OVERRUN_STEP
 
 OVERLAP = "leasing_hold_no_overlap"
 _INSTANT = timedelta(seconds=1)
+_HELD = ("lease_id", "gpu_id", "starts_at", "ends_at")
 
 
 class LineFirst(Exception):
@@ -369,9 +370,7 @@ def _hold(lease: Lease, choice: _Choice, starts_at: datetime, ends_at: datetime)
     span = span_of(starts_at, ends_at)
     chosen = sorted(gpu.gpu_id for gpu in choice.chosen)
     with overlap_is_nothing_free():
-        insert_all(
-            [Hold(lease=lease, gpu_id=gpu_id, starts_at=starts_at, ends_at=ends_at) for gpu_id in chosen]
-        )
+        insert_rows(Hold, _HELD, [(lease.pk, gpu_id, starts_at, ends_at) for gpu_id in chosen])
     taken = [time for time in choice.times if time.gpu.pk in chosen]
     write_taken(choice.block, choice.times, taken, span)
     return [time.gpu.pk for time in sorted(taken, key=lambda time: time.gpu.address)]

@@ -11,7 +11,7 @@ from hosts.models import Gpu, GpuModel
 from leasing import holds
 from leasing.models import Closure, Flavor, Hold, Lease, WaitlistEntry
 from leasing.openings.upkeep import LAST
-from leasing.statements import ask, ask_joined, columns_of, fields_of
+from leasing.statements import Columns, ask, ask_joined, columns_of, fields_of
 from leasing.states.lease import AHEAD
 from leasing.timing import LONGEST_LEASE
 
@@ -119,7 +119,7 @@ SELECT 'kept', w.kept_from, NULL FROM {WaitlistEntry._meta.db_table} w
     WHERE w.id IN (
         SELECT waitlistentry_id FROM {_KEPT_GPUS} WHERE gpu_id IN (SELECT gpu_id FROM held))
     AND w.kept_until > (SELECT max(ends_at) FROM held)"""  # noqa: S608 - no values in it
-_AROUND_COLUMNS = (None, *fields_of(Hold, "starts_at", "lease"))
+_AROUND_COLUMNS = Columns(None, *fields_of(Hold, "starts_at", "lease"))
 _LEASE = f"""
 SELECT {columns_of(Lease, "l")}, {columns_of(Flavor, "f")}, {columns_of(GpuModel, "m")}
 FROM {Lease._meta.db_table} l JOIN {Flavor._meta.db_table} f ON f.id = l.flavor_id

@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from functools import cache
 from typing import Any, TypeVar
 from uuid import UUID
 
-from django.db import connection
+from django.db import DEFAULT_DB_ALIAS, connection, connections, models
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.utils import CursorWrapper
 from django.db.models import BooleanField, F, Field, Func, Model, QuerySet
 from django.db.models.expressions import RawSQL
 
@@ -64,10 +67,11 @@ class Prepared:
 
     def rows(self, **values: Value) -> list[Row]:
         """The answer, in the types of the columns."""
-        built, given = self._given(values)
-        with connection.cursor() as cursor:
-            cursor.execute(built.kept, given)
-            rows: Iterable[Row] = cursor.fetchall()
+        db = this_connection()
+        built, given = self._given(values, db)
+        cursor = cursor_of(db)
+        cursor.execute(built.kept, given)
+        rows: Iterable[Row] = cursor.fetchall()
         if built.converters:
             rows = map(tuple, built.compiler.apply_converters(rows, built.converters))
         return list(rows)
@@ -77,16 +81,17 @@ class Prepared:
 
         The database reads them once and then looks for them, by an index if the field has one.
         """
-        built, given = self._given(values)
+        built, given = self._given(values, this_connection())
         return Among(F(name), RawSQL(built.statement, given))  # noqa: S611 - the ORM's own
 
-    def _given(self, values: Mapping[str, Value]) -> tuple[_Built, list[Any]]:
-        built = self._built.get(connection.vendor)
+    def _given(self, values: Mapping[str, Value], db: BaseDatabaseWrapper) -> tuple[_Built, list[Any]]:
+        built = self._built.get(db.vendor)
         if built is None:
-            built = self._built[connection.vendor] = self._make(values)
+            built = self._built[db.vendor] = self._make(values)
         given = list(built.constants)
+        values = all_adapted(values, db)
         for place, name in built.names.items():
-            given[place] = adapted(values[name])
+            given[place] = values[name]
         return built, given
 
     def _make(self, values: Mapping[str, Value]) -> _Built:
@@ -109,42 +114,109 @@ class Prepared:
         return compiler, statement, tuple(parameters)
 
 
+def this_connection() -> BaseDatabaseWrapper:
+    """The thread's own; `django.db.connection` looks for it again at each attribute."""
+    return connections[DEFAULT_DB_ALIAS]
+
+
+def cursor_of(db: BaseDatabaseWrapper) -> CursorWrapper:
+    """A cursor for a statement whose whole answer is fetched at once.
+
+    PostgreSQL's is kept with its connection: a new one costs as much as a small statement. SQLite's would
+    keep an answer open of which something is left.
+    """
+    if db.vendor != "postgresql" or db.queries_logged:
+        return db.cursor()
+    kept: CursorWrapper | None = vars(db).get("kept_cursor")
+    if kept is None or kept.connection is not db.connection:
+        kept = vars(db)["kept_cursor"] = db.cursor()
+    return kept
+
+
 def insert(row: M) -> M:
     """Insert a row without asking whether it is there; the database makes its key if it has none."""
+    db = this_connection()
     makes_key = row.pk is None
     returning = f" RETURNING {row._meta.pk.column}" if makes_key else ""
-    with connection.cursor() as cursor:
-        cursor.execute(f"{_inserting(type(row), makes_key, 1)}{returning}", _given(row, makes_key))
-        if makes_key:
-            (row.pk,) = cursor.fetchone()
-    row._state.adding, row._state.db = False, connection.alias
+    cursor = cursor_of(db)
+    cursor.execute(f"{_inserting(type(row), makes_key)}{returning}", _given(row, makes_key, db))
+    if makes_key:
+        ((row.pk,),) = cursor.fetchall()
+    row._state.adding, row._state.db = False, db.alias
     return row
 
 
-def insert_all(rows: Sequence[Model]) -> None:
-    """Insert rows of one model at once; the keys that the database makes for them stay unknown."""
-    makes_keys = rows[0].pk is None
-    given = [value for row in rows for value in _given(row, makes_keys)]
-    with connection.cursor() as cursor:
-        cursor.execute(_inserting(type(rows[0]), makes_keys, len(rows)), given)
+def insert_rows(model: type[Model], names: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> None:
+    """Insert rows of these columns at once, as the database takes them; the others are null, or keys."""
+    db = this_connection()
+    given = [value for row in rows for value in row]
+    if not db.features.has_native_uuid_field:
+        given = [adapted(value) for value in given]
+    cursor_of(db).execute(_inserting_rows(model, names, len(rows)), given)
 
 
-def _given(row: Model, makes_key: bool) -> list[Any]:
-    fields = _inserted(type(row), makes_key)
-    return [field.get_db_prep_save(field.pre_save(row, True), connection) for field in fields]
+# Values of these types need no conversion for fields of these on PostgreSQL.
+_PLAIN = frozenset([str, int, bool, datetime, Decimal, UUID, type(None)])
+_ORDINARY = frozenset(
+    [
+        models.BigAutoField,
+        models.BigIntegerField,
+        models.BooleanField,
+        models.CharField,
+        models.DateTimeField,
+        models.DecimalField,
+        models.PositiveBigIntegerField,
+        models.PositiveIntegerField,
+        models.PositiveSmallIntegerField,
+        models.TextField,
+        models.UUIDField,
+    ]
+)
+
+
+def _given(row: Model, makes_key: bool, db: BaseDatabaseWrapper) -> list[Any]:
+    given = []
+    for field, name, is_ordinary in _inserted(type(row), makes_key, db.vendor):
+        value = getattr(row, name)
+        if not (is_ordinary and type(value) in _PLAIN):
+            value = field.get_db_prep_save(field.pre_save(row, True), db)
+        given.append(value)
+    return given
 
 
 @cache
-def _inserting(model: type[Model], makes_keys: bool, count: int) -> str:
-    fields = _inserted(model, makes_keys)
-    names = ", ".join(f'"{field.column}"' for field in fields)
-    marks = ", ".join([f"({', '.join(['%s'] * len(fields))})"] * count)
-    return f'INSERT INTO "{model._meta.db_table}" ({names}) VALUES {marks}'  # noqa: S608 - its columns
+def _inserting(model: type[Model], makes_key: bool) -> str:
+    fields = model._meta.concrete_fields
+    names = tuple(field.column for field in fields if not (makes_key and field.primary_key))
+    return _inserting_rows(model, names, 1)
 
 
 @cache
-def _inserted(model: type[Model], makes_keys: bool) -> list[Field[Any, Any]]:
-    return [field for field in model._meta.concrete_fields if not (makes_keys and field.primary_key)]
+def _inserting_rows(model: type[Model], names: tuple[str, ...], count: int) -> str:
+    columns = ", ".join(f'"{name}"' for name in names)
+    marks = ", ".join([f"({', '.join(['%s'] * len(names))})"] * count)
+    return f'INSERT INTO "{model._meta.db_table}" ({columns}) VALUES {marks}'  # noqa: S608 - its columns
+
+
+@cache
+def _inserted(model: type[Model], makes_key: bool, vendor: str) -> list[tuple[Field[Any, Any], str, bool]]:
+    """Each field, its attribute, and whether it takes plain values as they are."""
+    fields = [field for field in model._meta.concrete_fields if not (makes_key and field.primary_key)]
+    return [(field, field.attname, vendor == "postgresql" and _is_ordinary(field)) for field in fields]
+
+
+def _is_ordinary(field: Any) -> bool:
+    while field.remote_field:
+        field = field.target_field
+    made_by_field = getattr(field, "auto_now", False) or getattr(field, "auto_now_add", False)
+    return type(field) in _ORDINARY and not made_by_field
+
+
+def all_adapted(values: Mapping[str, Value], db: BaseDatabaseWrapper) -> Mapping[str, Value]:
+    """As the database takes them: SQLite has neither moments nor UUIDs."""
+    if db.features.has_native_uuid_field:
+        return values
+    return {name: adapted(value) for name, value in values.items()}
 
 
 def adapted(value: Value) -> Any:

@@ -14,7 +14,7 @@ from django.utils.translation import gettext as _
 
 from leasing.errors import InvalidRequest
 from leasing.models import Discount, Flavor, Lease, LeaseTerm, Rate, Tenant
-from leasing.prepared import NOBODY, Prepared, insert_all
+from leasing.prepared import NOBODY, Prepared, insert_rows
 from leasing.terms import Peak, Tariff, Term, total_of
 
 # No lease is longer, so that nothing is ever booked so far ahead.
@@ -153,4 +153,4 @@ def price_or_refuse(flavor: Flavor, tenant: Tenant | None, *, at: datetime) -> P
 def keep_terms(lease: Lease, quote: Quote) -> None:
     """Freeze the terms of a lease that was just inserted, or that has none; one term needs no row."""
     if quote.is_varied:
-        insert_all([LeaseTerm(lease=lease, **one._asdict()) for one in quote.terms])
+        insert_rows(LeaseTerm, ("lease_id", *Term._fields), [(lease.pk, *one) for one in quote.terms])

@@ -127,6 +127,8 @@ class Reason:
 
     def in_english(self) -> str:
         """For the audit log, which has one language."""
+        if not self:
+            return ""
         with translation.override("en"):
             return str(self)
 

@@ -8,42 +8,64 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from itertools import islice, repeat
+from itertools import chain, islice
 from typing import Any, TypeVar
 
-from django.db import connection
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Field, Model
 
-from leasing.prepared import Row, Value, adapted
+from leasing.prepared import Row, Value, all_adapted, cursor_of, this_connection
 
 M = TypeVar("M", bound=Model)
 Values = Mapping[str, Value]
 AnyField = Field[Any, Any]
 
 
-def ask(statement: str, values: Values, columns: Sequence[AnyField | None] = ()) -> list[Row]:
-    """The rows that a statement answers with.
+Converters = tuple[tuple[int, Any, Callable[..., Any]], ...]
 
-    `columns` says of which field each value is; none is needed for numbers, texts and truths.
-    """
-    with connection.cursor() as cursor:
-        cursor.execute(statement, _bound(values))
-        rows: list[Row] = cursor.fetchall()
-    converters = _converters(tuple(columns), connection.vendor)
-    return [_converted(row, converters) for row in rows] if converters else rows
+
+class Columns:
+    """Of which field each value of a row is; None where the database gives what is wanted."""
+
+    def __init__(self, *fields: AnyField | None) -> None:
+        self._fields = fields
+        self._converters: dict[str, Converters] = {}
+
+    def converted(self, rows: list[Row], db: BaseDatabaseWrapper) -> list[Row]:
+        """Each value as the ORM gives it."""
+        converters = self._converters.get(db.vendor)
+        if converters is None:
+            converters = self._converters[db.vendor] = tuple(self._find(db))
+        return [_converted(row, converters, db) for row in rows] if converters else rows
+
+    def _find(self, db: BaseDatabaseWrapper) -> Iterator[tuple[int, Any, Callable[..., Any]]]:
+        """The converters of the ORM, with the place of the column that each is for."""
+        for place, field in enumerate(self._fields):
+            for column, convert in _of_field(field, db) if field is not None else ():
+                yield place, column, convert
+
+
+# For numbers, texts and truths.
+_AS_THEY_ARE = Columns()
+
+
+def ask(statement: str, values: Values, columns: Columns = _AS_THEY_ARE) -> list[Row]:
+    """The rows that a statement answers with."""
+    db = this_connection()
+    cursor = cursor_of(db)
+    cursor.execute(statement, all_adapted(values, db))
+    return columns.converted(cursor.fetchall(), db)
 
 
 def stream_rows(
-    statement: str, parameters: Sequence[Any], columns: Sequence[AnyField | None], *, size: int = 2000
+    statement: str, parameters: Sequence[Any], columns: Columns, *, size: int = 2000
 ) -> Iterator[Row]:
     """The rows of a long answer, so many at a time; parameters go by their place."""
-    converters = _converters(tuple(columns), connection.vendor)
-    whole = not connection.features.can_use_chunked_reads
-    with connection.cursor() if whole else connection.chunked_cursor() as cursor:
+    db = this_connection()
+    with db.chunked_cursor() if db.features.can_use_chunked_reads else db.cursor() as cursor:
         cursor.execute(statement, parameters)
         while rows := cursor.fetchmany(size):
-            for row in rows:
-                yield _converted(row, converters)
+            yield from columns.converted(rows, db)
 
 
 def ask_rows(model: type[M], statement: str, values: Values) -> list[M]:
@@ -51,16 +73,27 @@ def ask_rows(model: type[M], statement: str, values: Values) -> list[M]:
     return [row for (row,) in ask_joined((model,), statement, values)]
 
 
-def ask_joined(models: Sequence[type[Model]], statement: str, values: Values) -> list[tuple[Any, ...]]:
+def ask_joined(models: tuple[type[Model], ...], statement: str, values: Values) -> list[tuple[Any, ...]]:
     """The same of several models at once: a row of each, in the order of their columns."""
+    names, columns = _shape(models)
+    alias = this_connection().alias
+    found = []
+    for row in ask(statement, values, columns):
+        given = iter(row)
+        found.append(
+            tuple(
+                model.from_db(alias, own, list(islice(given, len(own))))
+                for model, own in zip(models, names, strict=True)
+            )
+        )
+    return found
+
+
+@cache
+def _shape(models: tuple[type[Model], ...]) -> tuple[list[list[str]], Columns]:
+    """The attributes of each model, and the columns of all of them."""
     fields = [model._meta.concrete_fields for model in models]
-    rows = ask(statement, values, [field for own in fields for field in own])
-    return [tuple(map(_row_of, models, fields, repeat(iter(row)))) for row in rows]
-
-
-def _row_of(model: type[Model], fields: Sequence[AnyField], values: Iterator[Any]) -> Model:
-    names = [field.attname for field in fields]
-    return model.from_db(connection.alias, names, list(islice(values, len(names))))
+    return [[field.attname for field in own] for own in fields], Columns(*chain.from_iterable(fields))
 
 
 @cache
@@ -73,36 +106,15 @@ def fields_of(model: type[Model], *names: str) -> tuple[AnyField, ...]:
     return tuple(fields[name] for name in names)
 
 
-def _bound(values: Values) -> Values:
-    """As the database takes them: SQLite has neither moments nor UUIDs."""
-    if connection.features.has_native_uuid_field:
-        return values
-    return {name: adapted(value) for name, value in values.items()}
-
-
-Converters = tuple[tuple[int, Any, Callable[..., Any]], ...]
-
-
-@cache
-def _converters(columns: tuple[AnyField | None, ...], vendor: str) -> Converters:
-    """Those of the ORM, with the place of the column that each is for."""
-    return tuple(
-        (place, column, convert)
-        for place, field in enumerate(columns)
-        if field is not None
-        for column, convert in _of_field(field)
-    )
-
-
-def _of_field(field: AnyField) -> Iterable[tuple[Any, Callable[..., Any]]]:
+def _of_field(field: AnyField, db: BaseDatabaseWrapper) -> Iterable[tuple[Any, Callable[..., Any]]]:
     """What a foreign key refers to says what it is converted to, as `get_col` knows."""
     column = field.get_col(field.model._meta.db_table)
-    for convert in (*connection.ops.get_db_converters(column), *column.get_db_converters(connection)):
+    for convert in (*db.ops.get_db_converters(column), *column.get_db_converters(db)):
         yield column, convert
 
 
-def _converted(row: Row, converters: Converters) -> Row:
+def _converted(row: Row, converters: Converters, db: BaseDatabaseWrapper) -> Row:
     values = list(row)
     for place, column, convert in converters:
-        values[place] = convert(values[place], column, connection)
+        values[place] = convert(values[place], column, db)
     return tuple(values)

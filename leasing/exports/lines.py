@@ -17,7 +17,7 @@ from django.db.models.functions import Coalesce
 
 from leasing.exports.filter import Billed
 from leasing.models import UsageSegment
-from leasing.statements import fields_of, stream_rows
+from leasing.statements import Columns, fields_of, stream_rows
 from leasing.terms import WHOLE_CURRENCIES
 
 # A rate has four decimals, and an hour 3600 seconds: how many of seconds × rate × 10 000 make a hundredth.
@@ -159,7 +159,7 @@ def read_lines(
     statement, parameters = counted(billed, now=now)
     lease, starts_at, rate = fields_of(UsageSegment, "lease", "starts_at", "rate_per_hour")
     converted = {"lease": lease, "starts_at": starts_at, "ends_at": starts_at, "rate_per_hour": rate}
-    columns = [converted.get(name) for name in UsageLine._fields]
+    columns = Columns(*(converted.get(name) for name in UsageLine._fields))
     page = f" LIMIT {int(most)} OFFSET {int(skip)}" if most is not None else ""
     rows = stream_rows(f"{statement} SELECT {_READ} FROM counted {ORDER}{page}", parameters, columns)
     for *told, minor in rows:

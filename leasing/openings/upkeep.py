@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import F, Q, QuerySet
 
 from hosts.models import Gpu, Host
@@ -33,10 +33,11 @@ from leasing.openings.spans import (
     openings,
     touching,
 )
-from leasing.statements import ask, fields_of
+from leasing.prepared import cursor_of, insert_rows, this_connection
+from leasing.statements import Columns, ask, fields_of
 from leasing.states.gpu import BOOKABLE
 
-_COLUMNS = "block_id, model_id, scope, gpus, starts, ends, fine, middle, coarse"
+_COLUMNS = ("block_id", "model_id", "scope", "gpus", "starts", "ends", "fine", "middle", "coarse")
 _HOLDS = Hold._meta.db_table
 # As far as the database's moments go.
 LAST = datetime.max.replace(tzinfo=UTC)
@@ -179,7 +180,7 @@ WHERE g.host_id = %(host)s AND g.model_id = %(model)s
 UNION ALL
 SELECT c.gpu_id, NULL, NULL, NULL, NULL, c.starts_at, c.ends_at
 FROM {Closure._meta.db_table} c WHERE c.host_id = %(host)s"""
-_READ_COLUMNS = (
+_READ_COLUMNS = Columns(
     *fields_of(Gpu, "id", "address", "numa_node", "state"),
     *fields_of(Host, "last_seen_at"),
     *fields_of(Hold, "starts_at", "ends_at"),
@@ -188,11 +189,10 @@ _READ_COLUMNS = (
 
 def write(block: Block, times: list[GpuTime], region: Span) -> None:
     """Replace the openings that touch the region."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"DELETE FROM {TABLE} WHERE block_id = %s AND starts <= %s AND ends >= %s",
-            [block.pk, region.ends, region.starts],
-        )
+    cursor_of(this_connection()).execute(
+        f"DELETE FROM {TABLE} WHERE block_id = %s AND starts <= %s AND ends >= %s",
+        [block.pk, region.ends, region.starts],
+    )
     _insert(block, openings_of(times, region))
 
 
@@ -218,12 +218,12 @@ def _delete(block: Block, gone: Collection[ScopedOpening]) -> int:
     rows = [(int(scope), *found) for scope, found in gone]
     rows += rows[-1:] * (-len(rows) % 8)
     marks = ", ".join(["(%s, %s, %s, %s)"] * len(rows))
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"DELETE FROM {TABLE} WHERE block_id = %s AND (scope, starts, ends, gpus) IN (VALUES {marks})",
-            [block.pk, *(value for row in rows for value in row)],
-        )
-        return int(cursor.rowcount)
+    cursor = cursor_of(this_connection())
+    cursor.execute(
+        f"DELETE FROM {TABLE} WHERE block_id = %s AND (scope, starts, ends, gpus) IN (VALUES {marks})",
+        [block.pk, *(value for row in rows for value in row)],
+    )
+    return int(cursor.rowcount)
 
 
 def _insert(block: Block, found: Iterable[ScopedOpening]) -> None:
@@ -232,10 +232,7 @@ def _insert(block: Block, found: Iterable[ScopedOpening]) -> None:
         for scope, (starts, ends, gpus) in found
     ]
     if rows:
-        marks = ", ".join(["(%s, %s, %s, %s, %s, %s, %s, %s, %s)"] * len(rows))
-        values = [value for row in rows for value in row]
-        with connection.cursor() as cursor:
-            cursor.execute(f"INSERT INTO {TABLE} ({_COLUMNS}) VALUES {marks}", values)
+        insert_rows(Opening, _COLUMNS, rows)
 
 
 def openings_of(times: list[GpuTime], region: Span) -> Iterator[ScopedOpening]:

@@ -1,6 +1,8 @@
-"""Statements stay prepared when a booking is refused, and are forgotten when a table changes."""
+"""Statements stay prepared when a booking is refused, until a table changes; moments come back in UTC."""
 
 from __future__ import annotations
+
+from datetime import UTC, datetime
 
 import pytest
 from django.db import connection, transaction
@@ -50,3 +52,21 @@ def test_a_table_that_goes_takes_everything_with_it() -> None:
         cursor.execute("CREATE TEMPORARY TABLE passing (id int)")
         cursor.execute("DROP TABLE passing")
     assert prepared() == 0
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        datetime(2026, 3, 2, 9, 0, tzinfo=UTC),
+        datetime(2026, 3, 2, 9, 0, 0, 500_000, tzinfo=UTC),
+        datetime(1, 1, 2, 0, 0, tzinfo=UTC),
+        datetime(9999, 12, 30, 23, 59, 59, 999_999, tzinfo=UTC),
+    ],
+)
+def test_moments_come_back_in_utc(zone: str, moment: datetime) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('TimeZone', %s, false)", [zone])
+        cursor.execute("SELECT %s::timestamptz", [moment])
+        ((found,),) = cursor.fetchall()
+    assert (found, found.tzinfo) == (moment, UTC)
