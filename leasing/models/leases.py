@@ -40,7 +40,7 @@ class Lease(models.Model):
     owner = models.ForeignKey(Person, models.PROTECT, related_name="leases", db_index=False)
     flavor = models.ForeignKey(Flavor, models.PROTECT, related_name="leases", db_index=False)
     image = models.ForeignKey(Image, models.PROTECT, related_name="leases", db_index=False)
-    host = models.ForeignKey(Host, models.PROTECT, null=True, related_name="leases")
+    host = models.ForeignKey(Host, models.PROTECT, null=True, related_name="leases", db_index=False)
     # The only host that can serve it: where the devices are plugged in that its person has chosen.
     bound_to = models.ForeignKey(Host, models.PROTECT, null=True, related_name="+", db_index=False)
     state = models.CharField(max_length=12, choices=[(s.value, s.value) for s in LeaseState])
@@ -83,7 +83,9 @@ class Lease(models.Model):
     last_used_at = models.DateTimeField(null=True)
     unused_warned_at = models.DateTimeField(null=True)
     # The wish that this was offered for; until it is claimed, `decide_by` says until when it can be.
-    entry = models.ForeignKey("leasing.WaitlistEntry", models.PROTECT, null=True, related_name="offers")
+    entry = models.ForeignKey(
+        "leasing.WaitlistEntry", models.PROTECT, null=True, related_name="offers", db_index=False
+    )
 
     class Meta:
         ordering = ["-starts_at", "id"]
@@ -92,8 +94,12 @@ class Lease(models.Model):
             models.Index(fields=["state", "ends_at"], name="leasing_lease_due_to_end"),
             models.Index(fields=["tenant", "-starts_at"], name="leasing_lease_of_tenant"),
             models.Index(fields=["owner", "-starts_at"], name="leasing_lease_of_owner"),
-            # What a limit counts ends after a time: what was over long before it is not looked through.
-            models.Index(fields=["tenant", "ends_at"], name="leasing_lease_of_tenant_until"),
+            # What a limit counts ends after a time and starts before another: the index knows both, and no
+            # row is fetched in vain.
+            models.Index(fields=["tenant", "ends_at", "starts_at"], name="leasing_lease_of_tenant_until"),
+            # A lease that is booked has neither yet.
+            models.Index(fields=["host"], condition=Q(host__isnull=False), name="leasing_lease_on_host"),
+            models.Index(fields=["entry"], condition=Q(entry__isnull=False), name="leasing_lease_for_entry"),
         ]
         constraints = [
             models.CheckConstraint(condition=Q(starts_at__lt=F("ends_at")), name="leasing_lease_not_empty"),
