@@ -114,6 +114,13 @@ def _compare_inventory(host: Host) -> Iterator[Finding]:
     event, occurred_at = inventory
     running = {machine.lease_id for machine in event.machines if machine.lease_id}
     over = Lease.objects.filter(state=LeaseState.ENDED, state_since__lt=occurred_at)
+    known = dict(Lease.objects.filter(pk__in=running).values_list("pk", "state"))
+    for machine in event.machines:
+        state = known.get(machine.lease_id) if machine.lease_id else LeaseState.ACTIVE
+        if state is None:
+            yield Finding(f"host:{host.pk}", f"{host.name} has {machine.name}, and there is no such lease")
+        elif state in (LeaseState.REQUESTED, LeaseState.SCHEDULED):
+            yield Finding(f"lease:{machine.lease_id}", f"is {state}, and {host.name} has {machine.name}")
     for lease in over.filter(pk__in=running):
         yield Finding(f"lease:{lease.pk}", f"has ended, and {host.name} still has its machine")
     for lease in over.filter(pk__in=event.networks):

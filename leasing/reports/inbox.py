@@ -152,7 +152,7 @@ def _adopt_journal(host: Host, report: ReportHeader, *, now: datetime) -> bool:
     lost, host.journal_id, host.applied_sequence = host.journal_id, report.journal_id, 0
     host.save(update_fields=["journal_id", "applied_sequence"])
     if lost is not None:
-        _distrust(host, now=now)
+        distrust_gpus(host, reason="The host has lost its journal.", now=now)
         slices.tell_again(host, now=now)
         inspect_host(host, now=now)
         resend_unfinished(host, now=now)
@@ -167,7 +167,8 @@ def _adopt_journal(host: Host, report: ReportHeader, *, now: datetime) -> bool:
     return True
 
 
-def _distrust(host: Host, *, now: datetime) -> None:
+def distrust_gpus(host: Host, *, reason: str, now: datetime) -> None:
+    """No GPU of the host counts as clean, or as being cleaned. Inside the caller's transaction."""
     for gpu in Gpu.objects.filter(host=host, state__in=[GpuState.CLEAN, GpuState.SCRUBBING]).order_by("id"):
         apply_gpu_event(
             gpu_id=gpu.pk,
@@ -175,7 +176,7 @@ def _distrust(host: Host, *, now: datetime) -> None:
             actor=SYSTEM,
             effective_at=now,
             now=now,
-            reason="The host has lost its journal.",
+            reason=reason,
         )
     # Nor is it known any more whether the host cleans the others by itself.
     Gpu.objects.filter(host=host, state=GpuState.DIRTY).update(scrub_expected_by=None)

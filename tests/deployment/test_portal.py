@@ -106,11 +106,14 @@ def test_a_backup_is_restored_on_top_of_what_came_later_and_proven(portal: Porta
     machine = portal.machine
     machine.run("leasehold", "enrolment_token", "before")
     wait_for_anchor(machine)
+    image = keep_image(machine)
     folder = machine.run("leasehold-backup").strip()
+    machine.run("rm", image)
     machine.run("leasehold", "enrolment_token", "after")
     wait_for_anchor(machine)
     machine.run("leasehold-restore", folder)
     assert names(machine) == ["before"]
+    assert machine.run("stat", "--format=%U %a %s", image).split() == ["leasehold", "600", "5"]
     machine.run("leasehold", "audit", "verify")
     machine.run("leasehold", "fsck")
     kept = machine.run("runuser", "-u", "postgres", "--", "psql", "-Atl").splitlines()
@@ -121,6 +124,17 @@ def test_a_backup_is_restored_on_top_of_what_came_later_and_proven(portal: Porta
     machine.run("leasehold", "enrolment_token", "again")
     wait_for_anchor(machine)
     machine.run("leasehold", "audit", "verify")
+
+
+def test_a_machine_that_has_made_another_key_gets_the_one_that_hosts_know(portal: Portal) -> None:
+    machine, key = portal.machine, "/var/lib/leasehold-portal/portal.key"
+    folder = machine.run("leasehold-backup").strip()
+    known = machine.run("sha256sum", key)
+    machine.run("systemctl", "stop", *SERVICES)
+    machine.run("sh", "-c", f"head -c 32 /dev/urandom >{key}")
+    machine.run("leasehold-restore", folder)
+    assert machine.run("sha256sum", key) == known
+    machine.run("systemctl", "start", *SERVICES)
 
 
 def test_an_uploaded_disk_is_converted_in_its_sandbox(portal: Portal) -> None:
@@ -150,6 +164,15 @@ def test_the_nightly_proof_and_backup_run_as_units(portal: Portal) -> None:
 
 def names(machine: Booted) -> list[str]:
     return machine.run("leasehold", "shell", "--verbosity", "0", "-c", NAMES).split()
+
+
+def keep_image(machine: Booted) -> str:
+    """A file in the store, as if it had been uploaded and converted; its path."""
+    digest = hashlib.sha256(b"disk\n").hexdigest()
+    folder = f"/var/lib/leasehold-portal/image-store/content/{digest[:2]}"
+    words = f"install -d -o leasehold -g leasehold {folder} && echo disk >{folder}/{digest}.raw"
+    machine.run("sh", "-c", words)
+    return f"{folder}/{digest}.raw"
 
 
 def wait_for_anchor(machine: Booted) -> None:

@@ -71,6 +71,11 @@ class Command(BaseCommand):
         for problem in verdict.problems:
             self.stderr.write(problem)
         if verdict.problems:
+            if verdict.anchor and verdict.anchor.size > verdict.sealed:
+                self.stderr.write(
+                    "If the database was restored from a backup, its later heads have to be put aside, as "
+                    "leasehold-restore does: see “Backup and restore” in docs/operating.md."
+                )
             self.stderr.write("The audit log does NOT verify.")
             sys.exit(1)
         self.stdout.write(
