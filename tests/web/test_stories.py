@@ -11,7 +11,9 @@ from django.urls import reverse
 from playwright.sync_api import Page, expect
 
 from hosts.protocol import messages as m
-from leasing.models import Lease, Person
+from leasing import policy
+from leasing.actors import SYSTEM
+from leasing.models import Lease
 from tests.web.browsing import PICTURE_COLOUR, PictureHost, Visits
 from tests.web.scenes import PASSWORD, PROVISION_STEPS, Scene
 from tests.web.site import Site, wait_until
@@ -228,8 +230,10 @@ def _pages(scene: Scene) -> dict[str, list[str]]:
 
 
 def _change_roles(scene: Scene) -> None:
-    """Any change of anybody's roles ends every stream, which then asks again."""
-    Person.objects.filter(pk=scene.stranger.pk).update(is_active=False)
+    """Another role of hers ends her streams, which then ask again."""
+    policy.grant_role(
+        actor=SYSTEM, person=scene.ada, tenant=scene.studio, role="finance", now=datetime.now(UTC)
+    )
 
 
 def bring_up(scene: Scene, lease: Lease) -> None:
