@@ -128,6 +128,7 @@ async def _idle(pid: int, seconds: float) -> dict[str, Any]:
         "threads": int(facts["Threads"]),
         "processor_ms_per_s": round(1000 * spent / seconds, 1),
         "statements_per_s": round(asked_since / seconds, 1),
+        "database_connections": await sync_to_async(_connections)(),
     }
 
 
@@ -145,6 +146,13 @@ def _transactions() -> int:
     """Of the whole database: outside of transactions each statement is one."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT sum(xact_commit + xact_rollback) FROM pg_stat_database")
+        return int(cursor.fetchone()[0])
+
+
+def _connections() -> int:
+    """To the database, but for this one."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) - 1 FROM pg_stat_activity WHERE backend_type = 'client backend'")
         return int(cursor.fetchone()[0])
 
 

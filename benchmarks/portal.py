@@ -5,6 +5,9 @@
 It starts a private PostgreSQL and fills it with a fleet. Server time is that of the whole request, middleware
 and templates included, in one process that is set up as the portal's are; what a browser does with it is not
 in it. Processor time is that of this process and of the database's beside it: others at work change it less.
+
+Then a real portal process (uvicorn) has many pages open, each of an approver of one team, so that each of the
+changes that are made to its leases concerns all of them.
 """
 
 from __future__ import annotations
@@ -36,16 +39,19 @@ from tools.servers import postgres_server  # noqa: E402 - also a plain script
 
 @dataclass(frozen=True)
 class Plan:
-    """How large, and how often each page is opened, each time by somebody else."""
+    """How large, how often each page is opened, each time by somebody else, and how many stay open."""
 
     gpus: int
     holds: int
     people: int
     visits: int
+    open_pages: int
+    changes: int
+    idle_seconds: float
 
 
-QUICK = Plan(gpus=80, holds=800, people=200, visits=10)
-FULL = Plan(gpus=10_000, holds=220_000, people=5_000, visits=100)
+QUICK = Plan(gpus=80, holds=800, people=200, visits=10, open_pages=50, changes=2, idle_seconds=3)
+FULL = Plan(gpus=10_000, holds=220_000, people=5_000, visits=100, open_pages=500, changes=10, idle_seconds=10)
 
 
 def main() -> int:
@@ -57,16 +63,17 @@ def main() -> int:
         import django
 
         django.setup()
-        found = {"machine": _machine(), "plan": vars(plan), **_measure(plan)}
+        found = {"machine": _machine(), "plan": vars(plan), **_measure(plan, dsn)}
     print(json.dumps(found, indent=None if options.json else 1))
     return 0
 
 
-def _measure(plan: Plan) -> dict[str, Any]:
+def _measure(plan: Plan, dsn: str) -> dict[str, Any]:
     from django.conf import settings
     from django.core.management import call_command
 
     from benchmarks.big_fleet import NOW, build
+    from benchmarks.live_pages import measure
     from leasing.models import Lease
     from portal.settling import settle
 
@@ -87,10 +94,12 @@ def _measure(plan: Plan) -> dict[str, Any]:
         "fleet": lambda: (operator, "/fleet/"),
     }
     with patch("django.utils.timezone.now", lambda: now):
-        return {
+        found = {
             "leases": Lease.objects.count(),
             "pages": {name: _page(visit, plan.visits) for name, visit in pages.items()},
         }
+    live = measure(dsn, pages=plan.open_pages, changes=plan.changes, idle_seconds=plan.idle_seconds)
+    return {**found, "live": live}
 
 
 def _begin(now: Any) -> None:

@@ -25,7 +25,7 @@ from leasing.errors import NotVisible
 from leasing.models import Person
 from portal.changes import Changes, Watch
 from portal.middleware import PersonRequest
-from portal.threads import DatabaseThread
+from portal.threads import DatabaseThread, leave_request_thread
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +126,7 @@ def subscriber_of(request: PersonRequest) -> Subscriber:
 
 async def stream(subscriber: Subscriber) -> AsyncIterator[str]:
     """Server-sent events until the browser leaves, access ends, or the stream has grown old."""
+    leave_request_thread()
     loop = asyncio.get_running_loop()
     oldest = loop.time() + LONGEST_STREAM_SECONDS
     broadcaster.add(subscriber)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from asgiref.sync import sync_to_async
+from asgiref.sync import SyncToAsync, sync_to_async
 from django.db import connections
 
 P = ParamSpec("P")
@@ -26,6 +26,18 @@ def in_database_thread(work: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, 
             connections.close_all()
 
     return sync_to_async(run, thread_sensitive=False)
+
+
+def leave_request_thread() -> None:
+    """Let go of the thread, with its connection, that Django keeps until a response is sent to its end.
+
+    For responses that are sent for minutes. What is left to be done afterwards gets another one.
+    """
+    context = SyncToAsync.thread_sensitive_context.get(None)
+    executor = SyncToAsync.context_to_thread_executor.pop(context, None) if context else None
+    if executor is not None:
+        executor.submit(connections.close_all)
+        executor.shutdown(wait=False)
 
 
 class DatabaseThread:

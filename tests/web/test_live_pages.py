@@ -107,6 +107,7 @@ def test_each_page_hears_of_its_own_and_all_are_read_for_by_one(site: Site) -> N
         pages, scene = Pages(site), site.scene
         await pages.open()
         await pages.touch(scene.active, "home", "lease")
+        assert threading.active_count() < 20, "no page keeps a thread"
         assert not any(page.told for page in pages.all_but("home", "lease"))
         await pages.touch(scene.theirs, "bob")
         assert not any(page.told for page in pages.all_but("bob"))
