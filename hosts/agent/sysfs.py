@@ -157,7 +157,7 @@ class SysfsBus:
             with self._registers(function) as registers:
                 yield nvidia.RegisterWindow(registers)
         else:
-            with self._mapped(function, function.memory_bar(), combined=True) as window:
+            with self._mapped(function, function.memory_bar(), "_wc") as window:
                 yield window
 
     @contextmanager
@@ -169,19 +169,14 @@ class SysfsBus:
         return self._mapped(function, next((bar for bar in function.bars() if bar.index == 0), None))
 
     @contextmanager
-    def _mapped(
-        self, function: PciFunction, bar: Bar | None, *, combined: bool = False
-    ) -> Iterator[Registers]:
-        """Whatever goes wrong with the mapping while it is used is an error of the card's.
-
-        Combined writes are faster, but may come late: not for registers, which some cards let be combined.
-        """
+    def _mapped(self, function: PciFunction, bar: Bar | None, suffix: str = "") -> Iterator[Registers]:
+        """With `_wc`, writes are combined where they may be: faster, and late, so not for registers."""
+        # Whatever goes wrong with the mapping while it is used is an error of the card's.
         if bar is None:
             raise BusError(f"{function.address} has no memory that the host can map.")
         self._decode_memory(function)
-        path = function.path / f"resource{bar.index}"
-        if combined and path.with_name(f"{path.name}_wc").exists():
-            path = path.with_name(f"{path.name}_wc")
+        plain, wanted = (function.path / f"resource{bar.index}{end}" for end in ("", suffix))
+        path = wanted if wanted.exists() else plain
         with self._hanging.explained(function.address, BusError), far_mapped(path, bar.size) as window:
             yield window
 
