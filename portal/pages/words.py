@@ -19,6 +19,7 @@ PLANS: dict[str, str | Promise] = {
     "deadline": _("Stopped by the host at the end"),
     "divide": _("Dividing the card"),
     "undivide": _("Making the card whole again"),
+    "remove-home": _("Removing a home volume"),
 }
 STEPS: dict[str, str | Promise] = {
     "identify": _("GPU identified"),
@@ -44,6 +45,7 @@ STEPS: dict[str, str | Promise] = {
     "divide": _("slices made"),
     "note": _("slices noted"),
     "undivide": _("slices removed"),
+    "remove": _("volume removed"),
 }
 METHODS: dict[str, str | Promise] = {
     "bar": _("Overwritten by the host, through the card's memory window"),

@@ -344,7 +344,7 @@ def test_the_access_log_does_not_tell_the_secret() -> None:
     asgi = importlib.import_module("portal.asgi")
     assert asgi.application
     access_log = logging.getLogger("uvicorn.access")
-    (installed,) = [one for one in access_log.filters if isinstance(one, WithoutFeedSecrets)]
+    installed = next(one for one in access_log.filters if isinstance(one, WithoutFeedSecrets))
     path = "/feeds/Abc-_123Abc-_123Abc-_123Abc-_123Abc-_123ab.ics?x=1"
     said = '%s - "%s %s HTTP/%s" %d'
     line = logging.LogRecord("", logging.INFO, "", 0, said, ("127.0.0.1:1", "GET", path, "1.1", 200), None)

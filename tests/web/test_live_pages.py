@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from django.contrib.sessions.models import Session
@@ -53,6 +54,12 @@ async def open_page(site: Site, cookie: str, query: str = "") -> Page:
     while b"hello" not in await reader.readline():
         pass
     return Page(reader, writer)
+
+
+def run(story: Coroutine[None, None, None]) -> None:
+    """On a thread of its own: where there is a browser, its driver keeps an event loop on this one."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, story).result()
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -122,7 +129,7 @@ def test_each_page_hears_of_its_own_and_all_are_read_for_by_one(site: Site) -> N
         close(pages.of["fleet"])
         await until(lambda: not broadcaster.subscribers and not readers())
 
-    asyncio.run(story())
+    run(story())
 
 
 def test_streams_end_with_their_session_and_with_the_rights_of_their_person_and_no_others(site: Site) -> None:
@@ -141,7 +148,7 @@ def test_streams_end_with_their_session_and_with_the_rights_of_their_person_and_
         await until(lambda: not broadcaster.subscribers and not readers())
         close(pages.all_but())
 
-    asyncio.run(story())
+    run(story())
 
 
 def close(pages: Iterable[Page]) -> None:
