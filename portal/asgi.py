@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 
 from django.core.asgi import get_asgi_application
 from django.core.exceptions import ImproperlyConfigured
@@ -16,6 +17,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
 pages = get_asgi_application()
 
 from leasing.checks import require_guards  # noqa: E402 - needs the settings
+from portal.admission import in_turn  # noqa: E402 - needs the settings
 from portal.bodies import bounded  # noqa: E402 - needs the settings
 from portal.console.gateway import Receive, Scope, Send, serve_console  # noqa: E402 - needs the settings
 from portal.logs import WithoutFeedSecrets  # noqa: E402 - needs the settings
@@ -30,7 +32,7 @@ settle()
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
     match scope["type"]:
         case "http":
-            await bounded(pages, scope, receive, send)
+            await in_turn(partial(bounded, pages), scope, receive, send)
         case "websocket":
             await serve_console(scope, receive, send)
         case "lifespan":
