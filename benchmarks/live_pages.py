@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -22,6 +22,7 @@ from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_K
 from django.contrib.auth.models import Permission
 from django.contrib.sessions.backends.db import SessionStore
 from django.db import connection
+from django.db.models import F
 
 from leasing.actors import Actor
 from leasing.ending import end_lease
@@ -30,6 +31,7 @@ from tools.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 60.0
+DAY = timedelta(days=1)
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -47,11 +49,21 @@ class Page:
                 self.heard[line.decode().strip().removeprefix("data: ").strip('"')] = time.monotonic()
 
 
-def measure(dsn: str, *, pages: int, changes: int, idle_seconds: float) -> dict[str, Any]:
-    """Every page is that of an approver of one team, so each change of a lease there concerns all of them."""
+def measure(dsn: str, *, pages: int, changes: int, idle_seconds: float, now: datetime) -> dict[str, Any]:
+    """Every page is that of an approver of one team, so each change of a lease there concerns all of them.
+
+    The portal's clock is the true one: the leases are moved to where they stand to it as they do to `now`.
+    """
+    later = datetime.now(now.tzinfo) - now
+    Lease.objects.update(starts_at=F("starts_at") + later, ends_at=F("ends_at") + later)
+    with connection.cursor() as cursor:
+        cursor.execute("VACUUM ANALYZE")
     team = Tenant.objects.order_by("slug")[0]
     cookies = [_session(person) for person in _approvers(team, pages)]
-    leases = list(Lease.objects.filter(tenant=team, state="scheduled").select_related("owner")[:changes])
+    ahead = Lease.objects.filter(tenant=team, state="scheduled", starts_at__gt=now + later + DAY)
+    leases = list(ahead.select_related("owner")[:changes])
+    # What it has asked is counted once it is gone.
+    connection.close()
     with _portal(dsn) as (process, port):
         return asyncio.run(_measured(process.pid, port, cookies, leases, idle_seconds))
 
@@ -59,6 +71,8 @@ def measure(dsn: str, *, pages: int, changes: int, idle_seconds: float) -> dict[
 async def _measured(
     pid: int, port: int, cookies: list[str], leases: list[Lease], idle_seconds: float
 ) -> dict[str, Any]:
+    # Of a look a second each moment between two is as likely; right after one would be the slowest.
+    waits = [(number + 0.5) / len(leases) for number in range(len(leases))]
     async with AsyncExitStack() as open_pages:
         one = [await _open(port, cookies[0], open_pages)]
         alone = await _idle(pid, idle_seconds)
@@ -66,7 +80,9 @@ async def _measured(
         rest = await asyncio.gather(*(_open(port, cookie, open_pages) for cookie in cookies[1:]))
         opened = time.monotonic() - began
         together = await _idle(pid, idle_seconds)
-        delays = [await _change([*one, *rest], lease) for lease in leases]
+        delays = [
+            await _change([*one, *rest], lease, after) for lease, after in zip(leases, waits, strict=True)
+        ]
     all_delays = [delay for one in delays for delay in one]
     return {
         "pages": len(cookies),
@@ -81,8 +97,9 @@ async def _measured(
     }
 
 
-async def _change(pages: Sequence[Page], lease: Lease) -> list[float]:
-    """Cancel a lease; seconds from its commit until each page has heard of it."""
+async def _change(pages: Sequence[Page], lease: Lease, after: float) -> list[float]:
+    """Cancel a lease in a while; seconds from its commit until each page has heard of it."""
+    await asyncio.sleep(after)
     await sync_to_async(_cancel)(lease)
     committed, subject = time.monotonic(), str(lease.pk)
     while not all(subject in page.heard for page in pages):
@@ -94,7 +111,7 @@ async def _change(pages: Sequence[Page], lease: Lease) -> list[float]:
 
 def _cancel(lease: Lease) -> None:
     now = datetime.now(lease.starts_at.tzinfo)
-    end_lease(actor=Actor.of_person(lease.owner), lease_id=lease.pk, now=min(now, lease.starts_at))
+    end_lease(actor=Actor.of_person(lease.owner), lease_id=lease.pk, now=now)
 
 
 async def _open(port: int, cookie: str, open_pages: AsyncExitStack) -> Page:

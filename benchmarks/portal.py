@@ -98,7 +98,7 @@ def _measure(plan: Plan, dsn: str) -> dict[str, Any]:
             "leases": Lease.objects.count(),
             "pages": {name: _page(visit, plan.visits) for name, visit in pages.items()},
         }
-    live = measure(dsn, pages=plan.open_pages, changes=plan.changes, idle_seconds=plan.idle_seconds)
+    live = measure(dsn, pages=plan.open_pages, changes=plan.changes, idle_seconds=plan.idle_seconds, now=now)
     return {**found, "live": live}
 
 
