@@ -161,7 +161,7 @@ def _roles() -> Hashable:
 
 
 _OPEN_SHARES = Share.objects.filter(closed_at=None)
-_OPEN_OFFERS = HandOver.objects.filter(state=HandOver.State.OPEN)
+_OPEN_OFFERS = HandOver.objects.filter(state__in=HandOver.WAITING)
 
 
 def rights_of(people: frozenset[UUID]) -> dict[UUID, Hashable]:
