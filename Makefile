@@ -58,7 +58,7 @@ docs: setup  ## Draw docs/lifecycles.md from the state tables
 messages: setup  ## Collect the texts to translate into locale/
 	$(BIN)/python -m tools.translations collect
 
-lock: .venv/ready  ## Resolve the Python packages again, within pyproject.toml's ranges
+lock: .venv/bin/uv  ## Resolve the Python packages again, within pyproject.toml's ranges
 	$(BIN)/uv lock
 	$(BIN)/uv export --quiet --locked --no-header --only-group bootstrap --output-file tools/uv.txt
 
@@ -84,11 +84,15 @@ debian-account:
 	@[ $$(id -u) != 0 ] || getent passwd libvirt-qemu >/dev/null \
 	    || useradd --system --user-group --no-create-home --shell /usr/sbin/nologin libvirt-qemu
 
-.venv/ready: uv.lock pyproject.toml tools/uv.txt | debian-build
+.venv/ready: uv.lock pyproject.toml .venv/bin/uv
 	@echo "Installing Python packages into .venv"
+	@UV_PYTHON=$(BIN)/python $(BIN)/uv sync --locked
+	@touch $@
+
+# By itself, so that `lock` works while the lock file is older than pyproject.toml.
+.venv/bin/uv: tools/uv.txt | debian-build
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --require-hashes --requirement tools/uv.txt
-	@UV_PYTHON=$(BIN)/python $(BIN)/uv sync --locked
 	@touch $@
 
 %.mo: %.po

@@ -200,6 +200,10 @@ class BookingForm(forms.Form):
             return ends_at
         return (self.starts() or now) + LENGTHS[self.cleaned_data["length"]][1]
 
+    def local(self, at: datetime) -> str:
+        """A moment as the form says it, in the person's zone."""
+        return at.astimezone(ZoneInfo(self.person.timezone)).strftime(LOCAL_TIME)
+
     def address(self, **changes: str) -> str:
         """The book page with the choice so far, changed."""
         names = ("tenant", "flavor", "image", "when", "starts_at", "length", "ends_at", "days")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from urllib.parse import urlencode
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -19,10 +19,9 @@ from leasing.models import Flavor, Lease
 from leasing.openings.spans import moment
 from leasing.timing import SHORTEST_LEASE
 from portal.pages.booking_form import LOCAL_TIME, UNTIL
-from portal.pages.calendar_windows import DAY, View, days_of, sayable
+from portal.pages.calendar_windows import DAY, MINUTE, View, days_of, next_whole_minute, sayable, whole_minute
 from portal.pages.looks import STRETCH_LOOKS, Look, look_of_lease
 
-MINUTE = timedelta(minutes=1)
 MONDAY = 0
 # Shorter than the language's own abbreviations may be.
 WEEKDAYS = (
@@ -243,8 +242,8 @@ def book_address(
 
     The page can say whole minutes, and none that the clocks show twice. Empty if nothing is left of it.
     """
-    begins = sayable(_whole_minute(max(starts_at, now) + MINUTE - timedelta.resolution), zone, MINUTE)
-    ends = sayable(_whole_minute(ends_at), zone, -MINUTE)
+    begins = sayable(next_whole_minute(max(starts_at, now)), zone, MINUTE)
+    ends = sayable(whole_minute(ends_at), zone, -MINUTE)
     if ends - begins < SHORTEST_LEASE:
         return ""
     chosen = {"flavor": flavor.slug}
@@ -272,7 +271,3 @@ def _look(stretch: Stretch, lease: Lease | None) -> Look:
 
 def _in_order(lines: list[Line]) -> list[Line]:
     return sorted(lines, key=lambda line: (line.starts_at, line.gpu))
-
-
-def _whole_minute(at: datetime) -> datetime:
-    return at.replace(second=0, microsecond=0)

@@ -8,6 +8,7 @@ from enum import StrEnum
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
+MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 FIRST_DAY, LAST_DAY = date(2000, 1, 1), date(2099, 12, 31)
@@ -79,6 +80,16 @@ def sayable(at: datetime, zone: ZoneInfo, step: timedelta) -> datetime:
     while _is_ambiguous(at.astimezone(zone)):
         at += step
     return at
+
+
+def whole_minute(at: datetime) -> datetime:
+    """Forms can say whole minutes only."""
+    return at.replace(second=0, microsecond=0)
+
+
+def next_whole_minute(at: datetime) -> datetime:
+    """The moment itself, if it is one."""
+    return whole_minute(at + MINUTE - timedelta.resolution)
 
 
 def _begins(view: View, first: date, end: datetime, zone: ZoneInfo) -> Iterator[datetime]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from zoneinfo import ZoneInfo
 
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
@@ -22,10 +21,9 @@ from leasing.recurrence import Pattern
 from leasing.series_plan import Plan, Planned, preview_series
 from leasing.slots import NearMisses, Slot, is_free, near_misses
 from leasing.timing import SHORTEST_LEASE
-from portal.pages.booking_form import LOCAL_TIME, UNTIL, BookingForm, add_domain_error
+from portal.pages.booking_form import UNTIL, BookingForm, add_domain_error
+from portal.pages.calendar_windows import next_whole_minute, whole_minute
 from portal.pages.waitlist import deadline_for
-
-MINUTE, MICROSECOND = timedelta(minutes=1), timedelta(microseconds=1)
 
 
 @dataclass(frozen=True)
@@ -110,8 +108,8 @@ def _repeated(form: BookingForm, now: datetime) -> RepeatedOffer:
 
 def _single(form: BookingForm, slot: Slot) -> Proposal:
     """One booking by itself, on a date of a repeated one; in whole minutes that lie within it."""
-    window = {"starts_at": _local(form, slot.starts_at + _to_whole_minute(slot.starts_at))}
-    window["ends_at"] = _local(form, slot.ends_at)
+    window = {"starts_at": form.local(slot.starts_at + _to_whole_minute(slot.starts_at))}
+    window["ends_at"] = form.local(slot.ends_at)
     return Proposal("", None, slot, form.address(when="at", length=UNTIL, **window))
 
 
@@ -148,8 +146,8 @@ def _instead(form: BookingForm, starts_at: datetime, ends_at: datetime, now: dat
 
 def _proposals(form: BookingForm, flavor: Flavor, asked: datetime, nearly: NearMisses) -> Iterator[Proposal]:
     shorter = nearly.shorter
-    if shorter is not None and _whole_minute(shorter.ends_at) - shorter.starts_at >= SHORTEST_LEASE:
-        ends_at = _local(form, _whole_minute(shorter.ends_at))
+    if shorter is not None and whole_minute(shorter.ends_at) - shorter.starts_at >= SHORTEST_LEASE:
+        ends_at = form.local(whole_minute(shorter.ends_at))
         yield Proposal(_("shorter"), None, shorter, form.address(length=UNTIL, ends_at=ends_at))
     for slot in nearly.later:
         yield Proposal(_("later"), None, slot, form.address(**_moved(form, slot)))
@@ -162,21 +160,12 @@ def _proposals(form: BookingForm, flavor: Flavor, asked: datetime, nearly: NearM
 def _moved(form: BookingForm, slot: Slot) -> dict[str, str]:
     """What the form has to say for the slot, up to the next whole minute."""
     by = _to_whole_minute(slot.starts_at)
-    when = {"when": "at", "starts_at": _local(form, slot.starts_at + by)}
+    when = {"when": "at", "starts_at": form.local(slot.starts_at + by)}
     if form.data.get("length") == UNTIL:
-        when["ends_at"] = _local(form, slot.ends_at + by)
+        when["ends_at"] = form.local(slot.ends_at + by)
     return when
-
-
-def _local(form: BookingForm, at: datetime) -> str:
-    return at.astimezone(ZoneInfo(form.person.timezone)).strftime(LOCAL_TIME)
-
-
-def _whole_minute(at: datetime) -> datetime:
-    """The form can say whole minutes only."""
-    return at.replace(second=0, microsecond=0)
 
 
 def _to_whole_minute(at: datetime) -> timedelta:
     """How long until the next one, if it is none."""
-    return _whole_minute(at + MINUTE - MICROSECOND) - at
+    return next_whole_minute(at) - at

@@ -21,13 +21,12 @@ from leasing.openings.spans import Span, moment
 from leasing.slots import bookable
 from leasing.timing import FARTHEST_START
 from portal.middleware import PersonRequest
-from portal.pages.booking_form import LOCAL_TIME, UNTIL, BookingForm, choices_for
+from portal.pages.booking_form import UNTIL, BookingForm, choices_for
 from portal.pages.calendar_chart import WEEKDAYS, Across, lay_across
-from portal.pages.calendar_windows import DAY, midnight, sayable
+from portal.pages.calendar_windows import DAY, MINUTE, midnight, next_whole_minute, sayable, whole_minute
 
 DAYS = 7
 MARKED_HOURS = (0, 6, 12, 18)
-MINUTE = timedelta(minutes=1)
 # Of what is free for longer a link takes so much, if the form says no length.
 LONGEST_TAKEN = timedelta(days=1)
 
@@ -149,15 +148,12 @@ class _Drawing:
         )
 
     def _address(self, starts_at: datetime, ends_at: datetime) -> str:
-        begins = sayable(_whole_minute(starts_at + MINUTE - timedelta.resolution), self.zone, MINUTE)
-        changes = {"when": "at", "starts_at": self._local(begins)}
+        begins = sayable(next_whole_minute(starts_at), self.zone, MINUTE)
+        changes = {"when": "at", "starts_at": self.form.local(begins)}
         if self.form.data.get("length") == UNTIL:
-            ends = sayable(_whole_minute(min(ends_at, begins + LONGEST_TAKEN)), self.zone, -MINUTE)
-            changes["ends_at"] = self._local(ends)
+            ends = sayable(whole_minute(min(ends_at, begins + LONGEST_TAKEN)), self.zone, -MINUTE)
+            changes["ends_at"] = self.form.local(ends)
         return self.form.address(**changes)
-
-    def _local(self, at: datetime) -> str:
-        return at.astimezone(self.zone).strftime(LOCAL_TIME)
 
 
 def _chosen(form: BookingForm, now: datetime) -> tuple[datetime, datetime] | None:
@@ -198,7 +194,3 @@ def _date(text: str) -> date | None:
 
 def _milliseconds(at: datetime) -> int:
     return round(1000 * at.timestamp())
-
-
-def _whole_minute(at: datetime) -> datetime:
-    return at.replace(second=0, microsecond=0)

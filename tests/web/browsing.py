@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import struct
 import threading
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -164,3 +167,9 @@ def _greet(stream: ByteStream) -> None:
 def _picture() -> bytes:
     header = struct.pack(">BxHHHHHi", 0, 1, 0, 0, WIDTH, HEIGHT, 0)
     return header + bytes([*PICTURE_COLOUR, 255]) * (WIDTH * HEIGHT)
+
+
+def run_apart(story: Coroutine[None, None, None]) -> None:
+    """On a thread of its own: where there is a browser, its driver keeps an event loop on this one."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, story).result()

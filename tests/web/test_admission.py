@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 
 from portal.admission import MOST_AT_ONCE, in_turn
 from portal.bodies import Message, Receive, Send
+from tests.web.browsing import run_apart
 
 REQUEST: Message = {"type": "http.request", "more_body": False}
 START: Message = {"type": "http.response.start", "status": 200}
@@ -37,7 +36,7 @@ def test_no_more_are_worked_on_than_have_a_place() -> None:
     async def story() -> None:
         await asyncio.gather(*(in_turn(app, {}, sent, nowhere) for _ in range(5 * MOST_AT_ONCE)))
 
-    run(story)
+    run_apart(story())
     assert len(at_work) == 5 * MOST_AT_ONCE
     assert max(at_work) == MOST_AT_ONCE
 
@@ -74,11 +73,5 @@ def test_slow_senders_long_answers_and_failures_hold_no_place() -> None:
         for one in (*slow, *long):
             one.cancel()
 
-    run(story)
+    run_apart(story())
     assert answered == 1
-
-
-def run(story: Callable[[], Coroutine[None, None, None]]) -> None:
-    """On a thread of its own: where there is a browser, its driver keeps an event loop on this one."""
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(lambda: asyncio.run(story())).result()

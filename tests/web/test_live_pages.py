@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 import pytest
@@ -17,6 +16,7 @@ from leasing.actors import SYSTEM
 from leasing.audit.log import record
 from leasing.models import Lease, Person
 from portal.live import POLL_SECONDS, THREAD, broadcaster
+from tests.web.browsing import run_apart
 from tests.web.scenes import Scene
 from tests.web.site import Site, session_cookie
 
@@ -55,12 +55,6 @@ async def open_page(site: Site, cookie: str, query: str = "") -> Page:
     while b"hello" not in await reader.readline():
         pass
     return Page(reader, writer)
-
-
-def run(story: Coroutine[None, None, None]) -> None:
-    """On a thread of its own: where there is a browser, its driver keeps an event loop on this one."""
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(asyncio.run, story).result()
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -136,7 +130,7 @@ def test_each_page_hears_of_its_own_and_all_are_read_for_by_one(site: Site) -> N
         close(pages.of["fleet"])
         await until(lambda: not broadcaster.subscribers and not readers())
 
-    run(story())
+    run_apart(story())
 
 
 def test_streams_end_with_their_session_and_with_the_rights_of_their_person_and_no_others(site: Site) -> None:
@@ -155,7 +149,7 @@ def test_streams_end_with_their_session_and_with_the_rights_of_their_person_and_
         await until(lambda: not broadcaster.subscribers and not readers())
         close(pages.all_but())
 
-    run(story())
+    run_apart(story())
 
 
 def close(pages: Iterable[Page]) -> None:
