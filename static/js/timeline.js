@@ -69,24 +69,20 @@ let drag = null;
 document.addEventListener("pointerdown", (event) => {
   if (event.button !== 0 || !event.target.closest(".picker-track")) return;
   const at = timeAt(event);
-  const within = reach(at);
-  if (!within) return;
-  drag = { at: Math.max(snapped(at), earliest(within)), within, moved: null };
+  const around = reach(at);
+  if (!around) return;
+  const starts = Math.max(snapped(at), earliest(around));
+  const within = reach(starts);
+  if (within) drag = { at: starts, within, moved: null };
 });
 
 document.addEventListener("pointermove", (event) => {
   if (!drag) return;
   const to = Math.min(Math.max(snapped(timeAt(event)), earliest(drag.within)), drag.within.most);
   if (to === drag.at && !drag.moved) return;
-  drag.moved = fitting(drag.at, to);
+  drag.moved = [Math.min(drag.at, to), Math.max(drag.at, to)];
   draw(...drag.moved);
 });
-
-// Of what was dragged over, what one window holds from where it began.
-const fitting = (at, to) => {
-  if (to >= at) return [at, Math.min(to, reach(at).most)];
-  return [Math.max(to, reach(at).least), at];
-};
 
 document.addEventListener("pointerup", () => {
   if (drag && drag.moved && drag.moved[1] - drag.moved[0] >= QUARTER) choose(...drag.moved);
