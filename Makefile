@@ -50,7 +50,7 @@ roles: debian-test setup  ## Try the portal's role on a Debian of its own, with 
 	@$(BIN)/pytest -q tests/deployment
 
 lint: setup  ## Look the roles over with ansible-lint
-	@cd deploy && ../$(BIN)/uv tool run --quiet --with ansible-core==2.19.14 ansible-lint==26.10.1 --offline --quiet hypervisors.yml portal.yml after-restore.yml
+	@cd deploy && ../$(BIN)/uv tool run --quiet --with ansible-core==2.19.14 ansible-lint==26.10.1 --offline -q hypervisors.yml portal.yml after-restore.yml
 
 docs: setup  ## Draw docs/lifecycles.md from the state tables
 	$(BIN)/python manage.py diagrams docs
