@@ -41,7 +41,7 @@ class Watch:
         self._stopping = False
         self._stopped_by_guest: set[str] = set()
         self._stop_again_at: dict[UUID, float] = {}
-        self._reported: Inventory | None = None
+        self._reported: tuple[int, Inventory] | None = None
         self._report_at = 0.0
         self._report = 0
         self._check_up_at = 0.0
@@ -109,12 +109,14 @@ class Watch:
             mend(self._rig)
 
     def _report_inventory(self) -> None:
-        """When something has changed, and every so often, unless the last one is still unreceived."""
+        """When something has changed, when the portal is found to understand more, and every so often, unless
+        the last one is still unreceived."""
         inventory = take_inventory(self._rig)
+        news = (self._rig.spool.spoken, inventory)
         due = time.monotonic() >= self._report_at and not self._rig.spool.holds(self._report)
-        if inventory != self._reported or due:
+        if news != self._reported or due:
             self._report = self._rig.spool.add(inventory, self._rig.spool.host_origin)
-            self._reported = inventory
+            self._reported = news
             self._report_at = time.monotonic() + self._rig.config.inventory_seconds
 
     def _report_check_up(self) -> None:

@@ -11,6 +11,7 @@ from hosts.agent.bus import Card
 from hosts.agent.inventory import take_inventory
 from hosts.agent.simulated import Fault, inject
 from hosts.agent.watch import Watch
+from hosts.protocol.codec import OLDEST, PROTOCOL
 from hosts.protocol.messages import Fingerprint, Inventory
 from tests.agent.host_in_a_box import Box, a_box, gpu_order
 
@@ -106,3 +107,16 @@ def test_what_the_portal_has_not_received_is_not_repeated(tmp_path: Path) -> Non
         box.rig.spool.forget(journal_id=box.rig.spool.journal_id, through=box.reports()[-1].sequence)
         watch.look()
         assert len(box.events(Inventory)) == 1
+
+
+def test_a_portal_that_understands_more_is_told_again_at_once(tmp_path: Path) -> None:
+    """What an older version has no words for was left out of what came before."""
+    with a_box(tmp_path) as box:
+        watch = Watch(box.rig)
+        box.rig.spool.hear(OLDEST)
+        watch.look()
+        before = len(box.events(Inventory))
+        box.rig.spool.hear(PROTOCOL)
+        for _ in range(3):
+            watch.look()
+        assert len(box.events(Inventory)) == before + 1

@@ -191,8 +191,8 @@ def sign_in(page: Page, demo: RunningDemo, who: tuple[str, str]) -> None:
 def book(page: Page) -> str:
     page.get_by_role("link", name="Book").first.click()
     home = page.get_by_label("Attach my home volume")
-    # A host's first inventory is in the version of the protocol that every portal knows: without a pool.
-    eventually(lambda: bool(page.reload()) and home.is_visible(), "the host tells of its pool", seconds=60)
+    # A host's first words are in the version of the protocol that every portal knows: without a pool.
+    eventually(lambda: bool(page.reload()) and home.is_visible(), "the host tells of its pool", seconds=20)
     page.get_by_role("radio", name="Studio A6000").check()
     page.get_by_role("radio", name="2 hours").check()
     home.check()
