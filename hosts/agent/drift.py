@@ -42,6 +42,11 @@ class Written:
     def is_planned(self, lock: str) -> bool:
         return any(lock in plan.locks for plan in self.plans)
 
+    def is_being_handed_over(self, gpu: GpuRecord) -> bool:
+        """Whether a machine is being built that shall have it: no tenant has used it since its scrub."""
+        lock = gpu_lock(gpu.address)
+        return any(plan.kind == "provision" and lock in plan.locks for plan in self.plans)
+
 
 @dataclass(frozen=True)
 class StrayMachine:
@@ -88,10 +93,12 @@ class ForeignUse:
 
 @dataclass(frozen=True)
 class HostUse:
-    """Drivers of the host have one of our GPUs, which no plan has let go."""
+    """Drivers of the host have one of our GPUs, which no plan has let go; `handed_over` says that a plan is
+    about to give it to a tenant."""
 
     gpu: GpuRecord
     drivers: Sequence[str]
+    handed_over: bool
 
 
 @dataclass(frozen=True)
@@ -158,9 +165,10 @@ def _of_gpu(gpu: GpuRecord, seen: Seen, written: Written) -> Iterator[Difference
         if not is_ours and facts.is_active and gpu.address in facts.pci_addresses:
             yield ForeignUse(gpu, facts)
     planned = written.is_planned(gpu_lock(gpu.address))
+    handed_over = gpu.state == "leased" and written.is_being_handed_over(gpu)
     drivers = seen.host_drivers.get(gpu.address, ())
-    if drivers and (gpu.state == "clean" or (gpu.state == "leased" and not planned)):
-        yield HostUse(gpu, drivers)
+    if drivers and (gpu.state == "clean" or handed_over or (gpu.state == "leased" and not planned)):
+        yield HostUse(gpu, drivers, handed_over)
     elif gpu.state == "clean":
         yield from _of_clean_gpu(gpu, seen, written.proven.get(gpu.gpu_id))
     here = {record.lease_id for record in written.machines}

@@ -168,6 +168,7 @@ def _connect(job: Job) -> None:
 
 
 def _define(job: Job) -> None:
+    _check_held(job)
     building.define_machine(job.rig, provision_of(job), generation=job.plan.origin.generation)
 
 
@@ -176,14 +177,18 @@ def _is_defined(job: Job) -> bool:
     return facts is not None and (facts.is_active or building.is_whole(job.rig, provision_of(job), facts))
 
 
-def _start(job: Job) -> None:
-    """With nothing but what is this lease's, as it was identified: somebody else may have used it since."""
+def _check_held(job: Job) -> None:
+    """The cards are this lease's, as they were identified: somebody else may have used them since."""
     for order in provision_of(job).gpus:
         gpu = job.rig.gpus.get(order.gpu_id)
         if gpu is None or gpu.state != "leased" or gpu.lease_id != job.lease_id:
             raise StepFailed(
                 f"{order.address} is {gpu.state if gpu else 'unknown'}, not this lease's any more."
             )
+
+
+def _start(job: Job) -> None:
+    _check_held(job)
     job.rig.hypervisor.start(_name(job))
 
 

@@ -100,8 +100,8 @@ def _mend(rig: Rig, difference: Difference) -> Check:
             check = _found("lost-machine", "lost", "fail", lease=record.lease_id, state=record.state)
         case ForeignUse(gpu, facts):
             check = _give_up(rig, gpu, facts)
-        case HostUse(gpu, drivers):
-            check = _take_back(rig, gpu, ", ".join(drivers))
+        case HostUse():
+            check = _take_back(rig, difference)
         case Doubtful():
             check = _doubt(rig, difference)
         case Hang(address):
@@ -171,8 +171,13 @@ def _give_up(rig: Rig, gpu: GpuRecord, facts: MachineFacts) -> Check:
     return _found("foreign-use", "quarantined", "fail", gpu.address, machine=facts.name)
 
 
-def _take_back(rig: Rig, gpu: GpuRecord, drivers: str) -> Check:
-    """A leased one is bound again when its machine starts, and scrubbed at its release as ever."""
+def _take_back(rig: Rig, use: HostUse) -> Check:
+    """A tenant's is bound again when its machine starts, and scrubbed at its release as ever. A plan that was
+    about to hand it over finds it dirty, and fails."""
+    gpu, drivers = use.gpu, ", ".join(use.drivers)
+    if use.handed_over:
+        _make_dirty(rig, gpu)
+        return _found("host-use", "planned", "fail", gpu.address, drivers=drivers)
     if gpu.state == "leased":
         return _found("host-use", "leased", "warn", gpu.address, drivers=drivers)
     if refusal := _scrub_again(rig, gpu, f"{drivers} had it."):

@@ -12,10 +12,11 @@ document.addEventListener("click", (event) => {
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select, canvas")) return;
-  const target = document.querySelector(`[data-key="${CSS.escape(event.key)}"]`);
+  const meant = [...document.querySelectorAll(`[data-key="${CSS.escape(event.key)}"]`)];
+  const target = meant.find((each) => each.checkVisibility());
   if (target) {
     event.preventDefault();
-    if (target.matches("a")) target.click(); else { target.focus(); target.select?.(); }
+    if (target.matches("a, button")) target.click(); else { target.focus(); target.select?.(); }
   }
 });
 

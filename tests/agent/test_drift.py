@@ -232,18 +232,27 @@ def test_a_gpu_that_was_used_while_its_lease_waited_to_begin_is_not_started(box:
     assert "lease-2" not in box.machines.creations
 
 
-def test_a_gpu_that_was_used_after_it_was_identified_is_not_started(tmp_path: Path) -> None:
+@pytest.mark.parametrize("foreign", [True, False])
+@pytest.mark.parametrize("step", ["define", "start"])
+def test_a_gpu_that_was_used_after_it_was_identified_is_not_started(
+    tmp_path: Path, step: str, foreign: bool
+) -> None:
     def use_meanwhile(boundary: str) -> None:
-        if boundary == "provision:define:before":
-            address = gpu_order().address
+        if boundary != f"provision:{step}:before":
+            return
+        address = gpu_order().address
+        if foreign:
             host.machines.add_foreign("stranger", replace(STRANGER, pci_addresses=frozenset({address})))
-            mend(host.rig)
-            host.machines.lose_power()
+        else:
+            take_for_host(host.bus_directory, address)
+        mend(host.rig)
+        host.machines.lose_power()
+        take_for_host(host.bus_directory, address, VFIO_DRIVER)
 
     with a_box(tmp_path, on_boundary=use_meanwhile) as host:
         host.carry_out(host.provision(host.intake()), subject=LEASE)
         failed = host.last(ProvisionFailed)
-        assert (failed.step, "not this lease's any more" in failed.reason) == ("start", True)
+        assert (failed.step, "not this lease's any more" in failed.reason) == (step, True)
         host.carry_out(host.release(), subject=LEASE)
         assert host.gpu_state() == "clean"
 
@@ -312,7 +321,7 @@ def test_every_difference_has_words() -> None:
         ("stray-network", "removed"), ("stray-network", "left"),
         ("packet-filter", "restored"), ("packet-filter", "left"),
         ("lost-machine", "lost"), ("foreign-use", "quarantined"), ("foreign-use", "planned"),
-        ("host-use", "leased"),
+        ("host-use", "leased"), ("host-use", "planned"),
         ("host-use", "scrubbed"), ("host-use", "quarantined"), ("unexplained", "scrubbed"),
         ("unexplained", "quarantined"), ("hang", "hangs"),
         ("restarted", "scrubbed"), ("restarted", "quarantined"), ("came-back", "scrubbed"),

@@ -138,6 +138,16 @@ def test_a_slash_goes_to_the_field_on_every_page(visits: Visits, site: Site) -> 
 
 @pytest.mark.django_db
 @pytest.mark.timeout(90)
+def test_where_there_is_no_room_for_the_field_a_slash_leads_to_its_page(visits: Visits, site: Site) -> None:
+    page = visits.page(site.scene.approver, width=1280)
+    page.goto("/")
+    expect(page.get_by_role("searchbox")).to_be_hidden()
+    page.keyboard.press("/")
+    expect(page.get_by_label("What you look for")).to_be_focused()
+
+
+@pytest.mark.django_db
+@pytest.mark.timeout(90)
 def test_a_phone_has_a_way_to_it_without_javascript(visits: Visits, site: Site) -> None:
     page = visits.page(site.scene.ada, width=390, javascript=False)
     page.goto("/account/")

@@ -61,7 +61,9 @@ def opened(visits: Visits, site: Site) -> Page:
 
 def place(page: Page, hour: float) -> tuple[float, float]:
     """Where this hour of tomorrow is on the screen."""
-    box = page.locator(".picker-track").nth(1).bounding_box()
+    track = page.locator(".picker-track").nth(1)
+    track.scroll_into_view_if_needed()
+    box = track.bounding_box()
     assert box
     return box["x"] + box["width"] * hour / 24, box["y"] + box["height"] / 2
 

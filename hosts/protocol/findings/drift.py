@@ -90,6 +90,7 @@ DRIFT_TOPICS = {
         {
             "scrubbed": Outcome(_("%(drivers)s had it. It is taken back and scrubbed again.")),
             "leased": Outcome(_("%(drivers)s has it while its machine is off. Starting that takes it back.")),
+            "planned": Outcome(_("%(drivers)s had it while a machine was built for it. That machine fails.")),
             "quarantined": Outcome(
                 _("%(drivers)s had it, and it could not be scrubbed: %(reason)s"),
                 _("It is quarantined. Put right what is said there, then try its intake again."),
