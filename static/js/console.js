@@ -32,15 +32,42 @@ async function connect() {
     rfb = new RFB(screen, `${scheme}//${location.host}${path}`, { wsProtocols: ["binary", `ticket.${once}`] });
     rfb.scaleViewport = true;
     rfb.background = "transparent";
-    rfb.addEventListener("connect", () => { say(words.connected, "green"); rfb.focus(); });
-    rfb.addEventListener("disconnect", () => { say(words.closed, "grey"); again.hidden = false; });
+    rfb.addEventListener("connect", () => {
+      say(words.connected, "green");
+      screen.querySelector("canvas").tabIndex = 0;
+      rfb.focus();
+    });
+    rfb.addEventListener("disconnect", () => {
+      say(words.closed, "grey");
+      again.hidden = false;
+      if (document.activeElement === document.body) again.focus();
+    });
   } catch (error) {
     say(error.message, "red");
     again.hidden = false;
   }
 }
 
-again.addEventListener("click", connect);
+// The machine takes every key, Tab too. Ctrl-Alt-G leaves it, once the machine has seen both keys go up again.
+let leaving = false;
+screen.addEventListener("keydown", (event) => {
+  if (event.code !== "KeyG" || !event.ctrlKey || !event.altKey) return;
+  event.preventDefault();
+  event.stopPropagation();
+  leaving = true;
+}, true);
+screen.addEventListener("keyup", (event) => {
+  if (!leaving) return;
+  if (event.code === "KeyG") event.stopPropagation();
+  if (event.ctrlKey || event.altKey) return;
+  leaving = false;
+  setTimeout(async () => {
+    if (document.fullscreenElement) await document.exitFullscreen();
+    document.getElementById("fullscreen").focus();
+  });
+}, true);
+
+again.addEventListener("click", () => { screen.tabIndex = -1; screen.focus(); connect(); });
 document.getElementById("send-ctrl-alt-del").addEventListener("click", () => rfb?.sendCtrlAltDel());
 document.getElementById("fullscreen").addEventListener("click", () => screen.requestFullscreen());
 connect();

@@ -20,8 +20,8 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-// Typing into a date means wanting it.
-document.addEventListener("focusin", (event) => {
+// Typing into a date means wanting it; passing by it does not.
+document.addEventListener("input", (event) => {
   const chooses = event.target.dataset.chooses;
   if (chooses) {
     const choice = document.getElementById(chooses);

@@ -75,7 +75,7 @@ class Visits:
     def leave(self) -> None:
         for context in self.contexts:
             context.close()
-        assert self.complaints == []
+        assert not self.complaints, self.complaints
 
     def _hear(self, message: object) -> None:
         text = str(getattr(message, "text", message))

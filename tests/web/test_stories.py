@@ -84,7 +84,7 @@ def test_the_console_shows_the_picture_and_takes_keys(visits: Visits, site: Site
     page = visits.page(site.scene.ada)
     page.goto(reverse("workstation", args=[lease.pk]))
     page.get_by_role("link", name="Open console").click()
-    wait_until(lambda: _answered(page, host, lease))
+    wait_until(lambda: answered(page, host, lease))
     expect(page.locator("#console-state")).to_have_text("Connected", timeout=SOON)
     page.wait_for_function(
         """colour => {
@@ -98,7 +98,7 @@ def test_the_console_shows_the_picture_and_takes_keys(visits: Visits, site: Site
     wait_until(lambda: _heard(page, host, [ord("o"), ord("k")]))
 
 
-def _answered(page: Page, host: PictureHost, lease: Lease) -> bool:
+def answered(page: Page, host: PictureHost, lease: Lease) -> bool:
     page.wait_for_timeout(20)
     return host.answer(lease)
 
