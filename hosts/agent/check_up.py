@@ -12,6 +12,7 @@ from hosts.agent.doctor.examination import Surroundings, examine, fitting, in_or
 from hosts.agent.doctor.facts import HypervisorFacts
 from hosts.agent.drift_notes import differences_found
 from hosts.agent.machines import HypervisorError, MachineHost
+from hosts.agent.network.examining import examine_filter
 from hosts.agent.plans import locked_cards
 from hosts.agent.rig import Rig
 from hosts.protocol.checkup import CheckUp
@@ -30,6 +31,7 @@ def check_up(
         accepted_risks=frozenset(settings.accepted_risks),
         state_directory=settings.state_directory,
         hypervisor=hypervisor,
+        filter=examine_filter() if settings.network.mode == "bridge" else None,
     )
     return examine(surroundings, bus.examine(without=without))
 

@@ -14,6 +14,7 @@ from hosts.agent.doctor.examination import blocking_verdicts, fitting, in_order
 from hosts.agent.doctor.facts import (
     CardFacts,
     Clock,
+    FilterFacts,
     FunctionFacts,
     Grounds,
     GroupFacts,
@@ -57,6 +58,7 @@ CARD = CardFacts(
     d3cold_allowed="0",
 )
 HYPERVISOR = HypervisorFacts("qemu:///system", libvirt=(9, 0, 0), qemu=(7, 2, 22))
+FILTER = FilterFacts(nft="nftables v1.0.6", dnsmasq="/usr/sbin/dnsmasq")
 STORAGE = Storage("/var/lib/leasehold", "ext4", total=1000 * GIB, free=800 * GIB)
 HOST = HostFacts(
     simulated=False,
@@ -68,6 +70,7 @@ HOST = HostFacts(
     processor=PROCESSOR,
     huge_pages=(),
     hypervisor=HYPERVISOR,
+    filter=FILTER,
     storage=STORAGE,
     clock=Clock(synchronised=True, error_us=1200),
 )
@@ -116,6 +119,13 @@ def host_cases() -> Iterator[tuple[str, Check]]:
     yield "pass ok", host_checks.qemu(HYPERVISOR)
     yield "warn old", host_checks.qemu(hypervisor(qemu=(7, 1, 9)))
     yield "skip unknown", host_checks.qemu(hypervisor(libvirt=None, qemu=None))
+    for check in (host_checks.nftables, host_checks.dnsmasq, host_checks.forwarding):
+        yield "skip not-used", check(None)
+        yield "pass ok", check(FILTER)
+    yield "fail away", host_checks.nftables(FilterFacts(error="No such file or directory: 'nft'"))
+    yield "skip unknown", host_checks.forwarding(FilterFacts(error="No such file or directory: 'nft'"))
+    yield "fail away", host_checks.dnsmasq(replace(FILTER, dnsmasq=""))
+    yield "warn dropped", host_checks.forwarding(replace(FILTER, dropping=("ip filter FORWARD",)))
     yield "pass ok", host_checks.storage(STORAGE)
     yield "warn tight", host_checks.storage(replace(STORAGE, free=99 * GIB))
     yield "warn tight", host_checks.storage(replace(STORAGE, total=100 * GIB, free=19 * GIB))

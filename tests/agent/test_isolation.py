@@ -6,13 +6,18 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
+from pathlib import Path
 from uuid import UUID
 
 import pytest
 
+from hosts.agent.doctor import host_checks
+from hosts.agent.network import examining
+from hosts.agent.network.examining import examine_filter
 from hosts.agent.network.lanes import Lane, make_lane
 from hosts.agent.network.settings import NetworkSettings
 from hosts.agent.network.ways import BridgedNetwork, run_nft
+from hosts.protocol.findings import TOPICS, put_in_words
 from tests.agent.fake_machines import FakeMachines
 from tests.agent.namespaces import Place, places, wire
 
@@ -178,6 +183,33 @@ def test_version_6_of_the_protocol_leads_nowhere(open_site: Site) -> None:
     open_site.alice.run("ip -6 address add fd00::2/64 dev eth0 nodad")
     open_site.hypervisor.listen(WEB + 1, "::")
     assert not open_site.alice.reaches("fd00::1", WEB + 1)
+
+
+def test_a_firewall_that_drops_what_machines_send_is_found_and_its_advice_helps(open_site: Site) -> None:
+    """As Docker leaves it: the policy of a chain that knows nothing of machines."""
+    host = open_site.hypervisor
+    assert host.inside(examine_filter).dropping == ()
+    host.run(
+        "nft add table ip filter",
+        "nft 'add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }'",
+    )
+    try:
+        assert not open_site.alice.reaches(PUBLIC, WEB)
+        found = host_checks.forwarding(host.inside(examine_filter))
+        host.run(put_in_words(found, TOPICS).lines)
+        assert open_site.alice.reaches(PUBLIC, WEB)
+        assert not open_site.alice.reaches(str(BOB.address), SSH)
+    finally:
+        host.run("nft delete table ip filter")
+
+
+def test_a_host_without_the_programs_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert examine_filter().nft.startswith("nftables v")
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(examining, "SYSTEM_PATH", str(tmp_path))
+    assert (examine_filter().dnsmasq, "nft" in examine_filter().error) == ("", True)
+    (tmp_path / "dnsmasq").touch(mode=0o755)
+    assert examine_filter().dnsmasq == str(tmp_path / "dnsmasq")
 
 
 def test_what_somebody_else_changed_is_put_right(open_site: Site) -> None:

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from hosts.agent.doctor import card_checks, host_checks, platform_checks
-from hosts.agent.doctor.facts import CardFacts, Grounds, HostFacts, HypervisorFacts, Platform
+from hosts.agent.doctor.facts import CardFacts, FilterFacts, Grounds, HostFacts, HypervisorFacts, Platform
 from hosts.agent.doctor.host_reader import (
     read_clock,
     read_huge_pages,
@@ -38,6 +38,7 @@ class Surroundings:
     accepted_risks: frozenset[str]
     state_directory: Path
     hypervisor: HypervisorFacts
+    filter: FilterFacts | None = None
 
 
 def examine(surroundings: Surroundings, cards: Collection[CardFacts], *, root: Path = Path("/")) -> CheckUp:
@@ -58,6 +59,7 @@ def read_host(surroundings: Surroundings, root: Path) -> HostFacts:
         processor=read_processor(reader),
         huge_pages=read_huge_pages(reader),
         hypervisor=surroundings.hypervisor,
+        filter=surroundings.filter,
         storage=read_storage(reader, surroundings.state_directory),
         clock=read_clock(),
         denied=tuple(reader.denied),
@@ -103,6 +105,9 @@ def _host_verdicts(host: HostFacts, cards: Collection[CardFacts]) -> Iterator[Ch
     yield host_checks.isolated_cpus(host.processor)
     yield host_checks.libvirt(host.hypervisor)
     yield host_checks.qemu(host.hypervisor)
+    yield host_checks.nftables(host.filter)
+    yield host_checks.dnsmasq(host.filter)
+    yield host_checks.forwarding(host.filter)
     yield host_checks.storage(host.storage)
     yield host_checks.time_sync(host.clock)
 

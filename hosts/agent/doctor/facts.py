@@ -50,6 +50,19 @@ class HypervisorFacts:
 
 
 @dataclass(frozen=True)
+class FilterFacts:
+    """What networks of machines need: nftables, which `nft` says (or the error), and dnsmasq at its path.
+
+    `dropping` are chains of others that drop what they do not know, as `family table chain`.
+    """
+
+    nft: str = ""
+    error: str = ""
+    dnsmasq: str = ""
+    dropping: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Storage:
     """The file system below `path`. Sizes in bytes."""
 
@@ -69,7 +82,8 @@ class Clock:
 
 @dataclass(frozen=True)
 class HostFacts:
-    """A whole host. `denied` are the files that could not be read for lack of rights."""
+    """A whole host. `denied` are the files that could not be read for lack of rights; without a `filter`
+    its machines have no network that needs one."""
 
     simulated: bool
     domain_type: Literal["kvm", "qemu"]
@@ -80,6 +94,7 @@ class HostFacts:
     processor: Processor
     huge_pages: tuple[HugePages, ...]
     hypervisor: HypervisorFacts
+    filter: FilterFacts | None
     storage: Storage
     clock: Clock
 

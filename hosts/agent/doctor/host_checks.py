@@ -6,6 +6,7 @@ from typing import Any
 
 from hosts.agent.doctor.facts import (
     Clock,
+    FilterFacts,
     HostFacts,
     HugePages,
     HypervisorFacts,
@@ -84,6 +85,34 @@ def qemu(hypervisor: HypervisorFacts) -> Check:
     if hypervisor.qemu < OLDEST_QEMU:
         return warned("qemu", "old", version=version, needed=_written(OLDEST_QEMU))
     return passed("qemu", "ok", version=version)
+
+
+def nftables(found: FilterFacts | None) -> Check:
+    if found is None:
+        return skipped("nftables", "not-used")
+    if found.error:
+        return failed("nftables", "away", error=found.error)
+    return passed("nftables", "ok", version=found.nft)
+
+
+def dnsmasq(found: FilterFacts | None) -> Check:
+    if found is None:
+        return skipped("dnsmasq", "not-used")
+    if not found.dnsmasq:
+        return failed("dnsmasq", "away")
+    return passed("dnsmasq", "ok", path=found.dnsmasq)
+
+
+def forwarding(found: FilterFacts | None) -> Check:
+    if found is None:
+        return skipped("forwarding", "not-used")
+    if found.error:
+        return skipped("forwarding", "unknown")
+    if found.dropping:
+        family, table, chain = found.dropping[0].split(" ")
+        read = ("nft list chains", "; ".join(found.dropping))
+        return warned("forwarding", "dropped", read, family=family, table=table, chain=chain)
+    return passed("forwarding", "ok")
 
 
 def storage(place: Storage) -> Check:

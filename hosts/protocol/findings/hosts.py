@@ -6,6 +6,7 @@ from hosts.protocol.findings.words import Outcome, Topic
 from hosts.protocol.findings.words import marked as _
 
 SIMULATED = Outcome(_("The GPUs are simulated: it does not matter here."))
+NO_BRIDGE = Outcome(_("Machines here have no network of their own, as host.toml says."))
 
 HOST_TOPICS = {
     "privileges": Topic(
@@ -205,6 +206,47 @@ HOST_TOPICS = {
                 _("Install a newer one: Debian 12 and Ubuntu 24.04 have it."),
             ),
             "unknown": Outcome(_("Not known while libvirt does not answer.")),
+        },
+    ),
+    "nftables": Topic(
+        _("Packet filter"),
+        _("It keeps machines apart from each other, from hosts and from the broker. Without it none starts."),
+        {
+            "ok": Outcome(_("%(version)s answers.")),
+            "away": Outcome(
+                _("nftables does not answer: %(error)s"),
+                _("Install it; where it is there, load its module and see what it says:"),
+                "apt install nftables\nmodprobe nf_tables\nnft list tables",
+            ),
+            "not-used": NO_BRIDGE,
+        },
+    ),
+    "dnsmasq": Topic(
+        _("Addresses for machines"),
+        _("libvirt has dnsmasq tell each machine its address. Without it no network of a machine starts."),
+        {
+            "ok": Outcome(_("It is there: %(path)s.")),
+            "away": Outcome(
+                _("dnsmasq is not installed."),
+                _("Install the program; its service is not needed:"),
+                "apt install dnsmasq-base",
+            ),
+            "not-used": NO_BRIDGE,
+        },
+    ),
+    "forwarding": Topic(
+        _("Packets of machines"),
+        _("Another firewall on the host, Docker's for example, may drop what machines send and are sent."),
+        {
+            "ok": Outcome(_("No other firewall drops what it does not know.")),
+            "dropped": Outcome(
+                _("%(chain)s of the table %(table)s drops what it does not know: machines reach nothing."),
+                _("Let it pass there; what machines may not reach is dropped before:"),
+                "nft insert rule %(family)s %(table)s %(chain)s iifname 'lh-*' accept\n"
+                "nft insert rule %(family)s %(table)s %(chain)s oifname 'lh-*' accept",
+            ),
+            "unknown": Outcome(_("Not known while nftables does not answer.")),
+            "not-used": NO_BRIDGE,
         },
     ),
     "storage": Topic(
