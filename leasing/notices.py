@@ -9,12 +9,13 @@ from smtplib import SMTPException
 from django.conf import settings
 from django.core.mail import EmailMessage, get_connection
 from django.db import transaction
+from django.db.models import QuerySet
 from django.utils import timezone, translation
 from django.utils.formats import date_format
 from django.utils.translation import gettext as _
 
 from leasing import hooks
-from leasing.errors import Words
+from leasing.errors import NotVisible, Words
 from leasing.models import Lease, Notification, Person
 from leasing.notice_topics import topic_of
 from leasing.reasons import Reason
@@ -83,6 +84,27 @@ def notify_address(
             created_at=now,
             next_send_at=now,
         )
+
+
+def notices_of(person: Person) -> QuerySet[Notification]:
+    """The person's own, newest first."""
+    return Notification.objects.filter(recipient=person).order_by("-created_at", "-pk")
+
+
+def mark_read(*, person: Person, until: int, now: datetime) -> int:
+    """Those up to the one with this number, as read now. Returns how many were not yet."""
+    return notices_of(person).filter(pk__lte=until, read_at=None).order_by().update(read_at=now)
+
+
+def mark_one(*, person: Person, number: int, read: bool, now: datetime) -> Notification:
+    """As read, since the first time that it was; or as unread again. Raises NotVisible."""
+    notice = notices_of(person).filter(pk=number).first()
+    if notice is None:
+        raise NotVisible(_("There is no such notice."))
+    if read != (notice.read_at is not None):
+        notice.read_at = now if read else None
+        notice.save(update_fields=["read_at"])
+    return notice
 
 
 def send_due_notices(*, now: datetime) -> int:

@@ -224,6 +224,7 @@ SPECTACULAR_SETTINGS = {
         "LeaseOutcomeEnum": "portal.api.schema.LEASE_OUTCOMES",
         "ImageFormatEnum": "leasing.models.Image.Format",
         "UploadFormatEnum": "leasing.models.ImageUpload.Format",
+        "NoticeTopicEnum": "portal.api.notices.TOPICS",
         "WaitlistOutcomeEnum": "portal.api.schema.WAITLIST_OUTCOMES",
     },
 }

@@ -67,6 +67,7 @@ class Notification(models.Model):
     subject = models.CharField(max_length=200)
     body = models.TextField()
     created_at = models.DateTimeField()
+    read_at = models.DateTimeField(null=True)
     next_send_at = models.DateTimeField(null=True)
     sent_at = models.DateTimeField(null=True)
     attempts = models.PositiveIntegerField(default=0)

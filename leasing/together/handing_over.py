@@ -131,7 +131,7 @@ def offered_to(person: Person) -> QuerySet[HandOver]:
 
 def hand_overs_seen_by(person: Person) -> QuerySet[HandOver]:
     """To and from the person, and those of the tenants that they approve for."""
-    seen = HandOver.objects.select_related("lease", "giver", "taker").filter(
+    seen = HandOver.objects.select_related("lease", "giver", "taker", "decided_by").filter(
         lease__in=policy.visible_leases(person).values("pk")
     )
     led = policy.tenants_with_role(person, "approver")

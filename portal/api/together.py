@@ -14,7 +14,7 @@ from rest_framework.response import Response
 
 from leasing import policy
 from leasing.models import HandOver, LeaseNote, Share
-from leasing.together import handing_over, notes
+from leasing.together import deciding, handing_over, notes
 from leasing.together.sharing import share_lease, withdraw_share
 from portal.api.fields import StrictSerializer
 from portal.api.leases import NothingSerializer, shown
@@ -42,11 +42,33 @@ class HandOverSerializer(serializers.ModelSerializer[HandOver]):
     giver = serializers.CharField(source="giver.username", read_only=True)
     taker = serializers.CharField(source="taker.username", read_only=True)
     offered_at, decided_at = moment(), moment(allow_null=True)
+    because = serializers.CharField(
+        read_only=True, help_text="What is outside the limits of who takes it, so that an approver decides"
+    )
+    decided_by = serializers.CharField(
+        source="decided_by.username", read_only=True, default=None, allow_null=True, help_text="The approver"
+    )
 
     class Meta:
         model = HandOver
-        fields = ["id", "lease", "giver", "taker", "note", "offered_at", "state", "decided_at"]
+        fields = [
+            "id", "lease", "giver", "taker", "note", "offered_at", "state", "because", "decided_at",
+            "decided_by", "decision_note",
+        ]  # fmt: skip
         read_only_fields = fields
+
+
+class HandOverFilterSerializer(serializers.Serializer[dict[str, Any]]):
+    state = serializers.ChoiceField(
+        choices=HandOver.State.choices, required=False, help_text="`asked`: waits for an approver"
+    )
+
+
+class DecideHandOverSerializer(StrictSerializer[dict[str, Any]]):
+    decision = serializers.ChoiceField(choices=["approve", "reject"])
+    note = serializers.CharField(
+        required=False, allow_blank=True, default="", max_length=500, help_text="For both; needed to reject"
+    )
 
 
 class OfferSerializer(StrictSerializer[dict[str, Any]]):
@@ -100,13 +122,17 @@ class ShareView(ActionView):
 
 
 class HandOverList(ListView[HandOver]):
-    """Leases that were offered to you or by you, or in the tenants that you approve for; newest first."""
-
     serializer_class = HandOverSerializer
     queryset = HandOver.objects.none()
 
     def get_queryset(self) -> QuerySet[HandOver]:
-        return handing_over.hand_overs_seen_by(person_of(self.request))
+        chosen = checked(HandOverFilterSerializer, self.request.query_params.dict())
+        return handing_over.hand_overs_seen_by(person_of(self.request)).filter(**chosen)
+
+    @extend_schema(parameters=[HandOverFilterSerializer])
+    def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Leases that were offered to you or by you, or in the tenants that you approve for; newest first."""
+        return super().get(request, *args, **kwargs)
 
 
 class HandOverView(ActionView):
@@ -151,6 +177,21 @@ class TakeBackView(ActionView):
         checked(NothingSerializer, request.data)
         actor = api_actor(request)
         made = handing_over.take_back_offer(actor=actor, hand_over_id=hand_over_id, now=timezone.now())
+        return Response(HandOverSerializer(made).data)
+
+
+class DecisionView(ActionView):
+    @extend_schema(request=DecideHandOverSerializer, responses=HandOverSerializer)
+    def post(self, request: Request, hand_over_id: UUID) -> Response:
+        """Agree that a lease becomes somebody's whose limits it is outside of, or not; it is not your own."""
+        given = checked(DecideHandOverSerializer, request.data)
+        made = deciding.decide_hand_over(
+            actor=api_actor(request),
+            hand_over_id=hand_over_id,
+            approve=given["decision"] == "approve",
+            note=given["note"],
+            now=timezone.now(),
+        )
         return Response(HandOverSerializer(made).data)
 
 

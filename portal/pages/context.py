@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 
 from leasing import emergency, policy
-from leasing.models import Lease, Person, Tenant
+from leasing.models import HandOver, Lease, Person, Tenant
 from leasing.states.lease import LeaseState
 
 
@@ -61,5 +61,7 @@ def requests_to_decide(person: Person, roles: dict[Tenant, set[str]]) -> int:
         return 0
     requests = Lease.objects.filter(tenant__in=tenants, state=LeaseState.REQUESTED).exclude(owner=person)
     alone, repeated = Count("pk", filter=Q(series=None)), Count("series", distinct=True)
+    asked = HandOver.objects.filter(state=HandOver.State.ASKED, lease__tenant__in=tenants)
+    others = asked.exclude(giver=person).exclude(taker=person)
     # A series is one decision.
-    return sum(requests.aggregate(alone=alone, repeated=repeated).values())
+    return int(sum(requests.aggregate(alone=alone, repeated=repeated).values())) + others.count()

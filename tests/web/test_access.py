@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
@@ -16,6 +17,7 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from knox.models import AuthToken
 
+from leasing import policy
 from leasing.actors import SYSTEM
 from leasing.billing.closing import close_month
 from leasing.billing.months import month_of
@@ -24,9 +26,10 @@ from leasing.enrolment.tokens import make_token
 from leasing.feeds.keeping import NewFeed, create_feed
 from leasing.imaging.uploads import begin_upload
 from leasing.membership.invitations import invite
-from leasing.models import AuditEntry, Invitation, Lease
+from leasing.models import AuditEntry, Invitation, Lease, Notification
+from leasing.quotas import set_quota
 from leasing.ssh_keys import add_ssh_key
-from leasing.together.handing_over import offer_lease
+from leasing.together.handing_over import accept_lease, offer_lease
 from leasing.together.sharing import share_lease
 from tests.web.conftest import SignIn, new_client
 from tests.web.scenes import Scene
@@ -43,7 +46,7 @@ class Row:
     codes: str = ""
     others: int = 404
     method: str = "get"
-    body: tuple[tuple[str, str], ...] = ()
+    body: tuple[tuple[str, Any], ...] = ()
     arguments: Arguments = lambda _scene: {}
     query: str = ""
     nobody: int = 0
@@ -181,6 +184,24 @@ def offer(scene: Scene) -> dict[str, Any]:
     return {"hand_over_id": made.pk}
 
 
+def asked_over(scene: Scene) -> dict[str, Any]:
+    """The same, and outside the colleague's limits: an approver is asked."""
+    now, taker = datetime.now(UTC), scene.finance
+    policy.grant_role(actor=SYSTEM, person=taker, tenant=scene.studio, role="member", now=now)
+    set_quota(
+        actor=SYSTEM, tenant=scene.studio, person=taker, kind="gpu-hours", value=Decimal(0), now=now
+    )  # fmt: skip
+    made = offer_lease(
+        actor=scene.actor(scene.ada), lease_id=scene.active.pk, username=taker.username, now=now
+    )
+    accept_lease(actor=scene.actor(taker), hand_over_id=made.pk, now=now)
+    return {"hand_over_id": made.pk}
+
+
+def notice(scene: Scene) -> dict[str, Any]:
+    return {"number": Notification.objects.filter(recipient=scene.ada).latest("pk").pk}
+
+
 def invitation(scene: Scene) -> dict[str, Any]:
     return {"slug": scene.studio.slug, "invitation_id": _invited(scene)[0].pk}
 
@@ -219,6 +240,7 @@ def posting(name: str, codes: str = "", *, others: int = 404, **more: Any) -> Ro
     return Row(name, codes, others, "post", body, **more)
 
 
+WAYS: tuple[tuple[str, Any], ...] = (("email", ["ending"]), ("browser", []), ("webhook", []))
 NEW_KEY = {"key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGIVdXM+GJSIWZABFD3ltQ8IYOYCXkPHxyFmxyZ0fIZL"}
 ACTIVE, REQUESTED, ENDED = lease("active"), lease("requested"), lease("ended")
 SEES_ACTIVE = "ada=200 approver=200 auditor=200"
@@ -344,7 +366,7 @@ TABLE = [
     posting("accept-lease", "approver=302", arguments=offer),
     posting("decline-lease", "approver=302", arguments=offer),
     posting("take-back", "ada=302", arguments=offer),
-    posting("decide-hand-over", "", body={"decision": "approve"}, arguments=unknown("hand_over_id")),
+    posting("decide-hand-over", "approver=302", body={"decision": "approve"}, arguments=asked_over),
     posting("add-note", "ada=302 approver=302 auditor=403", body={"text": "Due."}, arguments=REQUESTED),
     posting("api-lease-shares", SHARED, body=COLLEAGUE, arguments=ACTIVE),
     Row("api-lease-shares", SEES_ACTIVE, arguments=ACTIVE),
@@ -354,6 +376,7 @@ TABLE = [
     posting("api-accept-lease", "approver=200", arguments=offer),
     posting("api-decline-lease", "approver=200", arguments=offer),
     posting("api-take-back", "ada=200", arguments=offer),
+    posting("api-decide-hand-over", "approver=200", body={"decision": "approve"}, arguments=asked_over),
     posting(
         "api-lease-notes",
         "ada=201 approver=201 auditor=403",
@@ -490,6 +513,13 @@ TABLE = [
     Row("api-tokens", others=EVERYBODY),
     posting("api-tokens", "", others=201, body={"days": "30"}),
     Row("api-token", "ada=204", method="delete", arguments=token),
+    Row("api-notices", others=EVERYBODY),
+    posting("api-notices", others=200, body={"until": 1}),
+    posting("api-notice", "ada=200", body={"read": True}, arguments=notice),
+    Row("api-notice-settings", others=EVERYBODY),
+    Row("api-notice-settings", others=200, method="put", body=WAYS),
+    Row("api-webhook", others=200, method="put", body=(("url", "https://example.org/x"),)),
+    Row("api-webhook", others=204, method="delete"),
     Row("api-feeds", others=EVERYBODY),
     posting("api-feeds", "", others=201, body={"name": "mine"}),
     Row("api-ssh-keys", others=EVERYBODY),
@@ -681,6 +711,7 @@ DONE = frozenset({200, 201, 202, 204, 302})
 # These only ask, change how somebody is spoken to, or leave everything as it was.
 NOTHING_DONE = frozenset(
     {"api-quote", "api-closure-preview", "api-stop-preview", "language", "change-billing"}
+    | {"api-notices", "api-notice"}
 )
 
 
@@ -709,7 +740,7 @@ def ask(client: Client, row: Row, url: str) -> int:
     with transaction.atomic():
         entries = AuditEntry.objects.count()
         if row.name.startswith("api-"):
-            body = json.dumps(dict(row.body)) if row.method == "post" else ""
+            body = json.dumps(dict(row.body)) if row.body or row.method == "post" else ""
             response = (
                 getattr(client, row.method)(url, body, content_type="application/json")
                 if body
