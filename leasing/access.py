@@ -12,6 +12,8 @@ from leasing.models import Lease, SshKey
 from leasing.states.lease import LeaseState
 
 SSH, RDP, HTTP = 22, 3389, 80
+# Where Sunshine asks for the number that Moonlight shows.
+SUNSHINE_PAGE = 47990
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,11 @@ class WayIn:
     @property
     def is_remote_desktop(self) -> bool:
         return self.inside == RDP
+
+    @property
+    def sunshine_tunnel(self) -> str:
+        """The command by which Sunshine's page, which answers on the workstation alone, is reached."""
+        return self.command.replace("ssh ", f"ssh -L {SUNSHINE_PAGE}:localhost:{SUNSHINE_PAGE} ", 1)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ _AHEAD = (LeaseState.REQUESTED, LeaseState.SCHEDULED)
 # What a version says of itself; what a new one leaves out is as it was.
 FIELDS = (
     "name", "os_family", "format", "digest", "file_name", "cmdline", "login", "default_user", "cloud_init",
-    "mounts", "ports", "firmware", "tpm", "hides_hypervisor",
+    "mounts", "ports", "desktops", "firmware", "tpm", "hides_hypervisor",
 )  # fmt: skip
 
 

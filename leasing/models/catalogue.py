@@ -43,6 +43,13 @@ def check_ports(value: Any) -> None:
         raise ValidationError(_("A port is named twice."))
 
 
+def check_desktops(value: Any) -> None:
+    """Some of Image.Desktop, each once."""
+    known = isinstance(value, list) and all(one in Image.Desktop.values for one in value)
+    if not known or len({*value}) < len(value):
+        raise ValidationError(_("These are no remote desktops that are known here."))
+
+
 def check_usb_ids(value: Any) -> None:
     """At most so many vendor and product ids."""
     try:
@@ -91,9 +98,14 @@ class Image(models.Model):
     was booked with. `retired_at` is since when, and `retired_because` why, this one is not offered any more.
     One with cloud-init makes `default_user` at its first start, with the SSH keys of the lease's owner, and
     mounts `mounts`, each with source, target, type and options as in fstab. `ports` are those that are
-    forwarded to it from its host, where hosts connect machines: SSH, or 3389 for Remote Desktop. Hosts fetch
-    what is `stored`; everything else somebody has put there by hand.
+    forwarded to it from its host, where hosts connect machines: SSH, or 3389 for Remote Desktop. `desktops`
+    are those that are set up in it besides that one. Hosts fetch what is `stored`; everything else somebody
+    has put there by hand.
     """
+
+    class Desktop(models.TextChoices):
+        SUNSHINE = "sunshine", "Sunshine"
+        LOOKING_GLASS = "looking-glass", "Looking Glass"
 
     class Firmware(models.TextChoices):
         BIOS = "bios", "BIOS"
@@ -118,6 +130,7 @@ class Image(models.Model):
     cloud_init = models.BooleanField(default=False)
     mounts = models.JSONField(default=list, blank=True, validators=[check_mounts])
     ports = models.JSONField(default=ssh_alone, blank=True, validators=[check_ports])
+    desktops = models.JSONField(default=list, blank=True, validators=[check_desktops])
     firmware = models.CharField(max_length=11, choices=Firmware, default=Firmware.UEFI)
     tpm = models.BooleanField(default=False, help_text=_("A TPM 2.0, as Windows 11 needs"))
     hides_hypervisor = models.BooleanField(default=False)
@@ -140,3 +153,7 @@ class Image(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def desktop_names(self) -> str:
+        return ", ".join(str(self.Desktop(one).label) for one in self.desktops)

@@ -22,6 +22,7 @@ from portal.api.views import ActionView, ListView, api_actor, checked, person_of
 class ImageVersionSerializer(serializers.ModelSerializer[Image]):
     mounts = serializers.ListField(child=serializers.DictField(), read_only=True)
     ports = serializers.ListField(child=serializers.IntegerField(), read_only=True)
+    desktops = serializers.ListField(child=serializers.ChoiceField(Image.Desktop.choices), read_only=True)
     running = serializers.IntegerField(read_only=True, help_text="Leases that run from it")
     booked = serializers.IntegerField(read_only=True, help_text="Leases that are booked with it")
     distributed = serializers.SerializerMethodField(help_text="Whether hosts fetch it from the portal")
@@ -68,6 +69,12 @@ class NewVersionSerializer(StrictSerializer[dict[str, Any]]):
         required=False,
         max_length=4,
         help_text="TCP ports that are forwarded to it from its host",
+    )
+    desktops = serializers.ListField(
+        child=serializers.ChoiceField(Image.Desktop.choices),
+        required=False,
+        max_length=len(Image.Desktop),
+        help_text="Ways to its desktop that are set up in it, besides Remote Desktop",
     )
     firmware = serializers.ChoiceField(Image.Firmware.choices, required=False)
     tpm = serializers.BooleanField(required=False)

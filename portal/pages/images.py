@@ -23,7 +23,7 @@ from portal.pages.actions import action
 from portal.pages.image_files import files_context, ready_uploads
 
 _FLAGS = ("cloud_init", "tpm", "hides_hypervisor")
-_TEXTS = tuple(name for name in service.FIELDS if name not in (*_FLAGS, "mounts"))
+_TEXTS = tuple(name for name in service.FIELDS if name not in (*_FLAGS, "mounts", "desktops"))
 
 
 @login_required
@@ -38,6 +38,7 @@ def images(request: PersonRequest) -> HttpResponse:
         "images": service.images_in_use(),
         "formats": Image.Format.choices,
         "firmwares": Image.Firmware.choices,
+        "desktops": Image.Desktop.choices,
         "flags": [
             ("cloud_init", _("Set up by cloud-init")),
             ("tpm", _("With a TPM 2.0")),
@@ -54,6 +55,8 @@ def add_image(request: PersonRequest) -> str:
     given = {name: request.POST.get(name, "").strip()[:501] for name in (*_TEXTS, *_FLAGS)}
     facts: dict[str, Any] = {name: given[name] for name in _TEXTS if given[name]}
     facts |= {name: given[name] == "yes" for name in _FLAGS if given[name] in ("yes", "no")}
+    if desktops := request.POST.getlist("desktops")[: len(Image.Desktop) + 1]:
+        facts["desktops"] = [each for each in desktops if each != "none"]
     if chosen := request.POST.get("upload", ""):
         facts["upload"] = _upload_id(chosen)
     slug = request.POST.get("slug", "").strip()

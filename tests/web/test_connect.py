@@ -46,6 +46,20 @@ def test_the_page_says_what_to_type_and_which_key_to_expect(client: Client, scen
     assert "You have no SSH key here" not in page(client, scene, scene.active)
 
 
+def test_streaming_is_explained_where_the_image_has_it(client: Client, scene: Scene) -> None:
+    assert "Moonlight" not in page(client, scene, scene.active)
+    scene.image.desktops = ["sunshine"]
+    scene.image.save()
+    said = page(client, scene, scene.active)
+    assert "ssh -L 47990:localhost:47990 -p 22016 designer@hv1.studio.example" in said
+    assert "Looking Glass" not in said
+    scene.image.desktops = ["looking-glass"]
+    scene.image.save()
+    said = page(client, scene, scene.active)
+    assert "does not work over a network" in said
+    assert "Moonlight" not in said
+
+
 def test_a_file_opens_remote_desktop(client: Client, scene: Scene) -> None:
     address = reverse("remote-desktop", args=[scene.active.pk])
     assert f'href="{address}"' in page(client, scene, scene.active)

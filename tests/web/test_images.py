@@ -38,6 +38,21 @@ def test_an_operator_adds_a_version_and_offers_the_old_one_again(scene: Scene, s
     assert Image.objects.get(offered=True) == scene.image
 
 
+def test_what_streams_the_desktop_is_kept_until_it_is_said_anew(scene: Scene, sign_in: SignIn) -> None:
+    client = sign_in(scene.operator)
+
+    def offered(**more: object) -> object:
+        client.post(reverse("add-image"), NEW | more)
+        return Image.objects.get(offered=True).desktops
+
+    assert offered(desktops=["sunshine", "looking-glass"]) == ["sunshine", "looking-glass"]
+    assert "Sunshine, Looking Glass" in page_of(client)
+    assert offered() == ["sunshine", "looking-glass"]
+    assert offered(desktops=["teleport"]) == ["sunshine", "looking-glass"]
+    assert offered(desktops=["sunshine", "sunshine"]) == ["sunshine", "looking-glass"]
+    assert offered(desktops=["none"]) == []
+
+
 def test_a_retired_image_is_not_on_the_booking_page(scene: Scene, sign_in: SignIn) -> None:
     client = sign_in(scene.operator)
     back = {"back": reverse("images")}
