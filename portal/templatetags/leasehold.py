@@ -23,6 +23,7 @@ from leasing.models import Lease, QuotaKind, QuotaRequest, UsageSegment
 from leasing.quotas import Standing
 from leasing.terms import WHOLE_CURRENCIES
 from portal.pages import words
+from portal.pages.hardware_words import in_ones_own_words
 from portal.pages.looks import FATE_LOOKS, STEP_LOOKS, TRUST_LOOKS, Look, look_of_gpu, look_of_lease
 from portal.pages.usage_chart import Span
 from portal.pages.usage_form import UsageForm
@@ -39,6 +40,7 @@ for _words in (
 ):
     register.filter(_words.__name__, _words)
 register.filter("plain", plain)
+register.filter("own_words", in_ones_own_words)
 
 SYMBOLS = {"EUR": "€", "USD": "$", "GBP": "£", "CNY": "¥", "JPY": "¥"}
 MINUTE, HOUR, DAY = 60, 3600, 86400

@@ -31,19 +31,26 @@ class Shown:
 def every_page(visits: Visits, site: Site) -> list[Shown]:
     """Fragments, downloads, the console's picture and the API are no pages."""
     found: dict[str, Shown] = {}
-    for row in TABLE:
-        viewer = _viewer(row)
-        if viewer is None or row.name in found or row.name in BUSY or row.name.endswith("-live"):
-            continue
+    for row, viewer in rows_shown():
         reader = site.scene.everybody().get(viewer)
-        path = site.do(partial(_path, row))
+        path = site.do(partial(path_of, row))
         answer = visits.of(reader).request.get(path)
         if answer.ok and "text/html" in answer.headers["content-type"] and "<html" in answer.text():
             found[row.name] = Shown(row.name, path, reader)
     return list(found.values())
 
 
-def _path(row: Row, scene: Scene) -> str:
+def rows_shown() -> list[tuple[Row, str]]:
+    """Each address once, with the role of whoever sees the most of it."""
+    found: dict[str, tuple[Row, str]] = {}
+    for row in TABLE:
+        viewer = _viewer(row)
+        if viewer is not None and row.name not in BUSY and not row.name.endswith("-live"):
+            found.setdefault(row.name, (row, viewer))
+    return list(found.values())
+
+
+def path_of(row: Row, scene: Scene) -> str:
     return reverse(row.name, kwargs=row.arguments(scene)) + row.query
 
 
