@@ -167,12 +167,25 @@ def refuse_beyond(verdict: Verdict) -> None:
 
 def together_beyond(verdicts: Iterable[Verdict]) -> Reason:
     """Why several leases are outside the limits: each limit once, with the most that it comes to."""
+    return together(objections(measured_together(verdicts)))
+
+
+def measured_together(verdicts: Iterable[Verdict]) -> list[Measure]:
+    """What several leases, each judged given those before it, do to each limit, at the most."""
+    first: dict[tuple[Limit, str], Measure] = {}
     worst: dict[tuple[Limit, str], Measure] = {}
     for one in (measure for verdict in verdicts for measure in verdict.measures):
+        first.setdefault((one.limit, one.month), one)
         known = worst.get((one.limit, one.month))
         if known is None or (one.is_over, one.total) > (known.is_over, known.total):
             worst[one.limit, one.month] = one
-    return together(objections(worst.values()))
+    # What is used up in a month adds up; before the first of them there was only what others have.
+    return [
+        replace(one, there=first[key].there, asked=one.there + one.asked - first[key].there)
+        if one.month
+        else one
+        for key, one in worst.items()
+    ]
 
 
 def limits_in_force(tenant: Tenant, person: Person | None, *, now: datetime) -> list[Limit]:

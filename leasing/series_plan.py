@@ -14,6 +14,7 @@ from leasing import quotas
 from leasing.actors import Actor
 from leasing.booking import fill_quote, member_of
 from leasing.errors import InvalidRequest
+from leasing.limits import Measure
 from leasing.models import Flavor, Lease, Person, Tenant
 from leasing.obstacles import InTheWay, in_the_way
 from leasing.pricing import Quote, quote_lease
@@ -55,10 +56,11 @@ class Planned:
 
 @dataclass(frozen=True)
 class Plan:
-    """What booking a series would do now."""
+    """What booking a series would do now: to each limit too, all dates together."""
 
     planned: list[Planned]
     approval_because: Reason
+    measures: list[Measure]
 
     @property
     def booked(self) -> list[Planned]:
@@ -95,7 +97,8 @@ def preview_series(
         if one.is_booked
     ]
     quotes = [one.quote for one in planned if one.is_booked]
-    return Plan(planned, quotas.together_beyond(judged(leases, quotes, now=now)))
+    verdicts = judged(leases, quotes, now=now)
+    return Plan(planned, quotas.together_beyond(verdicts), quotas.measured_together(verdicts))
 
 
 def windows(flavor: Flavor, pattern: Pattern, without: frozenset[date], now: datetime) -> list[Occurrence]:

@@ -12,7 +12,7 @@ from django.utils.translation import gettext_lazy as _
 from leasing.actors import Actor
 from leasing.booking import judge_booking, quote_lease
 from leasing.errors import DomainError
-from leasing.limits import check_window
+from leasing.limits import Measure, check_window
 from leasing.models import Flavor, Tenant
 from leasing.obstacles import InTheWay
 from leasing.pricing import Quote
@@ -24,6 +24,8 @@ from leasing.timing import SHORTEST_LEASE
 from portal.pages.booking_form import UNTIL, BookingForm, add_domain_error
 from portal.pages.calendar_windows import next_whole_minute, whole_minute
 from portal.pages.waitlist import deadline_for
+
+MOST_MEASURES = 8
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,14 @@ class RepeatedOffer:
 
     plan: Plan
     pattern: Pattern
+    tenant: Tenant
     lost: list[LostDate]
     without: str
+
+    @property
+    def measures(self) -> list[Measure]:
+        """What is exceeded comes first; a long series has many months."""
+        return sorted(self.plan.measures, key=lambda one: not one.is_over)[:MOST_MEASURES]
 
 
 def offer_of(form: BookingForm, now: datetime) -> Offer | RepeatedOffer | None:
@@ -101,6 +109,7 @@ def _repeated(form: BookingForm, now: datetime) -> RepeatedOffer:
     return RepeatedOffer(
         plan=plan,
         pattern=pattern,
+        tenant=chosen["tenant"],
         lost=[LostDate(one, [_single(form, slot) for slot in one.instead]) for one in plan.lost],
         without=",".join(one.occurrence.day.isoformat() for one in plan.lost),
     )

@@ -248,8 +248,14 @@ def test_limits_count_the_whole_series(world: World) -> None:
     set_quota(actor=SYSTEM, tenant=world.studio, kind="gpu-hours", value=Decimal(64), now=world.now)
     week = replace(WORKDAYS, last_on=date(2026, 3, 12))
     assert preview(world, week).approval_because.code == ""
-    because = preview(world).approval_because
+    plan = preview(world)
+    because = plan.approval_because
     assert because.code == "over-gpu-hours"
+    hours = (
+        sum((one.occurrence.ends_at - one.occurrence.starts_at).total_seconds() for one in plan.booked) / 3600
+    )
+    (measure,) = [one for one in plan.measures if one.limit.kind == "gpu-hours"]
+    assert (float(measure.asked), measure.is_over) == (hours, True), "all dates of the month together"
     assert dict(because.facts)["total"] == "72.00", "the most that it comes to"
     series = book(world)
     assert {lease.state for lease in series.leases.all()} == {"requested"}

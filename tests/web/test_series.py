@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from zoneinfo import ZoneInfo
@@ -15,8 +16,10 @@ from django.urls import reverse
 from playwright.sync_api import expect
 
 from hosts.models import Gpu
+from leasing.actors import SYSTEM
 from leasing.booking import request_lease
 from leasing.models import Lease, Person, Series
+from leasing.quotas import set_quota
 from tests.web.browsing import Visits
 from tests.web.conftest import SignIn
 from tests.web.scenes import Scene
@@ -69,6 +72,24 @@ def ada(scene: Scene, sign_in: SignIn) -> Client:
 
 def price(client: Client, **changes: object) -> str:
     return re.sub(r"\s+", " ", client.get("/book/price/", form(**changes)).content.decode())  # type: ignore[arg-type]
+
+
+def test_the_offer_shows_what_all_dates_do_to_each_limit(scene: Scene, ada: Client) -> None:
+    limit: dict[str, Any] = {
+        "tenant": scene.studio,
+        "kind": "gpu-hours",
+        "value": Decimal(1000),
+        "now": scene.now,
+    }
+    set_quota(actor=SYSTEM, **limit)
+    page = price(ada, days=3)
+    assert 'data-measure="gpus"' in page
+    asked = re.findall(r'data-measure="gpu-hours".*?<strong>(\d+)</strong>', page)
+    assert sum(map(int, asked)) == 6, "of one month, or of two"
+    set_quota(actor=SYSTEM, value=Decimal(1), **limit)
+    first = re.search(r'<li class="tone-(\w+)" data-measure="([a-z-]+)"', price(ada, days=3))
+    assert first
+    assert first.groups() == ("red", "gpu-hours")
 
 
 def newest() -> Series:
