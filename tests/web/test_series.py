@@ -75,13 +75,8 @@ def price(client: Client, **changes: object) -> str:
 
 
 def test_the_offer_shows_what_all_dates_do_to_each_limit(scene: Scene, ada: Client) -> None:
-    limit: dict[str, Any] = {
-        "tenant": scene.studio,
-        "kind": "gpu-hours",
-        "value": Decimal(1000),
-        "now": scene.now,
-    }
-    set_quota(actor=SYSTEM, **limit)
+    limit: dict[str, Any] = {"tenant": scene.studio, "kind": "gpu-hours", "now": scene.now}
+    set_quota(actor=SYSTEM, value=Decimal(1000), **limit)
     page = price(ada, days=3)
     assert 'data-measure="gpus"' in page
     asked = re.findall(r'data-measure="gpu-hours".*?<strong>(\d+)</strong>', page)
