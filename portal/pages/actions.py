@@ -10,13 +10,16 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpResponse
 from django.shortcuts import redirect
+from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST
 
+from leasing import policy
 from leasing.errors import DomainError, NotAllowed, NotVisible
 from portal.middleware import PersonRequest
 
 P = ParamSpec("P")
+Action = Callable[Concatenate[PersonRequest, P], HttpResponse]
 
 
 def action(
@@ -39,6 +42,31 @@ def action(
             return redirect(back_of(request))
 
     return update_wrapper(view, perform)
+
+
+def operating(page: str) -> Callable[[Callable[Concatenate[PersonRequest, P], str]], Action[P]]:
+    """An action for operators: it returns what is to be said afterwards, on that page."""
+
+    def decorated(perform: Callable[Concatenate[PersonRequest, P], str]) -> Action[P]:
+        def run(request: PersonRequest, /, *args: P.args, **kwargs: P.kwargs) -> str:
+            policy.require_operator(request.user)
+            messages.success(request, perform(request, *args, **kwargs))
+            return reverse(page)
+
+        return action(update_wrapper(run, perform))
+
+    return decorated
+
+
+def text_in(request: PersonRequest, name: str, most: int) -> str:
+    """What a field of the form says; one character more than it may, where it says too much."""
+    return request.POST.get(name, "").strip()[: most + 1]
+
+
+def number_in(request: PersonRequest, name: str) -> int | None:
+    """The whole number, of at most eight digits, that a field of the form says."""
+    given = request.POST.get(name, "").strip()
+    return int(given) if given.isascii() and given.isdecimal() and len(given) < 9 else None
 
 
 def back_of(request: PersonRequest) -> str:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpResponse
 from django.shortcuts import render
-from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
@@ -19,7 +17,7 @@ from leasing import policy
 from leasing.errors import NotVisible
 from leasing.models import Image, ImageUpload
 from portal.middleware import PersonRequest
-from portal.pages.actions import action
+from portal.pages.actions import operating, text_in
 from portal.pages.image_files import files_context, ready_uploads
 
 _FLAGS = ("cloud_init", "tpm", "hides_hypervisor")
@@ -49,9 +47,8 @@ def images(request: PersonRequest) -> HttpResponse:
     return render(request, "fleet/images.html", context)
 
 
-@action
+@operating("images")
 def add_image(request: PersonRequest) -> str:
-    policy.require_operator(request.user)
     given = {name: request.POST.get(name, "").strip()[:501] for name in (*_TEXTS, *_FLAGS)}
     facts: dict[str, Any] = {name: given[name] for name in _TEXTS if given[name]}
     facts |= {name: given[name] == "yes" for name in _FLAGS if given[name] in ("yes", "no")}
@@ -59,12 +56,9 @@ def add_image(request: PersonRequest) -> str:
         facts["desktops"] = [each for each in desktops if each != "none"]
     if chosen := request.POST.get("upload", ""):
         facts["upload"] = _upload_id(chosen)
-    slug = request.POST.get("slug", "").strip()
+    slug = text_in(request, "slug", 50)
     image = service.add_version(actor=request.actor, slug=slug, facts=facts, now=timezone.now())
-    messages.success(
-        request, _("Version %(n)d of %(image)s is offered.") % {"n": image.version, "image": image.name}
-    )
-    return reverse("images")
+    return _("Version %(n)d of %(image)s is offered.") % {"n": image.version, "image": image.name}
 
 
 def _upload_id(chosen: str) -> UUID:
@@ -74,20 +68,14 @@ def _upload_id(chosen: str) -> UUID:
         raise NotVisible(_("There is no such upload.")) from None
 
 
-@action
+@operating("images")
 def retire_image(request: PersonRequest, image_id: int) -> str:
-    policy.require_operator(request.user)
     reason = request.POST.get("reason", "")
     image = service.retire_image(actor=request.actor, image_id=image_id, reason=reason, now=timezone.now())
-    messages.success(request, _("%(image)s is not offered any more.") % {"image": image.name})
-    return reverse("images")
+    return _("%(image)s is not offered any more.") % {"image": image.name}
 
 
-@action
+@operating("images")
 def offer_image(request: PersonRequest, image_id: int) -> str:
-    policy.require_operator(request.user)
     image = service.offer_image(actor=request.actor, image_id=image_id, now=timezone.now())
-    messages.success(
-        request, _("Version %(n)d of %(image)s is offered.") % {"n": image.version, "image": image.name}
-    )
-    return reverse("images")
+    return _("Version %(n)d of %(image)s is offered.") % {"n": image.version, "image": image.name}

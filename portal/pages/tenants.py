@@ -5,11 +5,9 @@ from __future__ import annotations
 import zoneinfo
 from typing import Any
 
-from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpResponse
 from django.shortcuts import render
-from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
@@ -19,7 +17,7 @@ from leasing.errors import InvalidRequest
 from leasing.membership import closing, tenants
 from leasing.models import Tenant
 from portal.middleware import PersonRequest
-from portal.pages.actions import action
+from portal.pages.actions import number_in, operating, text_in
 
 LIMITS = ("concurrent_gpus", "longest_lease_hours", "book_ahead_days")
 LARGEST = 100_000
@@ -42,53 +40,45 @@ def keep(request: PersonRequest) -> HttpResponse:
     return render(request, "fleet/tenants.html", context)
 
 
-@action
+@operating("keep-tenants")
 def add(request: PersonRequest) -> str:
-    policy.require_operator(request.user)
     tenant = tenants.add_tenant(
         actor=request.actor,
-        slug=request.POST.get("slug", "").strip()[:51],
+        slug=text_in(request, "slug", 50),
         facts=_given(request),
-        owner=request.POST.get("owner", "")[:150],
+        owner=text_in(request, "owner", 150),
         now=timezone.now(),
     )
-    messages.success(request, _("%(team)s is added.") % {"team": tenant})
-    return reverse("keep-tenants")
+    return _("%(team)s is added.") % {"team": tenant}
 
 
-@action
+@operating("keep-tenants")
 def change(request: PersonRequest, slug: str) -> str:
-    policy.require_operator(request.user)
     tenant = tenants.change_tenant(actor=request.actor, slug=slug, facts=_given(request), now=timezone.now())
-    messages.success(request, _("%(team)s is changed; what is booked stays.") % {"team": tenant})
-    return reverse("keep-tenants")
+    return _("%(team)s is changed; what is booked stays.") % {"team": tenant}
 
 
-@action
+@operating("keep-tenants")
 def appoint(request: PersonRequest, slug: str) -> str:
-    policy.require_operator(request.user)
-    username = request.POST.get("owner", "")[:150]
+    username = text_in(request, "owner", 150)
     person = tenants.appoint_owner(actor=request.actor, slug=slug, username=username, now=timezone.now())
-    messages.success(request, _("%(person)s is an owner of the team.") % {"person": person})
-    return reverse("keep-tenants")
+    return _("%(person)s is an owner of the team.") % {"person": person}
 
 
-@action
+@operating("keep-tenants")
 def reopen(request: PersonRequest, slug: str) -> str:
-    policy.require_operator(request.user)
     tenant = closing.reopen_tenant(actor=request.actor, slug=slug, now=timezone.now())
-    messages.success(request, _("%(team)s is open again.") % {"team": tenant})
-    return reverse("keep-tenants")
+    return _("%(team)s is open again.") % {"team": tenant}
 
 
 def _given(request: PersonRequest) -> dict[str, Any]:
     facts: dict[str, Any] = {
-        "name": request.POST.get("name", "").strip()[:101],
-        "timezone": request.POST.get("timezone", "")[:64],
+        "name": text_in(request, "name", 100),
+        "timezone": text_in(request, "timezone", 64),
     }
     for name in LIMITS:
-        given = request.POST.get(name, "").strip()
-        if not (given.isascii() and given.isdecimal() and len(given) < 9 and int(given) <= LARGEST):
+        given = number_in(request, name)
+        if given is None or given > LARGEST:
             raise InvalidRequest(_("Limits are whole numbers."), field=name)
-        facts[name] = int(given)
+        facts[name] = given
     return facts
