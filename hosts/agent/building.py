@@ -16,7 +16,16 @@ from hosts.agent import disks
 from hosts.agent.bus import Card
 from hosts.agent.domain import Backing, BiosDisk, Boot, Disk, MachineSpec, UefiDisk, domain_xml
 from hosts.agent.fragments import show_rom
-from hosts.agent.home_steps import attach_home, has_home, home_disk, home_key, leases_with_home, let_go
+from hosts.agent.home_steps import (
+    attach_home,
+    has_home,
+    home_disk,
+    home_key,
+    leases_with_home,
+    let_go,
+    open_pool,
+    opened_key,
+)
 from hosts.agent.host_key import keep_host_key, read_host_key
 from hosts.agent.images import open_disk_image, open_kernel_image, require_digest
 from hosts.agent.layout import read_layout
@@ -25,6 +34,7 @@ from hosts.agent.network.connecting import access_of, interfaces
 from hosts.agent.placing import ANYWHERE, Placement, place
 from hosts.agent.rig import Rig
 from hosts.agent.seed import write_seed
+from hosts.agent.snapshots import Snapshots
 from hosts.agent.usb import UsbDevice, choose, read_usb
 from hosts.protocol.messages import Access, Provision
 
@@ -38,11 +48,12 @@ _CHOOSING = Lock()
 def make_disks(rig: Rig, goal: Provision) -> None:
     """The lease's scratch disk, over its golden image if that is a disk, too; its home; and its seed."""
     attach_home(rig, goal)
-    if goal.machine.disk_gib:
+    if goal.machine.disk_gib and not disk_path(rig, goal.lease_id).exists():
         disks.create_scratch(
             disk_path(rig, goal.lease_id),
             size_gib=goal.machine.disk_gib,
             backing=_backing(rig, goal),
+            original=_original(rig, goal),
             encrypted=rig.hypervisor.keeps_keys,
         )
     if goal.machine.guest is not None:
@@ -162,9 +173,19 @@ def _disk(rig: Rig, goal: Provision) -> Disk | None:
     )
 
 
+def _original(rig: Rig, goal: Provision) -> disks.Original | None:
+    """The snapshot that the disk begins as."""
+    order = goal.machine.snapshot
+    if order is None:
+        return None
+    pool = open_pool(rig.config, order.pool)
+    return Snapshots(pool).open(order.snapshot_id, opened_key(rig, order.sealed_key))
+
+
 def _backing(rig: Rig, goal: Provision) -> Backing | None:
+    """The golden image under the disk: a snapshot holds it already."""
     image = goal.machine.image
-    if image.format == "direct-kernel":
+    if image.format == "direct-kernel" or goal.machine.snapshot is not None:
         return None
     path = rig.config.images_directory / f"{image.name}.{image.format}"
     return open_disk_image(path, image.format, image.digest)

@@ -10,6 +10,7 @@ import secrets
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from hosts.agent.domain import Backing
@@ -43,10 +44,25 @@ def read_key(disk: Path) -> bytes:
         raise DiskError(f"The key of {disk} cannot be read: {error.strerror}.") from error
 
 
+@dataclass(frozen=True)
+class Original:
+    """A qcow2 disk to copy, and the key that opens it, if it is encrypted."""
+
+    path: Path
+    key: bytes | None
+
+
 def create_scratch(
-    disk: Path, *, size_gib: int, backing: Backing | None = None, encrypted: bool = True
+    disk: Path,
+    *,
+    size_gib: int,
+    backing: Backing | None = None,
+    original: Original | None = None,
+    encrypted: bool = True,
 ) -> None:
-    """A qcow2 disk, empty or over a golden image. One that exists is kept, with what the tenant wrote.
+    """A qcow2 disk, empty, over a golden image, or with all that an original holds, which is no larger.
+
+    One that exists is kept, with what the tenant wrote.
 
     It appears under its name only when it is complete, so what a crash interrupted is made again.
     """
@@ -57,6 +73,8 @@ def create_scratch(
     partial.unlink(missing_ok=True)
     options = _encryption(str(_make_key(disk))) if encrypted else []
     _qemu_img("create", "-q", "-f", "qcow2", *options, *_over(backing), str(partial), f"{size_gib}G")
+    if original is not None:
+        _fill(partial, original, key=read_key(disk) if encrypted else None)
     partial.chmod(0o600)
     sync(partial)
     partial.replace(disk)
@@ -89,6 +107,44 @@ def convert(plain: Path, disk: Path, *, key: bytes | None) -> None:
                 "convert", "-f", "raw", "-O", "qcow2", *options, str(plain), str(disk), pass_fds=(handle,)
             )
     disk.chmod(0o600)
+
+
+def copy(original: Original, disk: Path, *, key: bytes | None) -> None:
+    """A qcow2 disk with all that the original and what it lies over hold, encrypted if there is a key."""
+    with _opened(original, "original") as (options, name, handles), _in_memory(key or b"") as handle:
+        own = _encryption(f"/proc/self/fd/{handle}") if key is not None else []
+        _qemu_img(
+            "convert", *options, *own, "--image-opts", "-O", "qcow2", name, str(disk),
+            pass_fds=(*handles, handle),
+        )  # fmt: skip
+    disk.chmod(0o600)
+
+
+def _fill(disk: Path, original: Original, *, key: bytes | None) -> None:
+    """Write all that the original holds to a new disk. DiskError if the original was removed meanwhile."""
+    with (
+        _opened(original, "original") as (options, name, handles),
+        _opened(Original(disk, key), "copy") as (more, copy_name, others),
+    ):
+        _qemu_img(
+            "convert", *options, *more, "-n", "--target-is-zero", "--image-opts", "--target-image-opts", name,
+            copy_name, pass_fds=(*handles, *others),
+        )  # fmt: skip
+    if not original.path.exists():
+        raise DiskError(f"{original.path} was removed while it was read.")
+
+
+@contextmanager
+def _opened(disk: Original, name: str) -> Iterator[tuple[list[str], str, tuple[int, ...]]]:
+    """How qemu-img is told of a disk: options, the disk, and the handles that it inherits."""
+    said = f"driver=qcow2,file.filename={_escaped(str(disk.path))}"
+    if disk.key is None:
+        yield [], said, ()
+    else:
+        with _in_memory(disk.key) as handle:
+            secret = f"secret,id={name},file=/proc/self/fd/{handle}"
+            said += f",encrypt.format=luks,encrypt.key-secret={name}"
+            yield ["--object", secret], said, (handle,)
 
 
 def write_private(path: Path, data: bytes) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from hosts.agent.divisions import division_of
-from hosts.agent.plans import gpu_lock, machine_locks
+from hosts.agent.plans import gpu_lock, lease_lock, machine_locks
 from hosts.agent.records import MachineRecord
 from hosts.agent.rig import Rig
 from hosts.agent.spool import Origin
@@ -24,6 +24,8 @@ from hosts.protocol.messages import (
     Provision,
     Release,
     RemoveHome,
+    RemoveSnapshot,
+    TakeSnapshot,
     Undivide,
     Update,
 )
@@ -60,15 +62,19 @@ def take_goal(rig: Rig, goal: Goal, origin: Origin) -> None:
             rig.copies.want(goal)
         case Divide() | Undivide():
             _take_division(rig, goal, origin)
-        case Inspect() | RemoveHome():
+        case Inspect() | TakeSnapshot() | RemoveHome() | RemoveSnapshot():
             _take_plain(rig, goal, origin)
         case _:
             raise Refusal(f"A {type(goal).__name__} is not carried out here.")
 
 
-def _take_plain(rig: Rig, goal: Inspect | RemoveHome, origin: Origin) -> None:
-    kind = "inspect" if isinstance(goal, Inspect) else "remove-home"
-    rig.plans.add(kind, goal, origin, lease_id=None, locks=())
+def _take_plain(rig: Rig, goal: Inspect | TakeSnapshot | RemoveHome | RemoveSnapshot, origin: Origin) -> None:
+    """Plans that are called as their goals are. Nobody switches a machine on while its disk is copied."""
+    lease_id, locks = None, set()
+    if isinstance(goal, TakeSnapshot):
+        lease_id = _kept_machine(rig, goal.lease_id).lease_id
+        locks = {lease_lock(lease_id)}
+    rig.plans.add(str(goal.__struct_config__.tag), goal, origin, lease_id=lease_id, locks=locks)
 
 
 def _take_provision(rig: Rig, goal: Provision, origin: Origin) -> None:

@@ -24,7 +24,7 @@ def pool_at_hand(config: Config) -> str:
     if config.home_pool is None:
         return ""
     try:
-        _open(config, config.home_pool.name).check()
+        open_pool(config, config.home_pool.name).check()
     except DiskError as error:
         log.warning("%s", error)
         return ""
@@ -34,7 +34,7 @@ def pool_at_hand(config: Config) -> str:
 def attach_home(rig: Rig, goal: Provision) -> None:
     """If it has one. The lease's machine may be started with it from then on, and no other one."""
     if (order := goal.machine.home) is not None:
-        _open(rig.config, order.pool).attach(
+        open_pool(rig.config, order.pool).attach(
             order.volume_id,
             lease_id=goal.lease_id,
             size_gib=order.size_gib,
@@ -46,7 +46,7 @@ def attach_home(rig: Rig, goal: Provision) -> None:
 def has_home(rig: Rig, goal: Provision) -> bool:
     """Whether the lease has the volume that it is to have; it may have none."""
     order = goal.machine.home
-    return order is None or _open(rig.config, order.pool).is_attached(order.volume_id, goal.lease_id)
+    return order is None or open_pool(rig.config, order.pool).is_attached(order.volume_id, goal.lease_id)
 
 
 def home_disk(rig: Rig, goal: Provision) -> Disk | None:
@@ -56,20 +56,27 @@ def home_disk(rig: Rig, goal: Provision) -> Disk | None:
         return None
     if not has_home(rig, goal):
         raise StepFailed(f"The home volume {order.volume_id} is not attached to this lease.")
-    path = _open(rig.config, order.pool).path(order.volume_id)
+    path = open_pool(rig.config, order.pool).path(order.volume_id)
     return Disk(path=path, encrypted=rig.hypervisor.keeps_keys)
 
 
 def home_key(rig: Rig, goal: Provision) -> bytes | None:
     """What opens it; None where disks are not encrypted, and without a volume."""
     order = goal.machine.home
-    if order is None or not rig.hypervisor.keeps_keys:
+    if order is None:
         return None
-    return unseal(order.sealed_key, key=load_identity(rig.config.identity_path).sealing)
+    return opened_key(rig, order.sealed_key)
+
+
+def opened_key(rig: Rig, sealed: str) -> bytes | None:
+    """What was sealed to this host; None where disks are not encrypted."""
+    if not rig.hypervisor.keeps_keys:
+        return None
+    return unseal(sealed, key=load_identity(rig.config.identity_path).sealing)
 
 
 def let_go(rig: Rig, lease_id: UUID) -> None:
-    """The lease's volume is free for the next one, and its key is not in the journal any more.
+    """The lease's volume is free for the next one, and no key of the pool's is in the journal any more.
 
     DiskError while the machine may still write to it.
     """
@@ -79,18 +86,19 @@ def let_go(rig: Rig, lease_id: UUID) -> None:
     if facts is not None and facts.is_active:
         raise DiskError(f"{facts.name} still has its home volume.")
     with rig.journal.transaction():
-        rig.machines.forget_home_key(lease_id)
-        rig.plans.forget_home_key(lease_id)
-    _open(rig.config, rig.config.home_pool.name).detach(lease_id)
+        rig.machines.forget_keys(lease_id)
+        rig.plans.forget_keys(lease_id)
+    open_pool(rig.config, rig.config.home_pool.name).detach(lease_id)
 
 
 def leases_with_home(rig: Rig) -> set[UUID]:
     """Those that have claimed a volume from this host."""
     name = pool_at_hand(rig.config)
-    return _open(rig.config, name).leases() if name else set()
+    return open_pool(rig.config, name).leases() if name else set()
 
 
-def _open(config: Config, name: str) -> Pool:
+def open_pool(config: Config, name: str) -> Pool:
+    """The host's pool, which must have that name; it may not be mounted."""
     pool = config.home_pool
     if pool is None or pool.name != name:
         raise DiskError(f"This host has no pool {name}.")
@@ -99,7 +107,7 @@ def _open(config: Config, name: str) -> Pool:
 
 def _remove(job: Job) -> None:
     goal = job.goal(RemoveHome)
-    _open(job.rig.config, goal.pool).remove(goal.volume_id)
+    open_pool(job.rig.config, goal.pool).remove(goal.volume_id)
 
 
 def _removed(job: Job) -> None:

@@ -36,23 +36,23 @@ class Pool:
     """The pool of storage of this host. Errors: DiskError."""
 
     def __init__(self, directory: Path, *, name: str, host: str) -> None:
-        self._directory = directory
+        self.directory = directory
         self._name = name
         self._host = host
 
     def check(self) -> None:
         """Whether this is the pool, and not an empty folder that it was to be mounted on."""
         try:
-            found = (self._directory / POOL_MARK).read_text().strip()
+            found = (self.directory / POOL_MARK).read_text().strip()
         except OSError as error:
             raise DiskError(
-                f"The pool {self._name} is not at {self._directory}: {POOL_MARK}: {error.strerror}."
+                f"The pool {self._name} is not at {self.directory}: {POOL_MARK}: {error.strerror}."
             ) from error
         if found != self._name:
-            raise DiskError(f"At {self._directory} is the pool {found[:63]}, not {self._name}.")
+            raise DiskError(f"At {self.directory} is the pool {found[:63]}, not {self._name}.")
 
     def path(self, volume_id: UUID) -> Path:
-        return self._directory / f"{volume_id}{VOLUME_SUFFIX}"
+        return self.directory / f"{volume_id}{VOLUME_SUFFIX}"
 
     def attach(
         self, volume_id: UUID, *, lease_id: UUID, size_gib: int, made: bool, key: bytes | None
@@ -62,7 +62,7 @@ class Pool:
         `key` None leaves a new volume unencrypted.
         """
         self.check()
-        self._claim(volume_id, lease_id)
+        self.claim(volume_id, lease_id)
         if self.path(volume_id).exists():
             return
         if made:
@@ -78,7 +78,7 @@ class Pool:
         for path, claim in self._claims():
             if claim.lease_id == lease_id:
                 path.unlink(missing_ok=True)
-                disks.sync(self._directory)
+                disks.sync(self.directory)
 
     def leases(self) -> set[UUID]:
         """Those that have a volume here, claimed by this host."""
@@ -91,23 +91,27 @@ class Pool:
     def remove(self, volume_id: UUID) -> None:
         """Destroy it, unless a lease has it. Nobody can attach it meanwhile."""
         self.check()
-        self._claim(volume_id, volume_id)
+        self.claim(volume_id, volume_id)
         disks.destroy(self.path(volume_id))
         for path in self._drafts(self.path(volume_id)):
             path.unlink(missing_ok=True)
-        self._claim_path(volume_id).unlink(missing_ok=True)
-        disks.sync(self._directory)
+        self.give_up(volume_id)
 
-    def _claim(self, volume_id: UUID, lease_id: UUID) -> None:
-        """A link is made by one of all that try, on network file systems, too."""
-        draft = self._directory / f".{uuid4()}.claim"
+    def give_up(self, volume_id: UUID) -> None:
+        """Nobody has it any more."""
+        self._claim_path(volume_id).unlink(missing_ok=True)
+        disks.sync(self.directory)
+
+    def claim(self, volume_id: UUID, lease_id: UUID) -> None:
+        """One lease at most has it: a link is made by one of all that try, on network file systems, too."""
+        draft = self.directory / f".{uuid4()}.claim"
         try:
             disks.write_private(draft, msgspec.json.encode(Claim(lease_id, self._host)))
             with suppress(FileExistsError):
                 os.link(draft, self._claim_path(volume_id))
         finally:
             draft.unlink(missing_ok=True)
-        disks.sync(self._directory)
+        disks.sync(self.directory)
         claim = self._read(self._claim_path(volume_id))
         if claim is None or claim.lease_id != lease_id:
             whose = "nobody any more" if claim is None else f"{claim.lease_id} on {claim.host}"
@@ -139,11 +143,11 @@ class Pool:
         return path.with_name(f"{path.name}.plain"), path.with_name(f"{path.name}.partial")
 
     def _claims(self) -> list[tuple[Path, Claim]]:
-        found = ((path, self._read(path)) for path in self._directory.glob(f"*{CLAIM_SUFFIX}"))
+        found = ((path, self._read(path)) for path in self.directory.glob(f"*{CLAIM_SUFFIX}"))
         return [(path, claim) for path, claim in found if claim is not None]
 
     def _claim_path(self, volume_id: UUID) -> Path:
-        return self._directory / f"{volume_id}{CLAIM_SUFFIX}"
+        return self.directory / f"{volume_id}{CLAIM_SUFFIX}"
 
     def _read(self, path: Path) -> Claim | None:
         try:

@@ -11,6 +11,7 @@ from hosts.agent.inventory import take_inventory
 from hosts.agent.machine_plans import DEADLINE, POWER_OFF, POWER_ON, PROVISION, RELEASE, RESTART, RESUME
 from hosts.agent.resetting import RESET
 from hosts.agent.scrubbing import INTAKE, SCRUB
+from hosts.agent.snapshot_steps import REMOVE_SNAPSHOT, SNAPSHOT
 from hosts.agent.steps import Job, PlanKind, Step
 from hosts.protocol.checkup import CheckUp
 
@@ -49,5 +50,7 @@ PLAN_KINDS: Mapping[str, PlanKind] = {
         DEADLINE,
         INSPECT,
         REMOVE_HOME,
+        SNAPSHOT,
+        REMOVE_SNAPSHOT,
     )
 }

@@ -20,6 +20,7 @@ from hosts.agent.machine_steps import (
     STOP,
     UNDEFINE,
 )
+from hosts.agent.snapshot_steps import SAVE_BEFORE_END
 from hosts.agent.steps import GpuStepFailed, Job, PlanKind, Step
 from hosts.protocol.messages import (
     GpuFailed,
@@ -123,7 +124,10 @@ PROVISION = PlanKind(
     fail=_fail_provision,
 )
 RELEASE = PlanKind(
-    "release", (CLOSE, STOP, UNDEFINE, DISCONNECT, DESTROY_DISK), finish=_finish_release, fail=_fail_release
+    "release",
+    (CLOSE, STOP, SAVE_BEFORE_END, UNDEFINE, DISCONNECT, DESTROY_DISK),
+    finish=_finish_release,
+    fail=_fail_release,
 )
 POWER_ON = PlanKind("power-on", _BRING_UP, finish=_finish_running, fail=_fail_running)
 RESTART = PlanKind("power-restart", (STOP, *_BRING_UP), finish=_finish_running, fail=_fail_running)

@@ -13,7 +13,7 @@ from uuid import UUID
 import msgspec
 
 from hosts.agent.journal import Journal
-from hosts.agent.records import without_home_key
+from hosts.agent.records import without_keys
 from hosts.agent.spool import Clock, Origin
 from hosts.protocol.messages import (
     Divide,
@@ -25,6 +25,8 @@ from hosts.protocol.messages import (
     Provision,
     Release,
     RemoveHome,
+    RemoveSnapshot,
+    TakeSnapshot,
     Undivide,
 )
 
@@ -33,7 +35,18 @@ KEPT_AT_MOST = 1000
 
 PlanState = Literal["waiting", "running", "cancelling", "done", "failed", "cancelled"]
 OVER: tuple[PlanState, ...] = ("done", "failed", "cancelled")
-PlanGoal = Provision | Release | Power | Intake | Divide | Undivide | Inspect | RemoveHome
+PlanGoal = (
+    Provision
+    | Release
+    | Power
+    | Intake
+    | Divide
+    | Undivide
+    | Inspect
+    | RemoveHome
+    | TakeSnapshot
+    | RemoveSnapshot
+)
 
 
 @dataclass(frozen=True)
@@ -211,16 +224,16 @@ class Plans:
                 plan_id,
             )
 
-    def forget_home_key(self, lease_id: UUID) -> None:
-        """No plan for the lease holds the key of its home volume any more."""
+    def forget_keys(self, lease_id: UUID) -> None:
+        """No plan for the lease holds a key of what lies in the pool any more."""
         with self._journal.transaction():
             rows = self._journal.execute(
-                "SELECT * FROM plan WHERE lease_id = ? AND kind = 'provision'", str(lease_id)
+                "SELECT * FROM plan WHERE lease_id = ? AND kind IN ('provision', 'release', 'snapshot')",
+                str(lease_id),
             )
             for plan in map(_plan, rows.fetchall()):
-                if isinstance(plan.goal, Provision):
-                    text = msgspec.json.encode(without_home_key(plan.goal))
-                    self._journal.execute("UPDATE plan SET goal = ? WHERE id = ?", text, plan.plan_id)
+                text = msgspec.json.encode(without_keys(plan.goal))
+                self._journal.execute("UPDATE plan SET goal = ? WHERE id = ?", text, plan.plan_id)
 
     def save_progress(self, plan_id: int, progress: bytes) -> None:
         """What the plan has to know after a crash."""

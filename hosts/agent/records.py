@@ -5,14 +5,23 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Literal, TypeVar
 from uuid import UUID
 
 import msgspec
 
 from hosts.agent.journal import Journal
 from hosts.agent.spool import Origin
-from hosts.protocol.messages import Fingerprint, GpuOrder, Provision
+from hosts.protocol.messages import (
+    Fingerprint,
+    Goal,
+    GpuOrder,
+    HomeOrder,
+    Provision,
+    Release,
+    SnapshotOrder,
+    TakeSnapshot,
+)
 
 GpuState = Literal["clean", "leased", "dirty", "scrubbing", "quarantined", "missing"]
 MachineState = Literal["building", "on", "off", "suspended", "releasing", "gone"]
@@ -161,14 +170,14 @@ class Machines:
                 "UPDATE machine SET ends_at = ? WHERE lease_id = ?", ends_at.isoformat(), str(lease_id)
             )
 
-    def forget_home_key(self, lease_id: UUID) -> None:
-        """What the machine was built from stays; the key of its home volume does not."""
+    def forget_keys(self, lease_id: UUID) -> None:
+        """What the machine was built from stays; the keys of what lies in the pool do not."""
         with self._journal.transaction():
             machine = self.get(lease_id)
             if machine is not None and machine.provision is not None:
                 self._journal.execute(
                     "UPDATE machine SET provision = ? WHERE lease_id = ?",
-                    msgspec.json.encode(without_home_key(machine.provision)),
+                    msgspec.json.encode(without_keys(machine.provision)),
                     str(lease_id),
                 )
 
@@ -215,12 +224,28 @@ class Consoles:
             return [(UUID(row["session_id"]), UUID(row["lease_id"])) for row in rows]
 
 
-def without_home_key(goal: Provision) -> Provision:
-    """The same goal, by which nobody can open a home volume."""
-    if goal.machine.home is None:
-        return goal
-    home = msgspec.structs.replace(goal.machine.home, sealed_key="")
-    return msgspec.structs.replace(goal, machine=msgspec.structs.replace(goal.machine, home=home))
+G = TypeVar("G", bound=Goal)
+K = TypeVar("K", HomeOrder, SnapshotOrder)
+
+
+def without_keys(goal: G) -> G:
+    """The same goal, by which nobody can open what lies in the pool."""
+    match goal:
+        case Provision():
+            machine = msgspec.structs.replace(
+                goal.machine, home=_closed(goal.machine.home), snapshot=_closed(goal.machine.snapshot)
+            )
+            return msgspec.structs.replace(goal, machine=machine)
+        case Release():
+            return msgspec.structs.replace(goal, save=_closed(goal.save))
+        case TakeSnapshot():
+            return msgspec.structs.replace(goal, snapshot=_closed(goal.snapshot))
+        case _:
+            return goal
+
+
+def _closed(order: K | None) -> K | None:
+    return None if order is None else msgspec.structs.replace(order, sealed_key="")
 
 
 def _gpu(row: sqlite3.Row) -> GpuRecord:

@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from hosts.protocol.fields import Message, Name, Sha256, TcpPort
 from hosts.protocol.homes import HomeOrder
+from hosts.protocol.snapshots import SnapshotOrder
 
 Firmware = Literal["bios", "uefi", "uefi-secure"]
 HostName = Annotated[str, Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
@@ -85,11 +86,11 @@ class MachineOrder(Message, frozen=True, kw_only=True):
 
     `guest` is given to images that have cloud-init. `usb` are the devices, by vendor and product, that
     somebody at the host has plugged in for it; `chosen_usb` those that its person has chosen. `home` is its
-    owner's volume, which stays when it goes.
+    owner's volume, which stays when it goes. Its disk begins as a copy of `snapshot`, if there is one.
     """
 
-    ADDED = {"guest": 2, "usb": 2, "network": 2, "chosen_usb": 2, "home": 2}
-    ESSENTIAL = frozenset({"guest", "usb", "chosen_usb", "home"})
+    ADDED = {"guest": 2, "usb": 2, "network": 2, "chosen_usb": 2, "home": 2, "snapshot": 2}
+    ESSENTIAL = frozenset({"guest", "usb", "chosen_usb", "home", "snapshot"})
 
     name: Name
     vcpus: Annotated[int, Meta(ge=1, le=1024)]
@@ -101,3 +102,4 @@ class MachineOrder(Message, frozen=True, kw_only=True):
     network: NetworkOrder | None = None
     chosen_usb: Annotated[tuple[UsbDevice, ...], Meta(max_length=8)] = ()
     home: HomeOrder | None = None
+    snapshot: SnapshotOrder | None = None

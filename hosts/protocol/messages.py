@@ -59,6 +59,10 @@ from hosts.protocol.slices import SlicePart as SlicePart
 from hosts.protocol.slices import SliceProfile as SliceProfile
 from hosts.protocol.slices import Undivide as Undivide
 from hosts.protocol.slices import Undivided as Undivided
+from hosts.protocol.snapshots import RemoveSnapshot as RemoveSnapshot
+from hosts.protocol.snapshots import SnapshotEvent as SnapshotEvent
+from hosts.protocol.snapshots import SnapshotOrder as SnapshotOrder
+from hosts.protocol.snapshots import TakeSnapshot as TakeSnapshot
 
 Gpus = Annotated[tuple[GpuOrder, ...], Meta(min_length=1, max_length=16)]
 
@@ -74,12 +78,19 @@ class Provision(Message, frozen=True, kw_only=True, tag="provision"):
 
 
 class Release(Message, frozen=True, kw_only=True, tag="release"):
-    """Stop the machine, destroy its disk, then reset and scrub each GPU with evidence."""
+    """Stop the machine, destroy its disk, then reset and scrub each GPU with evidence.
+
+    `save`: before its disk is destroyed it is copied. If that fails, the release goes on.
+    """
+
+    ADDED = {"save": 2}
+    ESSENTIAL = frozenset(ADDED)
 
     lease_id: UUID
     gpus: Gpus
     shutdown_seconds: Counter
     scrub: ScrubPolicy
+    save: SnapshotOrder | None = None
 
 
 class Power(Message, frozen=True, kw_only=True, tag="power"):
@@ -136,6 +147,8 @@ Goal = (
     | Inspect
     | HoldImages
     | RemoveHome
+    | TakeSnapshot
+    | RemoveSnapshot
     | Receipt
 )
 
@@ -367,7 +380,7 @@ class Inventory(Message, frozen=True, kw_only=True, tag="inventory"):
 MachineEvent = MachineRunning | MachineStopped | MachineGone | ProvisionFailed
 GpuEvent = ScrubStarted | Scrubbed | GpuFailed | Ordered | GpuReset
 HostEvent = ConsoleClosed | Inventory | CheckUp | ImageCopies | Guests | GuestErrors | HomeRemoved
-Event = Accepted | Refused | StepReport | MachineEvent | GpuEvent | DivisionEvent | HostEvent
+Event = Accepted | Refused | StepReport | MachineEvent | GpuEvent | DivisionEvent | HostEvent | SnapshotEvent
 
 
 class Report(Message, frozen=True, kw_only=True):

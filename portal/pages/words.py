@@ -20,6 +20,8 @@ PLANS: dict[str, str | Promise] = {
     "divide": _("Dividing the card"),
     "undivide": _("Making the card whole again"),
     "remove-home": _("Removing a home volume"),
+    "snapshot": _("Taking a snapshot"),
+    "remove-snapshot": _("Removing a snapshot"),
 }
 STEPS: dict[str, str | Promise] = {
     "identify": _("GPU identified"),
@@ -31,6 +33,7 @@ STEPS: dict[str, str | Promise] = {
     "confirm": _("machine seen running"),
     "close": _("access closed"),
     "stop": _("machine stopped"),
+    "save": _("disk saved, if that was asked for"),
     "undefine": _("machine removed"),
     "disconnect": _("network removed"),
     "destroy-disk": _("disk destroyed"),
@@ -45,7 +48,7 @@ STEPS: dict[str, str | Promise] = {
     "divide": _("slices made"),
     "note": _("slices noted"),
     "undivide": _("slices removed"),
-    "remove": _("volume removed"),
+    "remove": _("removed from storage"),
 }
 METHODS: dict[str, str | Promise] = {
     "bar": _("Overwritten by the host, through the card's memory window"),

@@ -33,7 +33,7 @@ ACCESS = m.Access(
     host_key="SHA256:9Wi1TzEvFpKYcPmnDNWfQdMxrL3rvQyhXyTGb0DKhXk",
 )
 STEP_STATES: tuple[Literal["started", "done"], ...] = ("started", "done")
-RELEASE_STEPS = ("close", "stop", "undefine", "disconnect", "destroy-disk")
+RELEASE_STEPS = ("close", "stop", "save", "undefine", "disconnect", "destroy-disk")
 
 
 class Scene(World):

@@ -13,10 +13,12 @@ from nacl.signing import VerifyKey
 from hosts.protocol import messages as m
 from hosts.protocol.codec import decode_report
 from hosts.protocol.signing import REPORT, Verifier, key_id
+from hosts.protocol.snapshots import SnapshotFailed, SnapshotRemoved, SnapshotTaken
 from tests.agent.campaign.trouble import Clock
 from tests.agent.host_in_a_box import HOST, Control, gpu_order
 
 PowerAction = Literal["on", "off", "restart"]
+POOL = "studio"
 
 
 @dataclass
@@ -35,13 +37,15 @@ class Card:
 
 @dataclass
 class Rented:
-    """A lease. `outcome` is what its tenant is told when it is over."""
+    """A lease. `outcome` is what its tenant is told when it is over, `saved` what of the snapshot `saves`."""
 
     lease_id: UUID
     cards: list[Card]
     orders: tuple[m.GpuOrder, ...]
     state: str = "ordered"
     outcome: str = ""
+    saves: UUID | None = None
+    saved: str = ""
 
     @property
     def subject(self) -> str:
@@ -87,8 +91,9 @@ class Desk:
         return lease
 
     def power(self, lease: Rented, dice: Random) -> None:
-        action: PowerAction = dice.choice(["on", "off", "restart"])
-        patience = dice.choice([0, 5])
+        self.switch(lease, dice.choice(["on", "off", "restart"]), patience=dice.choice([0, 5]))
+
+    def switch(self, lease: Rented, action: PowerAction, *, patience: int = 0) -> None:
         goal = m.Power(lease_id=lease.lease_id, action=action, shutdown_seconds=patience)
         self.order(goal, lease.subject)
 
@@ -100,9 +105,20 @@ class Desk:
         lease.outcome = lease.outcome or why
         lease.state = "releasing"
         goal = m.Release(
-            lease_id=lease.lease_id, gpus=lease.orders, shutdown_seconds=0, scrub=m.ScrubPolicy()
+            lease_id=lease.lease_id,
+            gpus=lease.orders,
+            shutdown_seconds=0,
+            scrub=m.ScrubPolicy(),
+            save=_snapshot(lease) if lease.saves and not lease.saved else None,
         )
         self.order(goal, lease.subject)
+
+    def save(self, lease: Rented, *, at_once: bool) -> None:
+        """The tenant wants a snapshot, now or when the lease ends."""
+        lease.saves = UUID(int=0x5A00 + lease.lease_id.int)
+        if at_once:
+            goal = m.TakeSnapshot(lease_id=lease.lease_id, snapshot=_snapshot(lease))
+            self.order(goal, f"snapshot:{lease.saves}")
 
     def intake(self, card: Card) -> None:
         card.state, card.awaited = "dirty", True
@@ -176,6 +192,8 @@ class Desk:
                 self._gone(self.rented[lease_id])
             case m.ScrubStarted() | m.Scrubbed() | m.GpuFailed() | m.Ordered():
                 self._apply_to_card(report, report.event)
+            case SnapshotTaken() | SnapshotFailed() | SnapshotRemoved():
+                self._apply_to_snapshot(report, report.event)
             case m.Inventory() | m.Accepted():
                 self._answer(report, m.Inspect, m.Update)
 
@@ -205,6 +223,21 @@ class Desk:
                     if card in lease.cards and card.order in lease.orders and lease.state != "releasing":
                         self._fail(lease, f"{card.order.address} failed")
 
+    def _apply_to_snapshot(self, report: m.Report, event: m.SnapshotEvent) -> None:
+        self._answer(report, m.TakeSnapshot, m.RemoveSnapshot)
+        if not isinstance(event, SnapshotRemoved):
+            self._saved(self.rented[event.lease_id], report)
+
+    def _saved(self, lease: Rented, report: m.Report) -> None:
+        """Of one that failed nothing stays. A lease that is being released has another try in its release."""
+        if lease.saved or lease.saves is None:
+            return
+        if isinstance(report.event, SnapshotTaken):
+            lease.saved = "kept"
+        elif lease.state != "releasing" or report.subject == lease.subject:
+            lease.saved = "failed"
+            self.order(m.RemoveSnapshot(snapshot_id=lease.saves, pool=POOL), f"snapshot:{lease.saves}")
+
     def _refused(self, report: m.Report) -> None:
         command = self.open.pop(report.command_id, None) if report.command_id else None
         if command is None:
@@ -224,6 +257,9 @@ class Desk:
 
     def _gone(self, lease: Rented) -> None:
         lease.state = "gone"
+        for command in list(self.open.values()):
+            if isinstance(command.goal, m.TakeSnapshot) and command.goal.lease_id == lease.lease_id:
+                del self.open[command.command_id]  # the release has seen to it
         for card, order in zip(lease.cards, lease.orders, strict=True):
             if card.state == "leased" and card.tenure == order.tenure:
                 card.state, card.awaited = "dirty", True
@@ -237,6 +273,11 @@ class Desk:
 
     def _subject(self, card: Card) -> str:
         return f"gpu:{card.order.gpu_id}"
+
+
+def _snapshot(lease: Rented) -> m.SnapshotOrder:
+    assert lease.saves is not None
+    return m.SnapshotOrder(snapshot_id=lease.saves, pool=POOL, sealed_key="")
 
 
 def _with(command: m.Command, changes: dict[str, Any]) -> m.Command:

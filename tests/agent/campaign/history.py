@@ -104,6 +104,7 @@ class History:
             (4, self.release),
             (3, self.power),
             (1, self.extend),
+            (3, self.save),
             (1, self.look_at_host),
             (1, self.order_on_host),
             (4, self.tend_cards),
@@ -202,6 +203,13 @@ class History:
     def extend(self) -> None:
         if lease := self._lease("running"):
             self.desk.extend(lease)
+
+    def save(self) -> None:
+        lease = self._lease("running")
+        if lease and lease.saves is None:
+            if at_once := self.dice.random() < 0.5:
+                self.desk.switch(lease, "off")
+            self.desk.save(lease, at_once=at_once)
 
     def look_at_host(self) -> None:
         self.desk.inspect()
@@ -423,6 +431,7 @@ class History:
         self._demand(not self.desk.open, f"never answered: {[*self.desk.open.values()]}")
         for lease in self.desk.rented.values():
             self._demand(lease.state == "gone" and lease.outcome, f"{lease.subject} is {lease.state}")
+            self._demand(lease.saved or not lease.saves, f"nobody knows what became of {lease.saves}")
         for card in self.desk.cards:
             self._demand(card.state == "clean", f"card {card.number} is {card.state}")
             there = self.room.gpu_state(card.number)
@@ -430,6 +439,8 @@ class History:
             blank = is_blank(self.room.bus_directory, card.order.address)
             self._demand(blank, f"card {card.number} is called clean and is not")
         self._demand(not self.room.machines.all(), f"left: {self.room.machines.all()}")
+        kept = {lease.saves for lease in self.desk.rented.values() if lease.saved == "kept"}
+        self._demand(self.room.pool() == kept, f"in the pool: {self.room.pool()}, not {kept}")
         self._demand(not self.room.disks(), f"disks are left: {self.room.disks()}")
         self._demand(not self.room.machines.networks(), f"networks: {self.room.machines.networks()}")
         self._demand(not self.room.rig.lanes.all(), f"lanes: {self.room.rig.lanes.all()}")

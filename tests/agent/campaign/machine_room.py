@@ -14,6 +14,7 @@ import pytest
 
 from hosts.agent import building
 from hosts.agent.bus import BusError
+from hosts.agent.config import HomePool
 from hosts.agent.drift_notes import differences_found
 from hosts.agent.journal import Journal
 from hosts.agent.machines import HypervisorError
@@ -23,6 +24,8 @@ from hosts.agent.rig import Rig
 from hosts.agent.runner import Runner
 from hosts.agent.watch import Watch
 from hosts.protocol.checkup import CheckUp
+from hosts.protocol.homes import POOL_MARK
+from tests.agent.campaign.desk import POOL
 from tests.agent.campaign.trouble import (
     BrittleJournal,
     Clock,
@@ -56,7 +59,10 @@ class MachineRoom(Box):
         self.deaths = 0
         self.boots = 1
         self.meanwhile: Callable[[str], None] = lambda _: None
-        super().__init__(directory)
+        pool = HomePool(name=POOL, directory=directory / "pool")
+        pool.directory.mkdir()
+        (pool.directory / POOL_MARK).write_text(POOL)
+        super().__init__(directory, home_pool=pool)
         self.rig.journal.close()
 
     def make_machines(self) -> MoodyMachines:
@@ -182,6 +188,18 @@ class MachineRoom(Box):
             return []
         return [envelope for _, envelope in self.rig.spool.unreceipted(after=0, limit=1000)]
 
+    def pool(self) -> set[UUID | None]:
+        """The snapshots that lie in it. Everything else there is somebody's claim, or a half of something."""
+        assert self.config.home_pool is not None
+        found: set[UUID | None] = set()
+        for path in self.config.home_pool.directory.iterdir():
+            name, _, kind = path.name.partition(".")
+            if kind == "snapshot.qcow2":
+                found.add(UUID(name))
+            elif name != POOL_MARK:
+                found.add(None)
+        return found
+
     def disks(self) -> set[UUID]:
         return building.leases_with_disks(self.rig)
 
@@ -200,6 +218,7 @@ def no_real_waiting(clock: Clock, trouble: Trouble) -> Iterator[None]:
             patch.setattr(f"hosts.agent.{name}.time", passing)
         patch.setattr("hosts.agent.reset.ANSWER_SECONDS", 0.0)
         patch.setattr("hosts.agent.disks._qemu_img", qemu_img(trouble))
+        patch.setattr("hosts.agent.snapshot_steps.opened_key", lambda *_: b"key")
         for name in ("watch", "host_plans"):
             patch.setattr(f"hosts.agent.{name}.check_up_of", differences_alone)
         yield

@@ -214,10 +214,11 @@ class MoodyFilter(FakeFilter):
 def qemu_img(trouble: Trouble) -> Callable[..., None]:
     """Instead of the program: an empty disk, while there is room for it."""
 
-    def make(*arguments: str) -> None:
+    def make(*arguments: str, pass_fds: tuple[int, ...] = ()) -> None:
         if trouble.disk_full:
             trouble.disk_full -= 1
             raise DiskError("qemu-img create failed: No space left on device")
-        Path(arguments[-2]).write_bytes(b"QFI\xfb")
+        disk = arguments[-1] if arguments[0] == "convert" else arguments[-2]
+        Path(disk).write_bytes(b"QFI\xfb")
 
     return make
