@@ -135,11 +135,13 @@ def backticks(text: str) -> SafeString:
 @register.filter
 def moment(at: datetime | None) -> SafeString | str:
     """A time in the reader's zone, as short as it can be said; UTC in its title."""
-    if at is None:
-        return "–"
+    return "–" if at is None else _timed(at, moment_words(at))
+
+
+def _timed(at: datetime, words: str) -> SafeString:
     iso = at.astimezone(UTC).isoformat(timespec="seconds")
     title = f"{iso[:10]} {iso[11:19]} UTC"
-    return format_html('<time datetime="{}" title="{}">{}</time>', iso, title, moment_words(at))
+    return format_html('<time datetime="{}" title="{}">{}</time>', iso, title, words)
 
 
 @register.filter
@@ -149,12 +151,12 @@ def moment_words(at: datetime) -> str:
 
 
 @register.filter
-def exact(at: datetime | None) -> str:
+def exact(at: datetime | None) -> SafeString | str:
     """A time to the second with its zone, for paper."""
     if at is None:
         return "–"
     local = timezone.localtime(at)
-    return f"{local:%Y-%m-%d %H:%M:%S} {local:%Z}"
+    return _timed(at, f"{local:%Y-%m-%d %H:%M:%S} {local:%Z}")
 
 
 @register.filter
@@ -173,9 +175,9 @@ def day(on: date) -> str:
 
 
 @register.filter
-def clock(at: datetime) -> str:
+def clock(at: datetime) -> SafeString:
     """The time of a day, in the reader's zone."""
-    return formats.date_format(timezone.localtime(at), pgettext("time of today", "H:i"))
+    return _timed(at, formats.date_format(timezone.localtime(at), pgettext("time of today", "H:i")))
 
 
 @register.filter
@@ -220,9 +222,9 @@ def exact_span(seconds: int) -> str:
 
 
 @register.filter
-def stamp(at: datetime) -> str:
+def stamp(at: datetime) -> SafeString:
     """A time to the second, for columns on paper."""
-    return f"{timezone.localtime(at):%Y-%m-%d %H:%M:%S}"
+    return _timed(at, f"{timezone.localtime(at):%Y-%m-%d %H:%M:%S}")
 
 
 @register.filter

@@ -1,4 +1,4 @@
-"""Nothing comes out in English where the reader has chosen Chinese, but what people have written."""
+"""What every page says: in the language that was chosen, but for what people have written; times with UTC."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ WRITTEN = (
 APART = re.compile(r"<(script|style|code|pre|kbd|option)\b.*?</\1>|<\w+ [^>]*\blang=\"en\".*?<", re.DOTALL)
 SPOKEN = re.compile(r'(?:title|aria-label|placeholder|alt)="([^"]*)"')
 ENGLISH = re.compile(r"\b[A-Za-z]?[a-z]+[ ,;:]+[a-z]{2,} [a-z]{2,}\b")
+# With its zone in brackets it is the time of many days.
+TIME = re.compile(r"(?<![\d:.–])\d{2}:\d{2}(?![\d.])(?!–\d\d:\d\d ?[(（])")
+TIMED = re.compile(r'<time [^>]*title="[^"]* UTC">.*?</time>')
 
 
 def english_in(page: str) -> list[str]:
@@ -32,7 +35,12 @@ def english_in(page: str) -> list[str]:
     return ENGLISH.findall(text)
 
 
-def test_no_page_falls_back_into_english(scene: Scene, sign_in: SignIn) -> None:
+def untimed_in(page: str) -> list[str]:
+    body = APART.sub("<", page.partition("<body")[2])
+    return TIME.findall(strip_tags(TIMED.sub("", body).replace("<", " <")))
+
+
+def test_no_page_falls_back_into_english_or_forgets_utc(scene: Scene, sign_in: SignIn) -> None:
     Person.objects.update(language="zh-hans")
     people = {name: sign_in(Person.objects.get(pk=one.pk)) for name, one in scene.everybody().items()}
     found, looked_at = {}, 0
@@ -41,7 +49,8 @@ def test_no_page_falls_back_into_english(scene: Scene, sign_in: SignIn) -> None:
         answer = client.get(path_of(row, scene))
         if "text/html" in answer.headers["Content-Type"]:
             looked_at += 1
-            if words := english_in(answer.content.decode()):
+            page = answer.content.decode()
+            if words := [*english_in(page), *untimed_in(page)]:
                 found[row.name] = words
     assert found == {}
     assert looked_at > 40
@@ -50,3 +59,8 @@ def test_no_page_falls_back_into_english(scene: Scene, sign_in: SignIn) -> None:
 def test_english_is_noticed() -> None:
     page = '<body><p title="Lift it now">x</p><p>Nothing waits for you.</p><code>as they are typed</code>'
     assert english_in(page) == ["Lift it now", "Nothing waits for"]
+
+
+def test_a_time_without_utc_is_noticed() -> None:
+    timed = '<time datetime="x" title="2026-01-01 08:00:00 UTC">09:00</time>'
+    assert untimed_in(f"<body>{timed}<p>from 10:30</p>09:00–11:00 (Europe/Berlin)") == ["10:30"]
