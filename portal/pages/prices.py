@@ -31,48 +31,72 @@ FLAVORS = Flavor.objects.order_by("name")
 TENANTS = Tenant.objects.order_by("name")
 
 
-def rate_field(*, required: bool = True) -> forms.DecimalField:
-    return forms.DecimalField(
-        min_value=0, max_value=LARGEST_RATE, max_digits=12, decimal_places=4, required=required
-    )
+def rate_field(**options: Any) -> forms.DecimalField:
+    return forms.DecimalField(min_value=0, max_value=LARGEST_RATE, max_digits=12, decimal_places=4, **options)
 
 
-def percent_field(*, required: bool = True) -> forms.DecimalField:
-    return forms.DecimalField(min_value=0, max_value=100, max_digits=5, decimal_places=2, required=required)
+def percent_field(**options: Any) -> forms.DecimalField:
+    return forms.DecimalField(min_value=0, max_value=100, max_digits=5, decimal_places=2, **options)
 
 
 class RateForm(forms.Form):
-    flavor = forms.ModelChoiceField(FLAVORS, to_field_name="slug", empty_label=None)
-    per_hour = rate_field()
-    currency = forms.CharField(max_length=3, validators=[CURRENCY], initial="EUR")
-    off_peak_per_hour = rate_field(required=False)
-    peak_days = forms.RegexField(r"^[1-7]{1,7}$", initial="12345")
-    peak_from_hour = forms.IntegerField(min_value=0, max_value=23, initial=8)
-    peak_until_hour = forms.IntegerField(min_value=1, max_value=24, initial=20)
-    peak_zone = forms.CharField(max_length=64, validators=[check_zone], initial="UTC")
-    reserved_hours = forms.IntegerField(min_value=0, max_value=17520, initial=0)
-    reserved_percent = percent_field()
-    valid_from = LocalTimeField()
+    flavor = forms.ModelChoiceField(
+        FLAVORS, label=gettext_lazy("Workstation"), to_field_name="slug", empty_label=None
+    )
+    per_hour = rate_field(label=gettext_lazy("Per hour, net"))
+    currency = forms.CharField(
+        label=gettext_lazy("Currency"), max_length=3, validators=[CURRENCY], initial="EUR"
+    )
+    off_peak_per_hour = rate_field(label=gettext_lazy("Off-peak per hour (none if empty)"), required=False)
+    peak_days = forms.RegexField(
+        r"^[1-7]{1,7}$", label=gettext_lazy("Peak days (1 is Monday)"), initial="12345"
+    )
+    peak_from_hour = forms.IntegerField(
+        label=gettext_lazy("Peak from hour"), min_value=0, max_value=23, initial=8
+    )
+    peak_until_hour = forms.IntegerField(
+        label=gettext_lazy("Peak until hour"), min_value=1, max_value=24, initial=20
+    )
+    peak_zone = forms.CharField(
+        label=gettext_lazy("Zone of the peak hours"), max_length=64, validators=[check_zone], initial="UTC"
+    )
+    reserved_hours = forms.IntegerField(
+        label=gettext_lazy("Booked so many hours ahead"), min_value=0, max_value=17520, initial=0
+    )
+    reserved_percent = percent_field(label=gettext_lazy("costs so much per cent less"))
+    valid_from = LocalTimeField(label=gettext_lazy("From (now if empty)"))
 
 
 class DiscountForm(forms.Form):
-    tenant = forms.ModelChoiceField(TENANTS, to_field_name="slug", empty_label=None)
-    flavor = forms.ModelChoiceField(
-        FLAVORS, to_field_name="slug", required=False, empty_label=gettext_lazy("all workstations")
+    tenant = forms.ModelChoiceField(
+        TENANTS, label=gettext_lazy("Team"), to_field_name="slug", empty_label=None
     )
-    percent = percent_field()
-    valid_from = LocalTimeField()
-    valid_until = LocalTimeField()
+    flavor = forms.ModelChoiceField(
+        FLAVORS,
+        label=gettext_lazy("Workstation"),
+        to_field_name="slug",
+        required=False,
+        empty_label=gettext_lazy("all workstations"),
+    )
+    percent = percent_field(label=gettext_lazy("Per cent less"))
+    valid_from = LocalTimeField(label=gettext_lazy("From (now if empty)"))
+    valid_until = LocalTimeField(label=gettext_lazy("Until (for good if empty)"))
 
 
 class TaxForm(forms.Form):
-    label = forms.CharField(max_length=40, initial="VAT")
-    percent = percent_field()
+    label = forms.CharField(label=gettext_lazy("Name"), max_length=40, initial="VAT")
+    percent = percent_field(label=gettext_lazy("Per cent"))
     tenant = forms.ModelChoiceField(
-        TENANTS, to_field_name="slug", required=False, empty_label=gettext_lazy("all of the region")
+        TENANTS,
+        label=gettext_lazy("Team"),
+        to_field_name="slug",
+        required=False,
+        empty_label=gettext_lazy("all of the region"),
     )
-    region = forms.CharField(max_length=20, required=False)
-    valid_from = LocalTimeField()
+    region = forms.CharField(
+        label=gettext_lazy("Region (all others if empty)"), max_length=20, required=False
+    )
+    valid_from = LocalTimeField(label=gettext_lazy("From (now if empty)"))
 
 
 class BillingForm(forms.Form):
@@ -128,7 +152,8 @@ def _set(request: PersonRequest, form: type[forms.Form], service: Callable[..., 
     given = form(request.POST)
     if not given.is_valid():
         field, errors = next(iter(given.errors.items()))
-        raise InvalidRequest(f"{field}: {errors[0]}", field=field)
+        label = given.fields[field].label if field in given.fields else ""
+        raise InvalidRequest(f"{label or field}: {errors[0]}", field=field)
     service(actor=request.actor, now=timezone.now(), **given.cleaned_data)
     messages.success(request, words)
     return reverse("prices")
