@@ -50,7 +50,7 @@ class GpuModel(models.Model):
 
 
 class StoragePool(models.Model):
-    """Storage that the hosts which name it share. Home volumes lie there."""
+    """Storage that the hosts which name it share. Home volumes and snapshots lie there."""
 
     name = models.CharField(max_length=63, unique=True, validators=[HOST_NAME])
 
@@ -66,7 +66,7 @@ class Host(models.Model):
 
     `account` is what it is called in messages and at the broker, for good; `name` is what people call it, and
     may be changed. Of the password of its broker account only the SHA-256 is known here. A retired host is
-    kept for its history, and refused. `pool` is where home volumes lie.
+    kept for its history, and refused. `pool` is where home volumes and snapshots lie.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)

@@ -16,6 +16,10 @@ def of_more_time(lease: Lease) -> str:
     return f"{of_lease(lease)}extend/"
 
 
+def of_storage() -> str:
+    return f"{settings.SITE_URL}/account/storage/"
+
+
 def of_series(series: Series) -> str:
     return f"{settings.SITE_URL}/series/{series.pk}/"
 

@@ -22,10 +22,11 @@ from leasing.homes import check_wish
 from leasing.limits import check_window
 from leasing.locking import lock_tenant_and_person
 from leasing.membership.openness import require_open
-from leasing.models import Flavor, Image, Lease, Person, Tenant
+from leasing.models import Flavor, Image, Lease, Person, Snapshot, Tenant
 from leasing.prepared import insert
 from leasing.pricing import Quote, keep_terms, quote_lease
 from leasing.reasons import filled
+from leasing.snapshots_kept import check_start
 from leasing.states.lease import LeaseState
 from leasing.tags import checked_tag
 from leasing.terms import Term
@@ -49,9 +50,11 @@ def request_lease(
     cost_centre: str = "",
     usb: Collection[int] = (),
     with_home: bool = False,
+    snapshot: Snapshot | None = None,
     now: datetime,
 ) -> Lease:
-    """Book a workstation; no `starts_at` means now. `usb` are the numbers of devices to be plugged into it.
+    """Book a workstation; no `starts_at` means now. `usb` are the numbers of devices to be plugged into it;
+    its disk begins as `snapshot`.
 
     Inside the tenant's limits the lease is scheduled at once, otherwise it waits for an approver; either way
     its GPUs are held. Raises InvalidRequest, NothingFree or NotVisible.
@@ -79,6 +82,7 @@ def request_lease(
             cost_centre=checked_tag(cost_centre, "cost_centre"),
             bound_to=chosen[0].host if chosen else None,
             with_home=with_home,
+            snapshot=snapshot,
         ),
         usb=chosen,
         now=now,
@@ -137,6 +141,7 @@ def _book(
     lease.tenant = lock_tenant_and_person(tenant.pk, person.pk)
     require_open(lease.tenant)
     check_wish(lease)
+    check_start(lease)
     quote = fill_quote(lease, now=now)
     verdict = check_limits(lease, quote.terms, now=now)
     reason = verdict.reason
@@ -206,6 +211,8 @@ def facts_of(
     }
     if lease.with_home:
         facts["with_home"] = True
+    if lease.snapshot_id:
+        facts["snapshot"] = str(lease.snapshot_id)
     if lease.series_id:
         facts |= {"series": str(lease.series_id), "occurs_on": str(lease.occurs_on)}
     if lease.bound_to_id:

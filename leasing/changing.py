@@ -28,6 +28,7 @@ from leasing.membership.openness import require_open
 from leasing.models import Extension, Lease, Person, Tenant
 from leasing.pricing import keep_terms, quote_extension
 from leasing.reasons import NONE, Reason
+from leasing.snapshots_kept import check_start
 from leasing.states.lease import AHEAD, RUNNING, LeaseState
 from leasing.timing import LONGEST_LEASE, SHORTEST_LEASE
 from leasing.transactions import atomically
@@ -169,6 +170,7 @@ def _change_window(
     before = {"starts": lease.starts_at, "was": lease.ends_at}
     lease.starts_at, lease.ends_at = starts_at, ends_at
     check_wish(lease)
+    check_start(lease)
     lease.extensions.filter(state=Extension.State.CONFIRMED).update(state=Extension.State.FAILED)
     quote = fill_quote(lease, now=now)
     verdict = check_limits(lease, quote.terms, now=now)

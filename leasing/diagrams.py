@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
-from leasing.states import gpu, home, lease
+from leasing.states import gpu, home, lease, snapshot
 
 State = TypeVar("State", bound=str)
 Event = TypeVar("Event", bound=str)
@@ -20,7 +20,8 @@ happen.
 
 def lifecycles_page() -> str:
     """The text of docs/lifecycles.md."""
-    return "\n".join([INTRODUCTION, *_lease_section(), "", *_gpu_section(), "", *_home_section(), ""])
+    sections = (_lease_section(), _gpu_section(), _home_section(), _snapshot_section())
+    return "\n".join([INTRODUCTION, *(line for section in sections for line in (*section, ""))])
 
 
 def _lease_section() -> Iterator[str]:
@@ -42,6 +43,12 @@ def _home_section() -> Iterator[str]:
     yield "## Home volume\n"
     yield "It is made by the first machine that has it; whether it was is `made_at`, not a state.\n"
     yield from _diagram(home.INITIAL, home.TRANSITIONS, final=[home.HomeState.REMOVED])
+
+
+def _snapshot_section() -> Iterator[str]:
+    yield "## Snapshot\n"
+    yield "One that is wanted is taken when its lease ends. What is left of one that failed is removed.\n"
+    yield from _diagram(snapshot.INITIAL, snapshot.TRANSITIONS, final=[snapshot.SnapshotState.REMOVED])
 
 
 def _diagram(

@@ -8,7 +8,7 @@ from django.db.models import F
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
-from leasing import goals, holds, homes, notices
+from leasing import goals, holds, homes, notices, snapshots
 from leasing.actors import Actor
 from leasing.addresses import of_lease
 from leasing.console import close_consoles
@@ -32,10 +32,12 @@ def after_lease_event(lease: Lease, *, event: LeaseEvent, at: datetime, actor: A
         holds.shrink(lease, now=now)
         _drop_pending_extension(lease, now=now)
         close_consoles(lease, now=now)
+        snapshots.order_wanted(lease, at=at, now=now)
         order_release(lease, now=now)
     elif event is LeaseEvent.GONE:
         _take_back(lease, at=at, actor=actor, now=now)
         homes.detach(lease, at=at, now=now)
+        snapshots.settle(lease, at=at, now=now)
         close_commands(lease, answer="gone", now=now)
     elif lease.state == LeaseState.ENDED:
         holds.drop(lease)

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from django.utils.translation import gettext as _
 
-from leasing import holds, policy
+from leasing import holds, policy, snapshots
 from leasing.actors import Actor
 from leasing.audit.log import record
 from leasing.errors import WrongState
@@ -27,11 +27,16 @@ _EVENTS = {
 
 
 @atomically
-def end_lease(*, actor: Actor, lease_id: UUID, now: datetime) -> Lease:
-    """Give the workstation back now. Billing stops at once."""
+def end_lease(*, actor: Actor, lease_id: UUID, save: bool = False, now: datetime) -> Lease:
+    """Give the workstation back now. Billing stops at once.
+
+    `save`: its owner wants a snapshot of its disk, which is taken before the disk is destroyed.
+    """
     if actor.person is None:
         raise TypeError("only a person ends a lease early")
     policy.fetch_lease(actor.person, lease_id, "end")
+    if save:
+        snapshots.want(actor, lease_id, now=now)
     lease = locked(Lease.objects.all()).get(pk=lease_id)
     event = _EVENTS.get(LeaseState(lease.state))
     if event is None:

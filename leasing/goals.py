@@ -28,14 +28,18 @@ from hosts.protocol.messages import (
     Provision,
     Release,
     RemoveHome,
+    RemoveSnapshot,
     ScrubPolicy,
+    SnapshotOrder,
+    TakeSnapshot,
     Undivide,
     Update,
 )
 from hosts.protocol.signing import seal
 from leasing import devices
-from leasing.keys import open_home_key
-from leasing.models import HomeVolume, Lease, SshKey
+from leasing.keys import open_storage_key
+from leasing.models import HomeVolume, Lease, Snapshot, SshKey
+from leasing.states.snapshot import SnapshotState
 from leasing.timing import SHUTDOWN_PATIENCE, STOP_GRACE
 
 LeaseGoal = Provision | Release | Power
@@ -45,6 +49,10 @@ _ImageFormat = Literal["direct-kernel", "qcow2", "raw"]
 
 def home_subject(volume: HomeVolume) -> str:
     return f"home:{volume.pk}"
+
+
+def snapshot_subject(snapshot: Snapshot) -> str:
+    return f"snapshot:{snapshot.pk}"
 
 
 def lease_subject(lease: Lease) -> str:
@@ -83,6 +91,7 @@ def provision(lease: Lease) -> Provision:
             network=NetworkOrder(ports=tuple(image.ports)),
             chosen_usb=devices.orders_of(lease),
             home=_home(lease),
+            snapshot=_order_of(lease.snapshot, lease.host) if lease.snapshot and lease.host else None,
         ),
     )
 
@@ -92,7 +101,7 @@ def _home(lease: Lease) -> HomeOrder | None:
     volume = HomeVolume.objects.filter(lease=lease).select_related("pool").first()
     if volume is None or lease.host is None:
         return None
-    key = open_home_key(volume.sealed_key, volume.pk)
+    key = open_storage_key(volume.sealed_key, volume.pk)
     return HomeOrder(
         volume_id=volume.pk,
         pool=volume.pool.name,
@@ -100,6 +109,21 @@ def _home(lease: Lease) -> HomeOrder | None:
         made=volume.made_at is not None,
         sealed_key=seal(key, to_public_hex=lease.host.sealing_key),
     )
+
+
+def take_snapshot(snapshot: Snapshot, host: Host) -> TakeSnapshot:
+    return TakeSnapshot(lease_id=snapshot.lease_id, snapshot=_order_of(snapshot, host))
+
+
+def _order_of(snapshot: Snapshot, host: Host) -> SnapshotOrder:
+    """With its key, sealed to the host."""
+    key = open_storage_key(snapshot.sealed_key, snapshot.pk)
+    sealed = seal(key, to_public_hex=host.sealing_key)
+    return SnapshotOrder(snapshot_id=snapshot.pk, pool=snapshot.pool.name, sealed_key=sealed)
+
+
+def remove_snapshot(snapshot: Snapshot) -> RemoveSnapshot:
+    return RemoveSnapshot(snapshot_id=snapshot.pk, pool=snapshot.pool.name)
 
 
 def remove_home(volume: HomeVolume) -> RemoveHome:
@@ -130,11 +154,13 @@ def is_understood(lease: Lease) -> bool:
 
 def release(lease: Lease) -> Release:
     gpus = _gpus(lease)
+    saved = lease.snapshots.filter(state=SnapshotState.TAKING).select_related("pool").first()
     return Release(
         lease_id=lease.pk,
         gpus=tuple(_order(gpu) for gpu in gpus),
         shutdown_seconds=int(SHUTDOWN_PATIENCE.total_seconds()),
         scrub=scrub_policy(gpus[0].model),
+        save=_order_of(saved, lease.host) if saved and lease.host else None,
     )
 
 

@@ -14,7 +14,7 @@ from django.utils.translation import gettext as _
 
 from hosts.models import Gpu
 from leasing.errors import NothingFree
-from leasing.homes import elsewhere, nothing_with_home
+from leasing.homes import elsewhere, nothing_with_storage
 from leasing.locking import locked
 from leasing.models import Block, Flavor, Hold, Lease
 from leasing.openings.search import Pool, lock_tightest_block, tightest_block
@@ -89,7 +89,8 @@ def place(
             return _hold(lease, choice, starts_at, ends_at)
         fallback = min(fallback or choice, choice, key=lambda one: one.unready)
     if fallback is None:
-        raise nothing_with_home(lease.flavor) if lease.with_home else _nothing_free(lease)
+        bound = lease.with_home or lease.snapshot_id is not None
+        raise nothing_with_storage(lease) if bound else _nothing_free(lease)
     return _hold(lease, fallback, starts_at, ends_at)
 
 

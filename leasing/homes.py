@@ -21,10 +21,11 @@ from leasing import goals, policy
 from leasing.actors import SYSTEM, Actor
 from leasing.audit.log import record
 from leasing.errors import InvalidRequest, NothingFree, NotVisible, WrongState
-from leasing.keys import seal_home_key
+from leasing.keys import seal_storage_key
 from leasing.locking import locked
-from leasing.models import Block, Flavor, HomeVolume, Lease, Person, Tenant
+from leasing.models import Block, HomeVolume, Lease, Person, Tenant
 from leasing.outbox import queue_command
+from leasing.snapshots_kept import out_of_reach
 from leasing.states.home import TRANSITIONS, HomeEvent, HomeState
 from leasing.states.lease import LeaseState
 from leasing.timing import clamp
@@ -80,18 +81,19 @@ def homes_in_reach(person: Person) -> HomesInReach:
 
 
 def elsewhere(lease: Lease) -> frozenset[int]:
-    """The blocks whose hosts cannot give the lease its home volume.
+    """The blocks whose hosts cannot give the lease its home volume, or the snapshot that it starts from.
 
     Where the person has volumes of the team, or is about to have one made by an earlier booking, it goes to
     one of those pools; else to any host with a pool.
     """
+    unfit = out_of_reach(lease)
     if not lease.with_home:
-        return frozenset()
+        return unfit
     kept = HomeVolume.objects.filter(tenant=lease.tenant_id, person=lease.owner_id, state__in=_USABLE)
     pools = set(kept.values_list("pool", flat=True)) or _pools_to_come(lease)
     fits = Q(host__pool__in=pools) if pools else Q(host__pool__isnull=False)
     blocks = Block.objects.filter(model=lease.flavor.model_id)
-    return frozenset(blocks.exclude(fits).values_list("pk", flat=True))
+    return unfit.union(blocks.exclude(fits).values_list("pk", flat=True))
 
 
 def check_wish(lease: Lease) -> None:
@@ -115,12 +117,15 @@ def check_wish(lease: Lease) -> None:
         )
 
 
-def nothing_with_home(flavor: Flavor) -> NothingFree:
-    return NothingFree(
-        _("No %(flavor)s that can have your home volume is free from then until then.")
-        % {"flavor": flavor.name},
-        hint=_("Choose another time, or book it without your home volume."),
-    )
+def nothing_with_storage(lease: Lease) -> NothingFree:
+    """For one that is bound to the hosts of a pool."""
+    if lease.snapshot_id is not None:
+        words = _("No %(flavor)s that can start from your snapshot is free from then until then.")
+        hint = _("Choose another time, or book it without the snapshot.")
+    else:
+        words = _("No %(flavor)s that can have your home volume is free from then until then.")
+        hint = _("Choose another time, or book it without your home volume.")
+    return NothingFree(words % {"flavor": lease.flavor.name}, hint=hint)
 
 
 def can_attach(lease: Lease) -> bool:
@@ -251,7 +256,7 @@ def _create(lease: Lease, pool: StoragePool, *, now: datetime) -> HomeVolume:
         size_gib=settings.HOME_GIB,
         state=HomeState.DETACHED,
         state_since=now,
-        sealed_key=seal_home_key(secrets.token_hex(32).encode(), number),
+        sealed_key=seal_storage_key(secrets.token_hex(32).encode(), number),
         created_at=now,
     )
     states = {"from": None, "to": HomeState.DETACHED, "event": "create"}

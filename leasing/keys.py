@@ -41,13 +41,13 @@ def stored_report_verifier(host: Host) -> Verifier:
     return Verifier({**former, host.key_id: verify_key(host.signing_key)}, REPORT)
 
 
-def seal_home_key(key: bytes, volume_id: UUID) -> str:
-    """A home volume's key as the database keeps it: what signs commands opens it, for that volume alone."""
+def seal_storage_key(key: bytes, volume_id: UUID) -> str:
+    """The key of a volume or snapshot as the database keeps it. What signs commands opens it for that one."""
     return base64.b64encode(_home_box().encrypt(key, volume_id.bytes)).decode()
 
 
-def open_home_key(sealed: str, volume_id: UUID) -> bytes:
-    """The key. CryptoError if it is another volume's, or was sealed by another portal."""
+def open_storage_key(sealed: str, volume_id: UUID) -> bytes:
+    """The key. CryptoError if it is another one's, or was sealed by another portal."""
     return _home_box().decrypt(base64.b64decode(sealed), volume_id.bytes)
 
 

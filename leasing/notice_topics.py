@@ -28,8 +28,8 @@ TOPIC_WORDS = {
 }
 _TOPICS = {
     Topic.ENDING: ("lease-ends-soon", "lease-unused", "lease-given-back", "lease-gone", "lease-not-extended"),
-    Topic.READY: ("lease-running",),
-    Topic.FAILED: ("lease-fail", "lease-waits", "lease-delayed", "lease-cancelled"),
+    Topic.READY: ("lease-running", "snapshot-taken"),
+    Topic.FAILED: ("lease-fail", "lease-waits", "lease-delayed", "lease-cancelled", "snapshot-failed"),
     Topic.APPROVAL: (
         "lease-request", "lease-approve", "lease-reject", "lease-revoke", "lease-expire",
         "series-request", "series-approve", "series-reject", "series-expire",

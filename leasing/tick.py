@@ -25,6 +25,7 @@ from leasing import (
     offering,
     outbox,
     reminders,
+    snapshots,
     tidings,
 )
 from leasing.actors import SYSTEM
@@ -156,6 +157,12 @@ def remove_homes(now: datetime) -> None:
     _each_locked(due, lambda volume: homes.order_removal(volume, now=now))
 
 
+def remove_snapshots(now: datetime) -> None:
+    """Snapshots of whose end no host has told in time."""
+    due = snapshots.removals_due(now).select_related("pool")
+    _each_locked(due, lambda snapshot: snapshots.order_removal(snapshot, now=now))
+
+
 def send_receipts(now: datetime, send: outbox.Send) -> None:
     """Tell hosts which reports are stored, so that they can forget them."""
     due = Host.objects.filter(receipt_due=True, journal_id__isnull=False)
@@ -222,6 +229,7 @@ DUTIES: tuple[Callable[[datetime], None], ...] = (
     serve_lines,
     forget_past,
     remove_homes,
+    remove_snapshots,
     order_copies,
     forget_old,
     seal_audit,

@@ -258,6 +258,9 @@ IMAGE_CONVERSION_SECONDS = int(os.environ.get("LEASEHOLD_IMAGE_CONVERSION_MINUTE
 GATEWAY_URL = os.environ.get("LEASEHOLD_GATEWAY_URL", SITE_URL.replace("http", "ws", 1) + "/ws/host-console/")
 # How large home volumes are that are made from now on.
 HOME_GIB = int(os.environ.get("LEASEHOLD_HOME_GIB", "50"))
+# How many snapshots a person may have, and how large the disks that they are of may be together.
+SNAPSHOTS_PER_PERSON = int(os.environ.get("LEASEHOLD_SNAPSHOTS_PER_PERSON", "10"))
+SNAPSHOT_GIB_PER_PERSON = int(os.environ.get("LEASEHOLD_SNAPSHOT_GIB_PER_PERSON", "2000"))
 # After how long a workstation that nobody has used is given back; 0 is never. Needs a source that watches.
 # Who bills: name and address as they stand on invoices, several lines in one.
 INVOICE_ISSUER = os.environ.get("LEASEHOLD_INVOICE_ISSUER", "Leasehold")

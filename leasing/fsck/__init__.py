@@ -24,6 +24,7 @@ from leasing.fsck import (
     machines,
     money,
     series,
+    snapshots,
     use,
     waiting,
 )
@@ -71,6 +72,7 @@ CHECKS: dict[str, Check] = {
     "consoles": machines.open_consoles_are_permitted,
     "images": images.image_files_are_whole,
     "homes": homes.homes_are_where_they_belong,
+    "snapshots": snapshots.snapshots_are_where_they_belong,
     "feeds": feeds.feeds_were_made_by_their_people,
 }
 

@@ -15,7 +15,7 @@ from django.db.models import Q
 from leasing.models import AuditEntry
 from leasing.terms import Term
 
-Kind = Literal["lease", "gpu", "home"]
+Kind = Literal["lease", "gpu", "home", "snapshot"]
 
 
 class Who(msgspec.Struct, frozen=True):

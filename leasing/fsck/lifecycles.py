@@ -15,21 +15,24 @@ from hosts.protocol.messages import MethodRecord, Witness
 from leasing.cards import told_changes
 from leasing.fsck.finding import Finding
 from leasing.fsck.history import Change, Kind, histories
-from leasing.models import AuditEntry, Hold, HomeVolume, Lease, ScrubRecord
+from leasing.models import AuditEntry, Hold, HomeVolume, Lease, ScrubRecord, Snapshot
 from leasing.proof import evidence_digest
-from leasing.states import gpu, home, lease
+from leasing.states import gpu, home, lease, snapshot
 
 Table = Mapping[Any, str]
 
 
 def states_follow_from_the_log(now: datetime) -> Iterator[Finding]:
-    """Every state change of a lease, GPU or home volume has exactly one audit entry, as its table allows"""
+    """Every state change of a lease, GPU, volume or snapshot has one audit entry, as its table allows"""
     leases = Lease.objects.values_list("pk", "state", "state_since")
     gpus = Gpu.objects.values_list("pk", "state", "state_since")
     yield from _compare("lease", {str(pk): rest for pk, *rest in leases}, lease.TRANSITIONS, lease.INITIAL)
     yield from _compare("gpu", {str(pk): rest for pk, *rest in gpus}, gpu.TRANSITIONS, gpu.INITIAL)
     homes = HomeVolume.objects.values_list("pk", "state", "state_since")
     yield from _compare("home", {str(pk): rest for pk, *rest in homes}, home.TRANSITIONS, home.INITIAL)
+    taken = Snapshot.objects.values_list("pk", "state", "state_since")
+    rows = {str(pk): rest for pk, *rest in taken}
+    yield from _compare("snapshot", rows, snapshot.TRANSITIONS, snapshot.INITIAL)
 
 
 def cards_serve_whole_or_in_slices(now: datetime) -> Iterator[Finding]:

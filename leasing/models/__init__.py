@@ -29,6 +29,7 @@ from leasing.models.prices import Discount, Rate, TaxRate
 from leasing.models.proof import ScrubRecord
 from leasing.models.quotas import Quota, QuotaKind, QuotaRequest
 from leasing.models.series import Series
+from leasing.models.snapshots import Snapshot
 from leasing.models.together import HandOver, LeaseNote, Share
 from leasing.models.waitlist import WaitlistEntry
 
@@ -80,6 +81,7 @@ __all__ = [
     "ScrubRecord",
     "Series",
     "Share",
+    "Snapshot",
     "SshKey",
     "StoredImage",
     "TaxRate",

@@ -69,6 +69,10 @@ class Lease(models.Model):
     cost_centre = models.CharField(max_length=LONGEST_TAG, blank=True)
     # Its owner wants their home volume attached.
     with_home = models.BooleanField(default=False)
+    # What its disk begins as, instead of its image.
+    snapshot = models.ForeignKey(
+        "leasing.Snapshot", models.PROTECT, null=True, related_name="starts", db_index=False
+    )
     generation = models.PositiveBigIntegerField(default=0)
     machine = models.CharField(max_length=7, choices=Machine, default=Machine.NONE)
     # How its machine is reached while it runs, as its host said it: a hosts.protocol.messages.Access.
@@ -99,6 +103,9 @@ class Lease(models.Model):
             models.Index(fields=["tenant", "ends_at", "starts_at"], name="leasing_lease_of_tenant_until"),
             # A lease that is booked has neither yet.
             models.Index(fields=["host"], condition=Q(host__isnull=False), name="leasing_lease_on_host"),
+            models.Index(
+                fields=["snapshot"], condition=Q(snapshot__isnull=False), name="leasing_lease_of_snapshot"
+            ),
             models.Index(fields=["entry"], condition=Q(entry__isnull=False), name="leasing_lease_for_entry"),
         ]
         constraints = [

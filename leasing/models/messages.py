@@ -23,7 +23,7 @@ class OutboxMessage(models.Model):
     lease = models.ForeignKey(Lease, models.CASCADE, null=True, related_name="commands")
     subject = models.CharField(max_length=80)
     generation = models.PositiveBigIntegerField()
-    kind = models.CharField(max_length=12)
+    kind = models.CharField(max_length=20)
     goal = models.TextField()
     created_at = models.DateTimeField()
     deadline_at = models.DateTimeField(null=True)

@@ -11,6 +11,7 @@ import msgspec
 
 from hosts.models import Host, HostCheckUp, ReceivedReport
 from hosts.protocol import messages as m
+from hosts.protocol.snapshots import SnapshotFailed, SnapshotRemoved, SnapshotTaken
 from leasing import changing, guests, homes, outbox, slices
 from leasing.actors import Actor
 from leasing.audit.log import record
@@ -18,7 +19,7 @@ from leasing.imaging import copies
 from leasing.locking import locked
 from leasing.models import ConsoleSession, Lease, LeaseStep, OutboxMessage
 from leasing.reasons import because
-from leasing.reports import drift, inventory, scrubs
+from leasing.reports import copied, drift, inventory, scrubs
 from leasing.reports.subjects import NotTheirs, gpu_of, lease_of
 from leasing.states.gpu import GpuEvent
 from leasing.states.lease import LeaseEvent, LeaseState
@@ -86,6 +87,8 @@ def _refused(host: Host, report: m.Report, event: m.Refused, stored: ReceivedRep
     outbox.mark_answered(message, answer=event.reason, now=now)
     if message.kind == "update":
         changing.fail_extension(_lock_lease(host, message), now=now)
+    if message.kind == "snapshot":
+        copied.note_refusal(host, message, event.reason, at=report.occurred_at, now=now)
     if message.kind in ("divide", "undivide"):
         slices.note_refusal(host, message, event.reason, now=now)
     if message.kind == "provision" and lease is not None:
@@ -329,6 +332,9 @@ _HANDLERS: dict[type[m.Event], Handler] = {
     m.Guests: _guests,
     m.GuestErrors: _guest_errors,
     m.HomeRemoved: _home_removed,
+    SnapshotTaken: copied.taken,
+    SnapshotFailed: copied.failed,
+    SnapshotRemoved: copied.removed,
 }
 
 

@@ -28,7 +28,8 @@ from leasing.locking import locked
 from leasing.models import Extension, HandOver, Lease, Person, Tenant
 from leasing.models.together import LONGEST_NOTE
 from leasing.reasons import Reason, filled
-from leasing.states.lease import RUNNING, LeaseState
+from leasing.states.lease import AHEAD, RUNNING, LeaseState
+from leasing.states.snapshot import COMING
 from leasing.together.closing import answer_offer, close_offers, close_shares, note_offer
 from leasing.together.sharing import colleague
 from leasing.transactions import atomically
@@ -236,6 +237,11 @@ def _require_given(lease: Lease) -> None:
         raise WrongState(
             _("It has its owner's home volume, which goes with its person."),
             hint=_("Share it, or end it and let your colleague book one."),
+        )
+    if lease.snapshots.filter(state__in=COMING).exists() or (lease.snapshot_id and lease.state in AHEAD):
+        raise WrongState(
+            _("A snapshot of its owner’s is to be taken of it, or it starts from one."),
+            hint=_("Wait until the snapshot is taken, or remove it."),
         )
 
 

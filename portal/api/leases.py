@@ -23,6 +23,7 @@ from leasing.models import Lease
 from leasing.models.catalogue import MOST_USB_DEVICES
 from leasing.models.leases import LONGEST_TAG
 from leasing.power import switch_power
+from leasing.snapshots_kept import snapshot_named
 from leasing.states.lease import LeaseState
 from leasing.timing import TICKET_LIFETIME
 from portal.api.fields import StrictSerializer
@@ -51,10 +52,19 @@ class BookingSerializer(WindowSerializer):
     with_home = serializers.BooleanField(
         required=False, default=False, help_text="Attach your home volume; it is made if you have none"
     )
+    snapshot = serializers.UUIDField(
+        required=False, allow_null=True, default=None, help_text="Your snapshot that its disk begins as"
+    )
 
 
 class PowerSerializer(StrictSerializer[dict[str, Any]]):
     action = serializers.ChoiceField(choices=["on", "off", "restart"])
+
+
+class EndSerializer(StrictSerializer[dict[str, Any]]):
+    snapshot = serializers.BooleanField(
+        required=False, default=False, help_text="Take a snapshot of its disk before that is destroyed"
+    )
 
 
 class NothingSerializer(StrictSerializer[dict[str, Any]]):
@@ -110,6 +120,7 @@ class LeaseList(ListView[Lease]):
             cost_centre=asked["cost_centre"],
             usb=asked["usb"],
             with_home=asked["with_home"],
+            snapshot=snapshot_named(person_of(request), asked["snapshot"]) if asked["snapshot"] else None,
             now=now,
         )
         location = reverse("api-lease", args=[lease.pk])
@@ -126,12 +137,12 @@ class LeaseDetail(ActionView):
 
 
 class EndView(ActionView):
-    @extend_schema(request=NothingSerializer, responses=LeaseDetailSerializer)
+    @extend_schema(request=EndSerializer, responses=LeaseDetailSerializer)
     def post(self, request: Request, lease_id: UUID) -> Response:
         """End it now; what has not started is cancelled."""
         policy.fetch_lease(person_of(request), lease_id, "end")
-        checked(NothingSerializer, request.data)
-        return shown(end_lease(actor=api_actor(request), lease_id=lease_id, now=timezone.now()))
+        save = checked(EndSerializer, request.data)["snapshot"]
+        return shown(end_lease(actor=api_actor(request), lease_id=lease_id, save=save, now=timezone.now()))
 
 
 class InUseView(ActionView):

@@ -159,6 +159,7 @@ class LeaseSerializer(serializers.ModelSerializer[Lease]):
             "needs_approval_because", "decided_by", "decided_at", "decision_note", "rate_per_hour",
             "currency", "quoted_total", "cost", "active_at", "stopped_at",
             "waiting_because", "first_used_at", "last_used_at", "given_back_at", "access", "with_home",
+            "snapshot",
         ]  # fmt: skip
         read_only_fields = fields
 

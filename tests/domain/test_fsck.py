@@ -44,6 +44,7 @@ from leasing.models import (
     OutboxMessage,
     ScrubRecord,
     Series,
+    Snapshot,
     StoredImage,
     UsageSegment,
     WaitlistEntry,
@@ -461,6 +462,20 @@ def attach_a_home_to_what_has_ended(s: Story) -> None:
     )
 
 
+def await_a_snapshot_of_what_has_ended(s: Story) -> None:
+    Snapshot.objects.create(
+        tenant=s.world.studio,
+        person=s.world.ada,
+        pool=StoragePool.objects.create(name="studio"),
+        lease=s.over,
+        image=s.over.image,
+        size_gib=1,
+        state="taking",
+        state_since=s.world.now,
+        created_at=s.world.now,
+    )
+
+
 def bring_back_a_revoked_feed(s: Story) -> None:
     actor = s.world.actor(s.world.ada)
     feed = create_feed(actor=actor, name="mine", now=s.world.now).row
@@ -562,6 +577,8 @@ def offer_what_was_never_stored(story: Story) -> None:
         (forget_for_whom_it_is_kept, "kept", "is kept for an entry that does not know of it"),
         (keep_nothing, "kept", "is kept, but not its own GPUs"),
         (revoke_under_an_open_console, "consoles", "may not use the console"),
+        (await_a_snapshot_of_what_has_ended, "snapshots", "is ended"),
+        (await_a_snapshot_of_what_has_ended, "snapshots", "nothing opens it"),
         (attach_a_home_to_what_has_ended, "homes", "which is ended"),
         (attach_a_home_to_what_has_ended, "homes", "which may not have it"),
         (attach_a_home_to_what_has_ended, "homes", "on a host of another pool"),

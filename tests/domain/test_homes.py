@@ -27,7 +27,7 @@ from leasing.booking import request_lease
 from leasing.ending import end_lease
 from leasing.errors import DomainError, InvalidRequest, NothingFree, NotVisible, WrongState
 from leasing.fsck import run_checks
-from leasing.keys import open_home_key
+from leasing.keys import open_storage_key
 from leasing.models import AuditEntry, HomeVolume, Lease, OutboxMessage
 from leasing.states.home import HomeState
 from leasing.states.lease import RUNNING
@@ -122,7 +122,7 @@ def test_a_key_opens_under_its_own_volume_alone() -> None:
     world.start(book(world))
     volume = HomeVolume.objects.get()
     with pytest.raises(CryptoError):
-        open_home_key(volume.sealed_key, world.ada.pk)
+        open_storage_key(volume.sealed_key, world.ada.pk)
 
 
 def test_one_workstation_at_a_time_has_it() -> None:
