@@ -30,6 +30,20 @@ element => {
 }
 """
 
+STEP = """
+() => {
+  const at = document.activeElement;
+  if (at === document.body) return false;
+  at.dataset.walked = "";
+  return true;
+}
+"""
+MISSED = """
+() => [...document.querySelectorAll("a[href], button:not([disabled]), summary, select, textarea")]
+  .filter(each => each.checkVisibility() && !("walked" in each.dataset))
+  .map(each => each.outerHTML.slice(0, 120))
+"""
+
 
 class Keyboard:
     """Goes about one page. Nothing here points, and nothing sets the focus."""
@@ -57,14 +71,24 @@ class Keyboard:
     def reach(self, target: Locator, *, back: bool = False) -> None:
         """Tab on until the focus is there, through whatever lies between; once around the page at most."""
         expect(target).to_have_count(1)
-        around = 0
+        ends = 0
         for _stop in range(STOPS):
             self.press("Shift+Tab" if back else "Tab")
-            if target.evaluate("document.activeElement === document.body") and not around:
-                around += 1
-            elif self.look(target)["there"]:
+            found: dict[str, Any] = target.evaluate(LOOK)
+            if found["lost"] and not ends:
+                ends += 1
+            elif self._checked(found)["there"]:
                 return
         raise AssertionError(f"no key leads to {target}")
+
+    def walk(self) -> list[str]:
+        """From the first stop of the page to its end. Returns what was not on the way."""
+        for _stop in range(3 * STOPS):
+            self.press("Tab")
+            if not self.page.evaluate(STEP):
+                missed: list[str] = self.page.evaluate(MISSED)
+                return missed
+        raise AssertionError(f"{self.page.url} has no end")
 
     def use(self, target: Locator, key: str = "Enter", *, back: bool = False) -> None:
         self.reach(target, back=back)
@@ -83,7 +107,10 @@ class Keyboard:
         self.type(text)
 
     def look(self, target: Locator) -> dict[str, Any]:
-        found: dict[str, Any] = target.evaluate(LOOK)
+        return self._checked(target.evaluate(LOOK))
+
+    @staticmethod
+    def _checked(found: dict[str, Any]) -> dict[str, Any]:
         assert not found["lost"], "the focus is nowhere"
         assert found["seen"], f"the focus is not seen on {found['what']}"
         assert found["open"], f"something lies over {found['what']}"

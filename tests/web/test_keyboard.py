@@ -110,9 +110,11 @@ def test_a_designer_books_on_the_timeline_follows_the_steps_extends_and_ends(
     keyboard.stays(tags)
 
 
-def test_a_workstation_is_shared_and_handed_over(visits: Visits, site: Site) -> None:
+def test_a_workstation_is_shared_used_by_a_colleague_and_handed_over(visits: Visits, site: Site) -> None:
     scene = site.scene
     hers, theirs = visits.page(scene.ada), visits.page(scene.approver)
+    theirs.goto("/")
+    expect(theirs.get_by_text("shares it with you")).to_have_count(0)
     keyboard = at(hers, "workstation", scene.active.pk)
     keyboard.use(hers.get_by_text("Share it with a colleague"))
     keyboard.fill(hers.locator("#share-person"), "approver")
@@ -121,8 +123,14 @@ def test_a_workstation_is_shared_and_handed_over(visits: Visits, site: Site) -> 
     keyboard.follow(hers.get_by_role("button", name="Share it"))
     expect(hers.get_by_text("Shared with Petra Hahn")).to_be_visible()
     assert site.do(lambda _scene: Share.objects.get().level) == "use"
+    expect(theirs.get_by_text("Ada Lindqvist shares it with you")).to_be_visible(timeout=SOON)
+    card = theirs.locator(f'[data-lease="{scene.active.pk}"]')
+    Keyboard(theirs).use(card.get_by_role("link", name="Console"))
+    expect(theirs.locator("#screen")).to_be_visible()
     keyboard.follow(hers.get_by_role("button", name="Withdraw"))
     expect(hers.get_by_text("It is no longer shared")).to_be_visible()
+    theirs.goto("/")
+    expect(theirs.get_by_text("shares it with you")).to_have_count(0)
 
     keyboard = at(hers, "workstation", scene.scheduled.pk)
     keyboard.use(hers.get_by_text("Hand it over for good"))
@@ -240,6 +248,19 @@ def test_ones_own_settings(visits: Visits, site: Site) -> None:
         keyboard.press("Enter")
     expect(page.locator("html")).to_have_attribute("lang", re.compile("zh"))
     assert site.do(lambda _scene: Person.objects.get(username="ada").timezone) == "Asia/Tokyo"
+
+
+def test_nothing_keeps_the_focus_and_nothing_is_out_of_reach(visits: Visits, site: Site) -> None:
+    book, lease = f"{reverse('book')}?days=today", reverse("workstation", args=[site.scene.active.pk])
+    hers, theirs = visits.page(site.scene.ada), visits.page(site.scene.operator)
+    for page, path in (
+        (hers, book), (hers, lease), (hers, reverse("calendar")), (hers, reverse("account")),
+        (theirs, reverse("fleet")), (theirs, reverse("images")),
+    ):  # fmt: skip
+        page.goto(path)
+        if path == book:
+            expect(page.locator(".picker-track")).to_have_count(7)
+        assert Keyboard(page).walk() == [], path
 
 
 def test_the_console_takes_every_key_but_the_way_out(visits: Visits, site: Site) -> None:

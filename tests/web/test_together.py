@@ -1,42 +1,15 @@
-"""Sharing and handing over as people do it: two browsers, one of them by keyboard alone."""
+"""Handing over as people do it, and notes for approvers; sharing is told by keyboard (test_keyboard)."""
 
 from __future__ import annotations
 
 import pytest
 from django.urls import reverse
-from playwright.sync_api import expect
 
-from leasing.models import Lease, Share
-from tests.web.browsing import Visits
+from leasing.models import Lease
 from tests.web.conftest import SignIn
 from tests.web.scenes import Scene
-from tests.web.site import Site
 
 pytestmark = [pytest.mark.django_db, pytest.mark.timeout(90)]
-SOON = 15_000
-
-
-def test_shared_by_keyboard_used_by_a_colleague_and_withdrawn(visits: Visits, site: Site) -> None:
-    lease = site.scene.active
-    hers, theirs = visits.page(site.scene.ada), visits.page(site.scene.approver)
-    theirs.goto("/")
-    expect(theirs.get_by_text("shares it with you")).to_have_count(0)
-    hers.goto(reverse("workstation", args=[lease.pk]))
-    hers.get_by_text("Share it with a colleague").focus()
-    for key in ("Enter", "Tab"):
-        hers.keyboard.press(key)
-    hers.keyboard.type("approver")
-    for key in ("Escape", "Tab", "u", "Tab", "Enter"):
-        hers.keyboard.press(key)
-    expect(hers.get_by_text("Shared with Petra Hahn")).to_be_visible()
-    assert site.do(lambda _scene: Share.objects.get().level) == "use"
-    expect(theirs.get_by_text("Ada Lindqvist shares it with you")).to_be_visible(timeout=SOON)
-    theirs.locator(f'[data-lease="{lease.pk}"]').get_by_role("link", name="Console").click()
-    expect(theirs.locator("#screen")).to_be_visible()
-    hers.get_by_role("button", name="Withdraw").click()
-    expect(hers.get_by_text("It is no longer shared")).to_be_visible()
-    theirs.goto("/")
-    expect(theirs.get_by_text("shares it with you")).to_have_count(0)
 
 
 def test_what_is_handed_over_is_on_the_others_page(scene: Scene, sign_in: SignIn) -> None:
