@@ -79,6 +79,7 @@ def _build(dsn: str, lines: int) -> dict[str, Any]:
     leases = _Rows(first)
     segments = _Rows(
         UsageSegment(
+            tenant=fleet.tenants[0],
             lease_id=uuid4(),
             person=fleet.people[0],
             starts_at=start,
@@ -98,7 +99,8 @@ def _build(dsn: str, lines: int) -> dict[str, Any]:
         for n in range(SEGMENTS_PER_LEASE):
             rate = Decimal(30_000 + number % 977 * 10 + n).scaleb(-4)
             span = {"starts_at": edges[n], "ends_at": edges[n + 1]}
-            segments.add(lease_id=lease, person_id=owner["owner_id"], **span, rate_per_hour=rate)
+            whose = {"tenant_id": owner["tenant_id"], "person_id": owner["owner_id"]}
+            segments.add(lease_id=lease, **whose, **span, rate_per_hour=rate)
     leases.copy()
     segments.copy()
     _run("VACUUM ANALYZE")

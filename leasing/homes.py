@@ -8,12 +8,13 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Q, QuerySet
+from django.db.models import Q, QuerySet, Subquery
 from django.utils.translation import gettext as _
 
 from hosts.models import Host, StoragePool
@@ -23,11 +24,12 @@ from leasing.audit.log import record
 from leasing.errors import InvalidRequest, NothingFree, NotVisible, WrongState
 from leasing.keys import seal_storage_key
 from leasing.locking import locked
-from leasing.models import Block, HomeVolume, Lease, Person, Tenant
+from leasing.models import Block, HomeVolume, Lease, Person, StorageRate, Tenant
 from leasing.outbox import queue_command
 from leasing.snapshots_kept import out_of_reach
 from leasing.states.home import TRANSITIONS, HomeEvent, HomeState
 from leasing.states.lease import LeaseState
+from leasing.storing import follow_volume, monthly
 from leasing.timing import clamp
 from leasing.transactions import atomically
 from leasing.wake import wake_control
@@ -63,21 +65,32 @@ def fetch_volume(person: Person, volume_id: UUID) -> HomeVolume:
 
 def are_offered() -> bool:
     """Whether any host has a place for them."""
-    return Host.objects.filter(pool__isnull=False, retired_at=None).exists()
+    return _hosts_with_pool().exists()
 
 
 @dataclass(frozen=True)
 class HomesInReach:
-    """For whoever books: whether any host has a place, whether they have a volume already, and its size."""
+    """For whoever books: whether any host has a place, whether they have a volume already, its size, and what
+    it costs a month; None if it is free."""
 
     offered: bool
     kept: bool
     gib: int
+    monthly: Decimal | None
+    currency: str
 
 
-def homes_in_reach(person: Person) -> HomesInReach:
+def homes_in_reach(person: Person, *, now: datetime) -> HomesInReach:
     known = volumes_of(person).filter(state__in=_USABLE).first()
-    return HomesInReach(are_offered(), known is not None, known.size_gib if known else settings.HOME_GIB)
+    gib = known.size_gib if known else settings.HOME_GIB
+    newest = StorageRate.objects.filter(valid_from__lte=now).order_by("-valid_from")
+    offers = _hosts_with_pool().annotate(
+        price=Subquery(newest.values("per_gib_month")[:1]), currency=Subquery(newest.values("currency")[:1])
+    )
+    offer = offers.values_list("price", "currency").first()
+    price, currency = offer or (None, "")
+    cost = None if price is None else monthly(price, gib, currency)
+    return HomesInReach(offer is not None, known is not None, gib, cost, currency or "")
 
 
 def elsewhere(lease: Lease) -> frozenset[int]:
@@ -160,6 +173,7 @@ def note_made(lease: Lease, *, at: datetime, now: datetime) -> None:
     if volume is not None:
         volume.made_at = at
         volume.save(update_fields=["made_at"])
+        follow_volume(volume, now=now)
         _record(volume, "home.made", SYSTEM, at=at, now=now, lease=str(lease.pk))
 
 
@@ -184,7 +198,10 @@ def remove_volume(*, actor: Actor, volume_id: UUID, now: datetime) -> HomeVolume
         raise WrongState(
             _("A workstation has this home volume."), hint=_("End the workstation first, then remove it.")
         )
+    volume.kept_until = now
+    volume.save(update_fields=["kept_until"])
     _apply(volume, HomeEvent.REMOVE, actor=actor, at=now, now=now)
+    follow_volume(volume, now=now)
     order_removal(volume, now=now)
     transaction.on_commit(wake_control)
     return volume
@@ -222,6 +239,10 @@ def note_removed(host: Host, volume_id: UUID, *, at: datetime, now: datetime) ->
     volume.save(update_fields=["sealed_key", "removal_due_at"])
     _apply(volume, HomeEvent.GONE, actor=Actor.of_host(host), at=at, now=now)
     return True
+
+
+def _hosts_with_pool() -> QuerySet[Host]:
+    return Host.objects.filter(pool__isnull=False, retired_at=None)
 
 
 _USABLE = (HomeState.DETACHED, HomeState.ATTACHED)

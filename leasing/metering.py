@@ -125,7 +125,8 @@ def append_terms(lease: Lease, extension: Extension, more: Sequence[Term]) -> No
 
 def billed_until(segment: UsageSegment, now: datetime) -> datetime:
     """Up to where a segment counts: `now`, its end, or that of its lease while it is open."""
-    return max(segment.starts_at, min(now, segment.ends_at or segment.lease.ends_at))
+    ends_at = segment.ends_at or (segment.lease.ends_at if segment.lease else now)
+    return max(segment.starts_at, min(now, ends_at))
 
 
 def billed_seconds(segment: UsageSegment, now: datetime) -> int:
@@ -174,6 +175,7 @@ def follow(lease: Lease) -> None:
     hands = hand_overs_of(lease)
     UsageSegment.objects.bulk_create(
         UsageSegment(
+            tenant_id=lease.tenant_id,
             lease=lease,
             person_id=_whose(lease, hands, starts_at),
             starts_at=starts_at,
@@ -225,6 +227,7 @@ def _add_overrun(lease: Lease, active_at: datetime, gone_at: datetime) -> None:
     if span := overrun_span(active_at=active_at, gone_at=gone_at, ends_at=lease.ends_at):
         UsageSegment.objects.bulk_create(
             UsageSegment(
+                tenant_id=lease.tenant_id,
                 lease=lease,
                 person_id=lease.owner_id,
                 starts_at=part.starts_at,

@@ -272,10 +272,10 @@ def reads_audit(person: Person) -> bool:
 
 
 def visible_usage(person: Person) -> QuerySet[UsageSegment]:
-    segments = UsageSegment.objects.select_related("lease__tenant", "person", "lease__flavor__model")
+    segments = UsageSegment.objects.select_related("tenant", "person", "lease__flavor__model", "volume")
     if is_auditor(person) or is_money_manager(person):
         return segments
-    return segments.filter(lease__tenant__in=invoiced_tenants(person))
+    return segments.filter(tenant__in=invoiced_tenants(person))
 
 
 def visible_series(person: Person) -> QuerySet[Series]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
@@ -12,18 +11,9 @@ from uuid import UUID
 
 from django.db import transaction
 from django.db.models import (
-    Case,
-    DateTimeField,
-    DurationField,
-    ExpressionWrapper,
-    F,
     Q,
     QuerySet,
-    Sum,
-    Value,
-    When,
 )
-from django.db.models.functions import Coalesce, Greatest, Least
 from django.utils.translation import gettext as _
 
 from hosts.models import GpuModel
@@ -31,13 +21,11 @@ from leasing.actors import Actor
 from leasing.audit.log import record
 from leasing.errors import DomainError, InvalidRequest
 from leasing.limits import (
-    HOUR,
     WARN,
     Limit,
     Measure,
     MonthUse,
     Use,
-    exact_seconds,
     gpus_at,
     measured,
     month_spans,
@@ -48,9 +36,10 @@ from leasing.limits import (
     refusals,
 )
 from leasing.locking import locked
-from leasing.models import Extension, Flavor, Lease, LeaseTerm, Person, Quota, QuotaKind, Tenant
+from leasing.models import Extension, Flavor, Lease, Person, Quota, QuotaKind, Tenant
 from leasing.prepared import NOBODY, Prepared
 from leasing.reasons import NONE, Reason, together
+from leasing.spent import is_one, spent_in_months
 from leasing.states.lease import LeaseState
 from leasing.terms import Term
 from leasing.timing import INSTANT
@@ -146,7 +135,7 @@ def account_of(
     uses = [Use(*use) for use in rows]
     months = []
     if any(limit.kind in MONTHLY for limit in limits):
-        months = list(_months(others, starts_at, ends_at, tenant.timezone))
+        months = list(spent_in_months(others, starts_at, ends_at, tenant.timezone))
     return Account(limits, uses, months, tenant.timezone, now)
 
 
@@ -237,15 +226,6 @@ def standing(tenant: Tenant, person: Person, *, now: datetime) -> list[Standing]
     return found
 
 
-def monthly_total(tenant: Tenant, begin: datetime, end: datetime) -> dict[str, Decimal]:
-    """The money of what is booked or used in a month of a tenant, by currency, not rounded."""
-    sums: dict[str, Decimal] = defaultdict(Decimal)
-    rows = _MONTH.rows(tenant_id=tenant.pk, person_id=NOBODY, without=NOBODY, begin=begin, end=end)
-    for _gpus, _model, _own, rate, currency, total in rows:
-        sums[currency] += exact_seconds(total) * rate / HOUR
-    return dict(sums)
-
-
 def set_quota(
     *,
     actor: Actor,
@@ -314,80 +294,18 @@ def _uses(
     states = [LeaseState.OFFERED, LeaseState.RELEASING, LeaseState.ENDED]
     held = Lease.objects.filter(tenant=tenant_id, starts_at__lt=ends_at, ends_at__gt=starts_at)
     held = held.exclude(state__in=states).exclude(pk=without)
-    held = held.annotate(own=_is(owner=person_id))
+    held = held.annotate(own=is_one(owner=person_id))
     flavor = ("flavor__gpu_count", "flavor__model_id")
     uses = held.order_by().values_list("starts_at", "ends_at", *flavor, "own")
     asked = Extension.objects.filter(state=Extension.State.PENDING, lease__tenant=tenant_id)
-    asked = asked.exclude(lease=without).annotate(own=_is(lease__owner=person_id))
+    asked = asked.exclude(lease=without).annotate(own=is_one(lease__owner=person_id))
     flavor = ("lease__flavor__gpu_count", "lease__flavor__model_id")
     pending = asked.order_by().values_list("old_ends_at", "new_ends_at", *flavor, "own")
     return uses.union(pending, all=True)
 
 
-def _month(
-    *, tenant_id: UUID, person_id: UUID, without: UUID, begin: datetime, end: datetime
-) -> QuerySet[Any, Any]:
-    """Booked time counts from the start to the end, or to when it was given back; summed by what it costs.
-
-    What has several terms counts term by term, those that hosts are still to confirm among them.
-    """
-    whole = Lease.objects.filter(varied=False).exclude(pk=without)
-    parts = LeaseTerm.objects.exclude(lease=without)
-    sums = [
-        _summed(rows, to_lease, tenant_id=tenant_id, person_id=person_id, begin=begin, end=end)
-        for rows, to_lease in ((whole, ""), (parts, "lease__"))
-    ]
-    return sums[0].union(sums[1], all=True)
-
-
-def _summed(
-    rows: QuerySet[Any, Any],
-    to_lease: str,
-    *,
-    tenant_id: UUID,
-    person_id: UUID,
-    begin: datetime,
-    end: datetime,
-) -> QuerySet[Any, Any]:
-    """The time of rows that are leases, or lead to one, by what it costs."""
-    stopped_at, state = f"{to_lease}stopped_at", f"{to_lease}state"
-    since = Greatest(F("starts_at"), _value(begin))
-    until = Least(Coalesce(stopped_at, "ends_at"), F("ends_at"), _value(end))
-    never_used = Q(**{state: LeaseState.ENDED, f"{to_lease}active_at": None})
-    rows = rows.filter(
-        Q(**{stopped_at: None}) | Q(**{f"{stopped_at}__gt": since}),
-        **{f"{to_lease}tenant": tenant_id},
-        starts_at__lt=end,
-        ends_at__gt=begin,
-    ).exclude(never_used | Q(**{state: LeaseState.OFFERED}))
-    flavor = (f"{to_lease}flavor__gpu_count", f"{to_lease}flavor__model_id")
-    priced = (*flavor, "own", "rate_per_hour", f"{to_lease}currency")
-    summed = Sum(ExpressionWrapper(until - since, output_field=DurationField()))
-    own = _is(**{f"{to_lease}owner": person_id})
-    found: QuerySet[Any, Any] = rows.annotate(own=own).order_by().values_list(*priced).annotate(total=summed)
-    return found
-
-
 _LIMITS = Prepared(_limits)
 _USES = Prepared(_uses)
-_MONTH = Prepared(_month)
-
-
-def _months(
-    others: Mapping[str, UUID], starts_at: datetime, ends_at: datetime, zone: str
-) -> Iterator[MonthUse]:
-    """What there is in each month that the window touches."""
-    for month, begin, end in month_spans(starts_at, ends_at, zone):
-        for gpus, model_id, own, rate, currency, total in _MONTH.rows(**others, begin=begin, end=end):
-            yield MonthUse(month, exact_seconds(total), gpus, model_id, own, rate, currency)
-
-
-def _is(**what: UUID) -> Case:
-    return Case(When(**what, then=True), default=False)
-
-
-def _value(moment: datetime) -> Value:
-    return Value(moment, output_field=DateTimeField())
 
 
 def _described(measure: Measure) -> dict[str, str]:

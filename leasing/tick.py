@@ -26,6 +26,7 @@ from leasing import (
     outbox,
     reminders,
     snapshots,
+    storing,
     tidings,
 )
 from leasing.actors import SYSTEM
@@ -151,16 +152,16 @@ def order_intakes(now: datetime) -> None:
     _each_locked(due, lambda gpu: _order_intake(gpu, now=now))
 
 
-def remove_homes(now: datetime) -> None:
-    """Home volumes of whose end no host has told in time."""
-    due = homes.removals_due(now).select_related("pool")
-    _each_locked(due, lambda volume: homes.order_removal(volume, now=now))
+def remove_kept(now: datetime) -> None:
+    """Home volumes and snapshots of whose end no host has told in time."""
+    volumes, known = homes.removals_due(now), snapshots.removals_due(now)
+    _each_locked(volumes.select_related("pool"), lambda volume: homes.order_removal(volume, now=now))
+    _each_locked(known.select_related("pool"), lambda one: snapshots.order_removal(one, now=now))
 
 
-def remove_snapshots(now: datetime) -> None:
-    """Snapshots of whose end no host has told in time."""
-    due = snapshots.removals_due(now).select_related("pool")
-    _each_locked(due, lambda snapshot: snapshots.order_removal(snapshot, now=now))
+def bill_storage(now: datetime) -> None:
+    """Home volumes of which a month is over, or whose price is another one now."""
+    _each(storing.outdated(now), lambda pk: storing.catch_up(pk, now=now))
 
 
 def send_receipts(now: datetime, send: outbox.Send) -> None:
@@ -228,8 +229,8 @@ DUTIES: tuple[Callable[[datetime], None], ...] = (
     open_again,
     serve_lines,
     forget_past,
-    remove_homes,
-    remove_snapshots,
+    remove_kept,
+    bill_storage,
     order_copies,
     forget_old,
     seal_audit,

@@ -109,6 +109,7 @@ urlpatterns = [
     path("prices/", prices.prices, name="prices"),
     path("prices/rates/", prices.add_rate, name="add-rate"),
     path("prices/discounts/", prices.add_discount, name="add-discount"),
+    path("prices/storage/", prices.add_storage_rate, name="add-storage-rate"),
     path("prices/tax/", prices.add_tax, name="add-tax"),
     path("prices/billing/", prices.change_billing, name="change-billing"),
     path("teams/", teams.teams, name="teams"),

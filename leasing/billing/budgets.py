@@ -20,7 +20,7 @@ from leasing.errors import InvalidRequest, NotVisible
 from leasing.limits import Limit
 from leasing.locking import locked
 from leasing.models import BudgetRule, BudgetWarning, InvoiceLine, Quota, QuotaKind, Tenant
-from leasing.quotas import monthly_total
+from leasing.spent import monthly_total
 from leasing.terms import rounded
 from leasing.transactions import atomically
 

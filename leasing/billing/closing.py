@@ -27,6 +27,7 @@ from leasing.locking import locked
 from leasing.metering import billed_until
 from leasing.models import Invoice, InvoiceLine, Lease, MonthClose, Tenant, UsageSegment
 from leasing.states.lease import ON_HOST
+from leasing.storing import follow_volumes
 from leasing.terms import line_amount, whole_seconds
 from leasing.timing import INSTANT
 from leasing.transactions import atomically
@@ -56,7 +57,7 @@ def draft(tenant: Tenant, name: str, *, now: datetime) -> list[Draft]:
     """What would be billed for a month, by currency; of the present one, up to now."""
     month = month_named(name, tenant.timezone)
     until = min(now, month.ends_at)
-    segments = _related(_due(tenant, month).filter(starts_at__lt=until))
+    segments = _related((_due(tenant, month) | _kept(tenant)).filter(starts_at__lt=until))
     lines = [line for line in (_line(one, until) for one in segments) if line.seconds or line.amount]
     tax = tax_in_force(tenant, month.ends_at - INSTANT)
     return [
@@ -89,7 +90,7 @@ def closed_month(tenant: Tenant, name: str) -> Closed | None:
 
 def months_due(tenant: Tenant, *, now: datetime) -> list[str]:
     """Those that are over and not closed, since there is something to bill; the last one in any case."""
-    first = UsageSegment.objects.filter(line=None, lease__tenant=tenant).order_by("starts_at").first()
+    first = UsageSegment.objects.filter(line=None, tenant=tenant).order_by("starts_at").first()
     present = month_of(now, tenant.timezone)
     last = month_of(present.starts_at - INSTANT, tenant.timezone)
     at = month_of(min(first.starts_at, last.starts_at), tenant.timezone) if first else last
@@ -111,11 +112,12 @@ def _close(actor: Actor, tenant_id: UUID, name: str, now: datetime) -> Closed:
     if now < month.ends_at:
         hint = _("Close it when it is; its draft shows what there is.")
         raise WrongState(_("This month is not over."), hint=hint)
+    volumes = follow_volumes(tenant, now=now)
     silent = set(_silent(tenant, month))
     due = _due(tenant, month).exclude(lease__in=silent)
     # Whoever changes segments has locked their lease.
     leases = [one.pk for one in locked(Lease.objects.filter(pk__in=due.values("lease"))).order_by("pk")]
-    segments = list(_related(due.filter(lease__in=leases)))
+    segments = list(_related(due.filter(Q(lease__in=leases) | Q(volume__in=volumes))))
     _check_order(segments, tenant, month)
     invoices = _issue_all(tenant, month, segments, now=now)
     close = MonthClose.objects.create(
@@ -150,7 +152,7 @@ def facts_of(invoice: Invoice) -> dict[str, object]:
 
 def _issue_all(tenant: Tenant, month: Month, segments: list[UsageSegment], *, now: datetime) -> list[Invoice]:
     for one in segments:
-        if one.ends_at is None:
+        if one.ends_at is None and one.lease is not None:
             one.ends_at = one.lease.ends_at
             one.save(update_fields=["ends_at"])
     tax = tax_in_force(tenant, month.ends_at - INSTANT)
@@ -196,14 +198,21 @@ def _by_currency(
 
 def _due(tenant: Tenant, month: Month) -> QuerySet[UsageSegment]:
     """What is over by the end of the month, and on no invoice."""
-    segments = UsageSegment.objects.filter(line=None, lease__tenant=tenant)
+    segments = UsageSegment.objects.filter(line=None, tenant=tenant)
     over = Q(ends_at__lte=month.ends_at) | Q(ends_at=None, lease__ends_at__lte=month.ends_at)
     return segments.filter(over)
 
 
+def _kept(tenant: Tenant) -> QuerySet[UsageSegment]:
+    """What is kept on: a draft has it up to now."""
+    return UsageSegment.objects.filter(line=None, tenant=tenant, volume__isnull=False, ends_at=None)
+
+
 def _related(segments: QuerySet[UsageSegment]) -> QuerySet[UsageSegment]:
-    related = segments.select_related("lease__flavor__model", "person")
-    return related.order_by("lease__project", "lease__cost_centre", "lease__starts_at", "lease", "starts_at")
+    related = segments.select_related("lease__flavor__model", "volume", "person")
+    # Volumes come last, on every database.
+    by_lease = ("lease__project", "lease__cost_centre", "lease__starts_at", "lease", "starts_at")
+    return related.order_by(F("volume").asc(nulls_first=True), *by_lease)
 
 
 def _silent(tenant: Tenant, month: Month) -> QuerySet[Lease, UUID]:

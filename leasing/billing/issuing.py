@@ -80,8 +80,10 @@ def issue(
 
 
 def frozen_facts(segment: UsageSegment) -> dict[str, object]:
-    """What a line says of a lease, as it is now, and of who had it."""
-    lease = segment.lease
+    """What a line says of a lease or a volume, as it is now, and of who had it."""
+    lease, volume = segment.lease, segment.volume
+    if lease is None:
+        return {"flavor_name": volume.name if volume else "", "gpus": 0, "person_name": str(segment.person)}
     return {
         "lease": lease,
         "flavor_name": lease.flavor.name,

@@ -16,7 +16,7 @@ from leasing.actors import Actor
 from leasing.audit.log import record
 from leasing.errors import InvalidRequest
 from leasing.locking import locked
-from leasing.models import Discount, Flavor, Rate, TaxRate, Tenant
+from leasing.models import Discount, Flavor, Rate, StorageRate, TaxRate, Tenant
 from leasing.transactions import atomically
 
 LARGEST_RATE = Decimal("99999999.9999")
@@ -80,6 +80,21 @@ def set_tax(
     )
     _check(tax)
     return _set_tax(actor, tax, now)
+
+
+def set_storage_rate(
+    *,
+    actor: Actor,
+    per_gib_month: Decimal,
+    currency: str,
+    valid_from: datetime | None = None,
+    now: datetime,
+) -> StorageRate:
+    """What is kept costs so much per GiB and month from a time on, for everybody. Raises InvalidRequest."""
+    policy.require_money_manager(actor.person)
+    rate = StorageRate(per_gib_month=per_gib_month, currency=currency, valid_from=_not_past(valid_from, now))
+    _check(rate)
+    return _set_storage_rate(actor, rate, now)
 
 
 @atomically
@@ -148,11 +163,25 @@ def _set_tax(actor: Actor, tax: TaxRate, now: datetime) -> TaxRate:
     return tax
 
 
+@atomically
+def _set_storage_rate(actor: Actor, rate: StorageRate, now: datetime) -> StorageRate:
+    if StorageRate.objects.filter(valid_from=rate.valid_from).exists():
+        raise InvalidRequest(_("There is a rate from that moment on already."), field="valid_from")
+    was = StorageRate.objects.filter(valid_from__lt=rate.valid_from).order_by("-valid_from").first()
+    rate.save(force_insert=True)
+    names = ("per_gib_month", "currency", "valid_from")
+    record(
+        action="storage-rate.set", actor=actor, subject=f"storage-rate:{rate.pk}", now=now,
+        before=_facts(was, names), after=_facts(rate, names),
+    )  # fmt: skip
+    return rate
+
+
 def _facts(row: models.Model | None, names: tuple[str, ...]) -> dict[str, Any] | None:
     return None if row is None else {name: getattr(row, name) for name in names}
 
 
-def _check(row: Rate | Discount | TaxRate | Tenant) -> None:
+def _check(row: Rate | Discount | StorageRate | TaxRate | Tenant) -> None:
     try:
         row.full_clean(validate_unique=False, validate_constraints=False)
     except ValidationError as error:

@@ -39,7 +39,7 @@ def cause_of(line: UsageLine) -> str:
 
 
 USAGE = (
-    Column("lease", "text", lambda line: str(line.lease)),
+    Column("lease", "text", lambda line: str(line.lease) if line.lease else None),
     Column("tenant", "text", lambda line: line.tenant),
     Column("person", "text", lambda line: line.person),
     Column("flavor", "text", lambda line: line.flavor),
@@ -55,4 +55,5 @@ USAGE = (
     Column("project", "text", lambda line: line.project),
     Column("cost_centre", "text", lambda line: line.cost_centre),
     Column("invoice", "text", lambda line: line.invoice),
+    Column("volume", "text", lambda line: str(line.volume) if line.volume else None),
 )

@@ -30,8 +30,10 @@ class Billed:
     @classmethod
     def of_tenants(cls, tenants: QuerySet[Tenant]) -> Billed:
         everything = cls.everything()
-        theirs = {"lease__tenant__in": tenants}
-        return cls(everything.segments.filter(**theirs), everything.credits.filter(**theirs))
+        return cls(
+            everything.segments.filter(tenant__in=tenants),
+            everything.credits.filter(invoice__tenant__in=tenants),
+        )
 
 
 @dataclass(frozen=True)
@@ -58,23 +60,25 @@ class UsageFilter:
             project=Coalesce("line__project", "lease__project"),
             cost_centre=Coalesce("line__cost_centre", "lease__cost_centre"),
         )
-        whose = "person__username"
-        return Billed(self._of(tagged, whose), self._of(billed.credits, f"corrects__segment__{whose}"))
+        return Billed(
+            self._of(tagged, "person__username", "tenant"),
+            self._of(billed.credits, "corrects__segment__person__username", "invoice__tenant"),
+        )
 
     def told(self) -> dict[str, object]:
         """What is asked for, for the audit log."""
         return {name: value for name, value in vars(self).items() if value}
 
-    def _of(self, rows: QuerySet[M], whose: str) -> QuerySet[M]:
+    def _of(self, rows: QuerySet[M], person: str, tenant: str) -> QuerySet[M]:
         if self.since:
             rows = rows.filter(Q(ends_at__isnull=True) | Q(ends_at__gt=self.since))
         if self.before:
             rows = rows.filter(starts_at__lt=self.before)
         if self.month:
-            rows = rows.filter(_in_month(self.month))
+            rows = rows.filter(_in_month(self.month, tenant))
         exact = {
-            "lease__tenant__slug": self.tenant,
-            whose: self.person,
+            f"{tenant}__slug": self.tenant,
+            person: self.person,
             "lease__flavor__model__slug": self.model,
             "lease": self.lease,
             "project": self.project,
@@ -83,11 +87,11 @@ class UsageFilter:
         return rows.filter(**{name: value for name, value in exact.items() if value})
 
 
-def _in_month(name: str) -> Q:
+def _in_month(name: str, tenant: str) -> Q:
     zones = Tenant.objects.order_by("timezone").values_list("timezone", flat=True).distinct()
     meant = Q(pk=None)
     for zone in [*zones] or ["UTC"]:
         month = month_named(name, zone)
         touching = Q(ends_at__isnull=True) | Q(ends_at__gt=month.starts_at)
-        meant |= Q(lease__tenant__timezone=zone) & touching & Q(starts_at__lt=month.ends_at)
+        meant |= Q(**{f"{tenant}__timezone": zone}) & touching & Q(starts_at__lt=month.ends_at)
     return meant

@@ -48,6 +48,8 @@ def _period(line: UsageLine) -> Month:
 
 
 def _description(line: UsageLine) -> str:
+    if line.volume:
+        return f"{line.flavor_name}, {line.gib} GiB, {line.cause}"
     return f"{line.flavor_name}, {line.gpus} × {line.model_name}, {line.cause}"
 
 
@@ -59,7 +61,12 @@ def _tags(line: UsageLine) -> str:
 
 
 def _price_details(line: UsageLine) -> str:
-    return json.dumps({"GpuCount": line.gpus, "x_GpuModel": line.model}, sort_keys=True, ensure_ascii=False)
+    told = {"StorageGiB": line.gib} if line.volume else {"GpuCount": line.gpus, "x_GpuModel": line.model}
+    return json.dumps(told, sort_keys=True, ensure_ascii=False)
+
+
+def _either(of_lease: str, of_volume: str) -> Callable[[UsageLine], Cell]:
+    return lambda line: of_volume if line.volume else of_lease
 
 
 def _fixed(text: str) -> Callable[[UsageLine], Cell]:
@@ -90,8 +97,10 @@ COLUMNS = (
     _column("ChargeFrequency", "text", _fixed("Usage-Based")),
     _column("ChargePeriodEnd", "moment", lambda line: line.ends_at),
     _column("ChargePeriodStart", "moment", lambda line: line.starts_at),
-    _column("ConsumedQuantity", "decimal", lambda line: _hours(line) * line.gpus),
-    _column("ConsumedUnit", "text", _fixed("GPU-Hours")),
+    _column(
+        "ConsumedQuantity", "decimal", lambda line: _hours(line) * (line.gib if line.volume else line.gpus)
+    ),
+    _column("ConsumedUnit", "text", _either("GPU-Hours", "GiB-Hours")),
     _column("ContractedCost", "decimal", _cost),
     _column("ContractedUnitPrice", "decimal", lambda line: line.rate_per_hour),
     _column("EffectiveCost", "decimal", _cost),
@@ -104,12 +113,12 @@ COLUMNS = (
     _column("PricingUnit", "text", _fixed("Hours")),
     _column("ProviderName", "text", _named),
     _column("PublisherName", "text", _named),
-    _column("ResourceId", "text", lambda line: str(line.lease)),
+    _column("ResourceId", "text", lambda line: str(line.lease or line.volume)),
     _column("ResourceName", "text", lambda line: line.machine_name),
-    _column("ResourceType", "text", _fixed("Workstation")),
-    _column("ServiceCategory", "text", _fixed("Compute")),
-    _column("ServiceName", "text", _fixed(SERVICE)),
-    _column("ServiceSubcategory", "text", _fixed("Virtual Machines")),
+    _column("ResourceType", "text", _either("Workstation", "Home volume")),
+    _column("ServiceCategory", "text", _either("Compute", "Storage")),
+    _column("ServiceName", "text", _either(SERVICE, "Home volumes")),
+    _column("ServiceSubcategory", "text", _either("Virtual Machines", "Block Storage")),
     _column("SkuId", "text", lambda line: line.flavor),
     _column("SkuMeter", "text", _fixed("Time")),
     _column("SkuPriceDetails", "text", _price_details),

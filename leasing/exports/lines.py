@@ -6,13 +6,13 @@ That both come to the same is tested with random lines, on PostgreSQL and on SQL
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.db import connection
-from django.db.models import Expression, QuerySet
+from django.db.models import Expression, QuerySet, Value
 from django.db.models.functions import Coalesce
 
 from leasing.exports.filter import Billed
@@ -20,6 +20,10 @@ from leasing.models import UsageSegment
 from leasing.statements import Columns, fields_of, stream_rows
 from leasing.terms import WHOLE_CURRENCIES
 
+STORAGE = "storage"
+# No model is called so: slugs have no parentheses.
+NO_MODEL = "(storage)"
+NEVER = datetime(9999, 12, 31, tzinfo=UTC)
 # A rate has four decimals, and an hour 3600 seconds: how many of seconds × rate × 10 000 make a hundredth.
 PER_HUNDREDTH = 360_000
 PER_WHOLE = PER_HUNDREDTH * 100
@@ -28,14 +32,12 @@ Taken = str | Expression
 # What lines know, by the names that the statement gives it, and where segments and credits have it.
 _SAME: dict[str, Taken] = {
     "lease": "lease_id",
-    "tenant": "lease__tenant__slug",
-    "tenant_name": "lease__tenant__name",
-    "zone": "lease__tenant__timezone",
-    "flavor": "lease__flavor__slug",
-    "flavor_name": "lease__flavor__name",
-    "gpus": "lease__flavor__gpu_count",
-    "model": "lease__flavor__model__slug",
-    "model_name": "lease__flavor__model__name",
+    # A volume that is kept has neither flavor nor GPUs.
+    "flavor": Coalesce("lease__flavor__slug", Value(STORAGE)),
+    "flavor_name": Coalesce("lease__flavor__name", Value("Home volume")),
+    "gpus": Coalesce("lease__flavor__gpu_count", 0),
+    "model": Coalesce("lease__flavor__model__slug", Value(NO_MODEL)),
+    "model_name": Coalesce("lease__flavor__model__name", Value("Storage")),
     "starts_at": "starts_at",
     "closed_at": "ends_at",
     "rate": "rate_per_hour",
@@ -43,15 +45,25 @@ _SAME: dict[str, Taken] = {
 }
 OF_SEGMENTS: dict[str, Taken] = _SAME | {
     "line": "pk",
+    "volume": "volume_id",
+    "gib": Coalesce("volume__size_gib", 0),
+    "tenant": "tenant__slug",
+    "tenant_name": "tenant__name",
+    "zone": "tenant__timezone",
     "person": "person__username",
-    "lease_ends_at": "lease__ends_at",
+    "lease_ends_at": Coalesce("lease__ends_at", Value(NEVER)),
     "currency": "currency",
-    "project": Coalesce("line__project", "lease__project"),
-    "cost_centre": Coalesce("line__cost_centre", "lease__cost_centre"),
+    "project": Coalesce("line__project", "lease__project", Value("")),
+    "cost_centre": Coalesce("line__cost_centre", "lease__cost_centre", Value("")),
     "invoice": "line__invoice__number",
 }
 _OF_CREDITS: dict[str, Taken] = _SAME | {
     "line": "corrects__segment_id",
+    "volume": "corrects__segment__volume_id",
+    "gib": Coalesce("corrects__segment__volume__size_gib", 0),
+    "tenant": "invoice__tenant__slug",
+    "tenant_name": "invoice__tenant__name",
+    "zone": "invoice__tenant__timezone",
     "person": "corrects__segment__person__username",
     "currency": "invoice__currency",
     "project": "project",
@@ -65,11 +77,14 @@ _OF_CREDITS: dict[str, Taken] = _SAME | {
 class UsageLine(NamedTuple):
     """A segment as it is billed, or, if `is_open`, would be if it ended now; or what is credited of one.
 
-    `line` is the segment's number. Seconds and amount of a credit are negative. `invoice` is the number.
+    It is of a lease, or of a volume of so many `gib`. `line` is the segment's number. Seconds and amount of a
+    credit are negative. `invoice` is the number.
     """
 
     line: int
-    lease: UUID
+    lease: UUID | None
+    volume: UUID | None
+    gib: int
     tenant: str
     tenant_name: str
     zone: str
@@ -94,19 +109,22 @@ class UsageLine(NamedTuple):
 
     @property
     def machine_name(self) -> str:
-        return f"ws-{self.lease.hex[:8]}"
+        return (
+            f"ws-{self.lease.hex[:8]}" if self.lease else f"home-{self.volume.hex[:8]}" if self.volume else ""
+        )
 
 
 Statement = tuple[str, tuple[Any, ...]]
 _CURRENCY = UsageLine._fields.index("currency")
 _FLAGS = ("is_open", "is_credit")
 _SHARED = (
-    "line, lease, tenant, tenant_name, zone, person, flavor, flavor_name, gpus, model, model_name, starts_at,"
-    " rate, currency, cause, project, cost_centre, invoice"
+    "line, lease, volume, gib, tenant, tenant_name, zone, person, flavor, flavor_name, gpus, model,"
+    " model_name, starts_at, rate, currency, cause, project, cost_centre, invoice"
 )
 _READ = (
-    "line, lease, tenant, tenant_name, zone, person, flavor, flavor_name, gpus, model, model_name, starts_at,"
-    " ends_at, is_open, is_credit, seconds, rate, currency, cause, project, cost_centre, invoice, minor"
+    "line, lease, volume, gib, tenant, tenant_name, zone, person, flavor, flavor_name, gpus, model,"
+    " model_name, starts_at, ends_at, is_open, is_credit, seconds, rate, currency, cause, project,"
+    " cost_centre, invoice, minor"
 )
 ORDER = "ORDER BY starts_at, line, is_credit"
 
@@ -157,8 +175,14 @@ def read_lines(
 ) -> Iterator[UsageLine]:
     """In the order of their start, a few at a time, however many there are."""
     statement, parameters = counted(billed, now=now)
-    lease, starts_at, rate = fields_of(UsageSegment, "lease", "starts_at", "rate_per_hour")
-    converted = {"lease": lease, "starts_at": starts_at, "ends_at": starts_at, "rate_per_hour": rate}
+    lease, volume, starts_at, rate = fields_of(UsageSegment, "lease", "volume", "starts_at", "rate_per_hour")
+    converted = {
+        "lease": lease,
+        "volume": volume,
+        "starts_at": starts_at,
+        "ends_at": starts_at,
+        "rate_per_hour": rate,
+    }
     columns = Columns(*(converted.get(name) for name in UsageLine._fields))
     page = f" LIMIT {int(most)} OFFSET {int(skip)}" if most is not None else ""
     rows = stream_rows(f"{statement} SELECT {_READ} FROM counted {ORDER}{page}", parameters, columns)

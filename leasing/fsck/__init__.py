@@ -25,6 +25,7 @@ from leasing.fsck import (
     money,
     series,
     snapshots,
+    storage,
     use,
     waiting,
 )
@@ -57,6 +58,7 @@ CHECKS: dict[str, Check] = {
     "states": lifecycles.states_follow_from_the_log,
     "audit": the_log_verifies,
     "usage": money.usage_is_what_was_used,
+    "storage": storage.storage_is_what_was_kept,
     "invoices": bills.invoices_add_up,
     "numbers": bills.numbers_have_no_gaps,
     "bills": bills.bills_follow_from_the_log,

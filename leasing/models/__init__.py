@@ -25,7 +25,7 @@ from leasing.models.money import UsageSegment
 from leasing.models.openings import Block, Closure, Opening
 from leasing.models.people import BudgetRule, Person, Tenant
 from leasing.models.permissions import TenantGroupPermission, TenantPersonPermission
-from leasing.models.prices import Discount, Rate, TaxRate
+from leasing.models.prices import Discount, Rate, StorageRate, TaxRate
 from leasing.models.proof import ScrubRecord
 from leasing.models.quotas import Quota, QuotaKind, QuotaRequest
 from leasing.models.series import Series
@@ -83,6 +83,7 @@ __all__ = [
     "Share",
     "Snapshot",
     "SshKey",
+    "StorageRate",
     "StoredImage",
     "TaxRate",
     "Tenant",

@@ -19,7 +19,8 @@ class HomeVolume(models.Model):
 
     `state` is written by leasing.homes alone. `made_at` is when a machine first ran with it: before that it
     may not exist. `sealed_key` opens it, sealed by the portal (leasing.keys); it goes when the volume is
-    gone. `generation` counts goals whose subject is this volume.
+    gone. `generation` counts goals whose subject is this volume. It is billed from `made_at` until
+    `kept_until`, when its removal was ordered (leasing.storing).
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
@@ -35,6 +36,7 @@ class HomeVolume(models.Model):
     sealed_key = models.CharField(max_length=200, blank=True)
     created_at = models.DateTimeField()
     made_at = models.DateTimeField(null=True)
+    kept_until = models.DateTimeField(null=True)
     # When its removal is ordered again, should no host have said that it is gone.
     removal_due_at = models.DateTimeField(null=True)
 
@@ -55,3 +57,8 @@ class HomeVolume(models.Model):
 
     def __str__(self) -> str:
         return f"{self.person} in {self.pool}"
+
+    @property
+    def name(self) -> str:
+        """What it is called on invoices."""
+        return f"home-{self.pk.hex[:8]}"

@@ -142,14 +142,15 @@ class Invoice(models.Model):
 class InvoiceLine(models.Model):
     """One usage segment as it was billed; or, on a credit note, how much less of such a line is due.
 
-    `seconds` and `amount` of the latter are negative. No segment is in two lines.
+    `seconds` and `amount` of the latter are negative. No segment is in two lines. A volume that is kept has
+    neither a lease nor GPUs.
     """
 
     invoice = models.ForeignKey(Invoice, models.PROTECT, related_name="lines")
     position = models.PositiveIntegerField()
     segment = models.OneToOneField(UsageSegment, models.PROTECT, null=True, related_name="line")
     corrects = models.ForeignKey("self", models.PROTECT, null=True, related_name="credits")
-    lease = models.ForeignKey(Lease, models.PROTECT, related_name="invoice_lines")
+    lease = models.ForeignKey(Lease, models.PROTECT, null=True, related_name="invoice_lines")
     starts_at = models.DateTimeField()
     ends_at = models.DateTimeField()
     seconds = models.BigIntegerField()
@@ -157,7 +158,7 @@ class InvoiceLine(models.Model):
     amount = models.DecimalField(max_digits=16, decimal_places=2)
     cause = models.CharField(max_length=7, choices=UsageSegment.Cause)
     flavor_name = models.CharField(max_length=100)
-    gpu_model = models.CharField(max_length=100)
+    gpu_model = models.CharField(max_length=100, blank=True)
     gpus = models.PositiveSmallIntegerField()
     person_name = models.CharField(max_length=310)
     project = models.CharField(max_length=LONGEST_TAG, blank=True)

@@ -1,4 +1,4 @@
-"""Usage: spans of time in which a lease is billed at one rate."""
+"""Usage: spans of time in which a lease, or a volume that is kept, is billed at one rate."""
 
 from __future__ import annotations
 
@@ -6,22 +6,26 @@ from django.db import models
 from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
+from leasing.models.homes import HomeVolume
 from leasing.models.leases import Lease
-from leasing.models.people import Person
+from leasing.models.people import Person, Tenant
 
 
 class UsageSegment(models.Model):
     """`[starts_at, ends_at)` at a rate; an open one is still running. Zero-rated ones carry their cause.
 
-    `person` is whose lease it was then.
+    It is of a lease or of a volume, which is `tenant`'s. `person` is whose it was then.
     """
 
     class Cause(models.TextChoices):
         USE = "use", _("use")
         OVERRUN = "overrun", _("overrun after the end, free")
         OUTAGE = "outage", _("outage of ours, free")
+        STORED = "stored", _("kept files")
 
-    lease = models.ForeignKey(Lease, models.PROTECT, related_name="segments")
+    tenant = models.ForeignKey(Tenant, models.PROTECT, related_name="+")
+    lease = models.ForeignKey(Lease, models.PROTECT, null=True, related_name="segments")
+    volume = models.ForeignKey(HomeVolume, models.PROTECT, null=True, related_name="segments")
     person = models.ForeignKey(Person, models.PROTECT, related_name="+")
     starts_at = models.DateTimeField()
     ends_at = models.DateTimeField(null=True)
@@ -40,7 +44,22 @@ class UsageSegment(models.Model):
                 fields=["lease"], condition=Q(ends_at__isnull=True), name="leasing_usagesegment_one_open"
             ),
             models.UniqueConstraint(fields=["lease", "starts_at"], name="leasing_usagesegment_one_per_start"),
+            models.CheckConstraint(
+                condition=Q(lease__isnull=False, volume__isnull=True) & ~Q(cause="stored")
+                | Q(lease__isnull=True, volume__isnull=False, cause="stored"),
+                name="leasing_usagesegment_of_lease_or_volume",
+            ),
+            models.UniqueConstraint(
+                fields=["volume"],
+                condition=Q(ends_at__isnull=True),
+                name="leasing_usagesegment_one_stored_open",
+            ),
+            models.UniqueConstraint(
+                fields=["volume", "starts_at"],
+                condition=Q(volume__isnull=False),
+                name="leasing_usagesegment_one_stored_per_start",
+            ),
         ]
 
     def __str__(self) -> str:
-        return f"{self.lease_id} {self.cause}"
+        return f"{self.lease_id or self.volume_id} {self.cause}"

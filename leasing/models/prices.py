@@ -81,6 +81,20 @@ class Discount(models.Model):
         return f"{self.percent} %"
 
 
+class StorageRate(models.Model):
+    """Price of what is kept, per GiB and month of 730 hours, from a time on until it is replaced."""
+
+    per_gib_month = models.DecimalField(max_digits=12, decimal_places=4, validators=[MinValueValidator(0)])
+    currency = models.CharField(max_length=3, validators=[CURRENCY])
+    valid_from = models.DateTimeField(unique=True)
+
+    class Meta:
+        ordering = ["valid_from"]
+
+    def __str__(self) -> str:
+        return f"{self.per_gib_month} {self.currency}/GiB"
+
+
 class TaxRate(models.Model):
     """What invoices bear: that of the tenant, else of its region, else that of no region at all."""
 

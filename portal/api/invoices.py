@@ -71,7 +71,7 @@ class InvoiceDetailSerializer(InvoiceSerializer):
 
 
 class DraftLineSerializer(serializers.ModelSerializer[InvoiceLine]):
-    lease = serializers.UUIDField(source="lease_id", read_only=True)
+    lease = serializers.UUIDField(source="lease_id", read_only=True, allow_null=True)
     starts_at, ends_at = moment(), moment()
 
     class Meta:

@@ -14,9 +14,16 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from leasing import policy
-from leasing.billing.prices import LARGEST_RATE, set_billing, set_discount, set_rate, set_tax
+from leasing.billing.prices import (
+    LARGEST_RATE,
+    set_billing,
+    set_discount,
+    set_rate,
+    set_storage_rate,
+    set_tax,
+)
 from leasing.errors import InvalidRequest, NotVisible
-from leasing.models import Discount, Flavor, Person, Rate, TaxRate, Tenant
+from leasing.models import Discount, Flavor, Person, Rate, StorageRate, TaxRate, Tenant
 from leasing.models.prices import CURRENCY
 from portal.api.fields import MomentField, StrictSerializer
 from portal.api.serializers import moment
@@ -105,6 +112,23 @@ class SetTaxSerializer(StrictSerializer[dict[str, Any]]):
     valid_from = MomentField(required=False, allow_null=True, default=None, help_text=FROM)
 
 
+class StorageRateSerializer(serializers.ModelSerializer[StorageRate]):
+    valid_from = moment()
+
+    class Meta:
+        model = StorageRate
+        fields = ["id", "per_gib_month", "currency", "valid_from"]
+        read_only_fields = fields
+
+
+class SetStorageRateSerializer(StrictSerializer[dict[str, Any]]):
+    per_gib_month = serializers.DecimalField(
+        max_digits=12, decimal_places=4, min_value=0, max_value=LARGEST_RATE, help_text="A month is 730 hours"
+    )
+    currency = serializers.CharField(validators=[CURRENCY], max_length=3)
+    valid_from = MomentField(required=False, allow_null=True, default=None, help_text=FROM)
+
+
 class BillingSerializer(serializers.ModelSerializer[Tenant]):
     class Meta:
         model = Tenant
@@ -176,6 +200,24 @@ class TaxList(ListView[TaxRate]):
         label = asked.pop("name")
         tax = set_tax(actor=api_actor(request), label=label, now=timezone.now(), **asked)
         return Response(TaxSerializer(tax).data, status=status.HTTP_201_CREATED)
+
+
+class StorageRateList(ListView[StorageRate]):
+    serializer_class = StorageRateSerializer
+    queryset = StorageRate.objects.none()
+
+    def get_queryset(self) -> QuerySet[StorageRate]:
+        """Every price of home volumes there ever was or will be: the newest that has begun counts."""
+        _require_reader(person_of(self.request))
+        return StorageRate.objects.order_by("-valid_from")
+
+    @extend_schema(request=SetStorageRateSerializer, responses={201: StorageRateSerializer})
+    def post(self, request: Request) -> Response:
+        """What home volumes cost from a time on, also those that are there."""
+        policy.require_money_manager(person_of(request))
+        asked = checked(SetStorageRateSerializer, request.data)
+        rate = set_storage_rate(actor=api_actor(request), now=timezone.now(), **asked)
+        return Response(StorageRateSerializer(rate).data, status=status.HTTP_201_CREATED)
 
 
 class BillingView(ActionView):

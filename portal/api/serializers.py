@@ -345,10 +345,13 @@ class AuditEntrySerializer(serializers.ModelSerializer[AuditEntry]):
 
 
 class UsageSerializer(serializers.ModelSerializer[UsageSegment]):
-    lease = serializers.UUIDField(source="lease_id", read_only=True)
-    tenant = serializers.CharField(source="lease.tenant.slug", read_only=True)
+    lease = serializers.UUIDField(source="lease_id", read_only=True, allow_null=True)
+    volume = serializers.UUIDField(
+        source="volume_id", read_only=True, allow_null=True, help_text="The home volume that was kept"
+    )
+    tenant = serializers.CharField(source="tenant.slug", read_only=True)
     owner = serializers.CharField(source="person.username", read_only=True)
-    flavor = serializers.CharField(source="lease.flavor.slug", read_only=True)
+    flavor = serializers.CharField(source="lease.flavor.slug", read_only=True, allow_null=True)
     seconds = serializers.SerializerMethodField()
     amount = serializers.SerializerMethodField()
     starts_at, ends_at = moment(), moment(allow_null=True)
@@ -356,8 +359,8 @@ class UsageSerializer(serializers.ModelSerializer[UsageSegment]):
     class Meta:
         model = UsageSegment
         fields = [
-            "id", "lease", "tenant", "owner", "flavor", "starts_at", "ends_at", "seconds", "rate_per_hour",
-            "currency", "cause", "amount",
+            "id", "lease", "volume", "tenant", "owner", "flavor", "starts_at", "ends_at", "seconds",
+            "rate_per_hour", "currency", "cause", "amount",
         ]  # fmt: skip
         read_only_fields = fields
 

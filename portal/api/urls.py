@@ -207,6 +207,7 @@ urlpatterns = [
     path("months/close/", invoices.CloseView.as_view(), name="api-close-month"),
     path("rates/", prices.RateList.as_view(), name="api-rates"),
     path("discounts/", prices.DiscountList.as_view(), name="api-discounts"),
+    path("storage-rates/", prices.StorageRateList.as_view(), name="api-storage-rates"),
     path("taxes/", prices.TaxList.as_view(), name="api-taxes"),
     path("billing/<slug:slug>/", prices.BillingView.as_view(), name="api-billing"),
     path("usage/", records.UsageList.as_view(), name="api-usage"),

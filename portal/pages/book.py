@@ -125,7 +125,7 @@ def _page(
         "weekdays": form.fields["weekdays"].choices,  # type: ignore[attr-defined]
         "repeated_on": set(map(str, form["weekdays"].value() or [])),
         "weeks": WEEKS.items(),
-        "homes": homes_in_reach(request.user),
+        "homes": homes_in_reach(request.user, now=now),
         "timeline": timeline_of(asked, asked.data["days"], now) if "days" in asked.data else None,
         "timeline_address": asked.address(days=""),
     }

@@ -18,16 +18,25 @@ from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_safe
 
 from leasing import policy
-from leasing.billing.prices import LARGEST_RATE, set_billing, set_discount, set_rate, set_tax
+from leasing.billing.prices import (
+    LARGEST_RATE,
+    set_billing,
+    set_discount,
+    set_rate,
+    set_storage_rate,
+    set_tax,
+)
 from leasing.errors import InvalidRequest, NotVisible
-from leasing.models import Discount, Flavor, Rate, TaxRate, Tenant
+from leasing.models import Discount, Flavor, Rate, StorageRate, TaxRate, Tenant
 from leasing.models.people import check_zone
 from leasing.models.prices import CURRENCY
+from leasing.storing import storage_price
 from portal.middleware import PersonRequest
 from portal.pages.actions import action
 from portal.pages.booking_form import LocalTimeField
 
 FLAVORS = Flavor.objects.order_by("name")
+SHOWN = 10
 TENANTS = Tenant.objects.order_by("name")
 
 
@@ -83,6 +92,14 @@ class DiscountForm(forms.Form):
     valid_until = LocalTimeField(label=gettext_lazy("Until (for good if empty)"))
 
 
+class StorageForm(forms.Form):
+    per_gib_month = rate_field(label=gettext_lazy("Per GiB and month, net"))
+    currency = forms.CharField(
+        label=gettext_lazy("Currency"), max_length=3, validators=[CURRENCY], initial="EUR"
+    )
+    valid_from = LocalTimeField(label=gettext_lazy("From (now if empty)"))
+
+
 class TaxForm(forms.Form):
     label = forms.CharField(label=gettext_lazy("Name"), max_length=40, initial="VAT")
     percent = percent_field(label=gettext_lazy("Per cent"))
@@ -116,10 +133,13 @@ def prices(request: PersonRequest) -> HttpResponse:
         "rates": _marked(Rate.objects.filter(valid).select_related("flavor"), "flavor_id"),
         "discounts": Discount.objects.filter(valid).select_related("tenant", "flavor"),
         "taxes": TaxRate.objects.filter(valid).select_related("tenant"),
+        "storage_rates": StorageRate.objects.order_by("-valid_from")[:SHOWN],
+        "storage_now": storage_price(at=now),
         "tenants": TENANTS.all(),
         "may_set": policy.is_money_manager(request.user),
         "rate_form": _styled(RateForm(initial={"reserved_percent": 0})),
         "discount_form": _styled(DiscountForm()),
+        "storage_form": _styled(StorageForm()),
         "tax_form": _styled(TaxForm()),
     }
     return render(request, "money/prices.html", context)
@@ -134,6 +154,13 @@ def add_rate(request: PersonRequest) -> str:
 def add_discount(request: PersonRequest) -> str:
     return _set(
         request, DiscountForm, set_discount, _("The discount is set. What is booked keeps its price.")
+    )
+
+
+@action
+def add_storage_rate(request: PersonRequest) -> str:
+    return _set(
+        request, StorageForm, set_storage_rate, _("The price of storage is set. Closed months keep theirs.")
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from uuid import UUID
 
 from django.contrib import messages
@@ -14,14 +15,26 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from leasing.errors import DomainError
 from leasing.homes import fetch_volume, homes_in_reach, remove_volume, volumes_of
+from leasing.models import HomeVolume
+from leasing.storing import StoragePrice, monthly, storage_price
 from portal.middleware import PersonRequest
 
 
 @login_required
 @require_safe
 def storage(request: PersonRequest) -> HttpResponse:
-    context = {"volumes": volumes_of(request.user), "homes": homes_in_reach(request.user)}
+    now = timezone.now()
+    price = storage_price(at=now)
+    context = {
+        "volumes": [(each, _monthly(each, price)) for each in volumes_of(request.user)],
+        "homes": homes_in_reach(request.user, now=now),
+        "currency": price.currency if price else "",
+    }
     return render(request, "storage/storage.html", context)
+
+
+def _monthly(volume: HomeVolume, price: StoragePrice | None) -> Decimal | None:
+    return monthly(price.per_gib_month, volume.size_gib, price.currency) if price else None
 
 
 @login_required

@@ -12,6 +12,7 @@ from django.utils import formats
 from django.utils.translation import gettext as _
 from django.utils.translation import pgettext
 
+from leasing.exports.lines import NO_MODEL
 from leasing.exports.sums import Sum
 
 HEIGHT = 200
@@ -39,6 +40,11 @@ class Series:
     key: str
     name: str
     total: Decimal
+
+    @property
+    def leads(self) -> bool:
+        """Whether it can be looked at by itself."""
+        return self.key not in ("", NO_MODEL)
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ def charts_of(spans: Sequence[Span], sums: Sequence[Sum], *, show: str) -> list[
 def _chart(currency: str, spans: Sequence[Span], values: Sequence[tuple[Sum, Decimal]]) -> Chart:
     totals: dict[tuple[str, str], Decimal] = defaultdict(Decimal)
     for one, value in values:
-        totals[one.key, one.name] += value
+        totals[one.key, _called(one)] += value
     ranked = sorted(totals, key=lambda key: (-totals[key], key))
     series = [
         Series(number, key, name, totals[key, name])
@@ -157,3 +163,8 @@ def _round_up(value: Decimal) -> Decimal:
         return Decimal(1)
     unit = Decimal(10) ** value.adjusted()
     return next(step * unit for step in (1, 2, 5, 10) if step * unit >= value)
+
+
+def _called(one: Sum) -> str:
+    """What is kept has no model, whose name would be the same in every language."""
+    return _("Storage") if one.key == NO_MODEL else one.name

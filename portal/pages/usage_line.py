@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from django.contrib.auth.decorators import login_required
+from django.db.models import QuerySet
 from django.http import HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
@@ -16,7 +19,7 @@ from hosts.models import Gpu
 from leasing import policy
 from leasing.errors import NotVisible
 from leasing.metering import billed_seconds, segment_amount
-from leasing.models import AuditEntry, Lease, Person, ScrubRecord, UsageSegment
+from leasing.models import AuditEntry, Lease, Person, ScrubRecord
 from leasing.proof import evidence_digest
 from leasing.usage import lease_cost
 from portal.middleware import PersonRequest
@@ -26,6 +29,7 @@ LARGEST = 2**63 - 1
 TOLD = (
     "lease.request", "lease.approve", "lease.start", "lease.running", "lease.end", "lease.fail", "lease.gone",
 )  # fmt: skip
+TOLD_OF_VOLUMES = ("home.create", "home.made", "home.remove", "home.gone")
 
 
 @dataclass(frozen=True)
@@ -43,21 +47,36 @@ def usage_line(request: PersonRequest, number: int) -> HttpResponse:
     now, person = timezone.now(), request.user
     if not policy.invoiced_tenants(person).exists():
         raise NotVisible(_("There is nothing here."))
-    segments = policy.visible_usage(person).select_related("lease__image", "lease__host", "lease__decided_by")
+    segments = policy.visible_usage(person).select_related(
+        "lease__image", "lease__host", "lease__decided_by", "volume__pool"
+    )
     segment = segments.filter(pk=min(number, LARGEST)).first()
     if segment is None:
         raise NotVisible(_("There is no such line."))
-    context = {
+    context: dict[str, Any] = {
         "line": segment,
-        "lease": segment.lease,
         "seconds": billed_seconds(segment, now),
         "amount": segment_amount(segment, now),
-        "cost": lease_cost(segment.lease, now=now),
-        "lines": segment.lease.segments.count(),
-        "cleaned": _cleaned(segment.lease),
-        **_may_follow(person, segment),
+        "reads_fleet": policy.reads_fleet(person),
     }
+    if segment.lease is not None:
+        context |= _of_lease(person, segment.lease, now)
+    elif segment.volume is not None:
+        entries = _entries(person, f"home:{segment.volume.pk}", TOLD_OF_VOLUMES)
+        context |= {"volume": segment.volume, "entries": entries}
     return render(request, "usage/line.html", context)
+
+
+def _of_lease(person: Person, lease: Lease, now: datetime) -> dict[str, Any]:
+    """Where the links of the chain lead for this person: what is not theirs is named, and not linked."""
+    return {
+        "lease": lease,
+        "cost": lease_cost(lease, now=now),
+        "lines": lease.segments.count(),
+        "cleaned": _cleaned(lease),
+        "sees_lease": policy.visible_leases(person).filter(pk=lease.pk).exists(),
+        "entries": _entries(person, f"lease:{lease.pk}", TOLD),
+    }
 
 
 def _cleaned(lease: Lease) -> list[Cleaned]:
@@ -70,15 +89,8 @@ def _cleaned(lease: Lease) -> list[Cleaned]:
     return found
 
 
-def _may_follow(person: Person, segment: UsageSegment) -> dict[str, Any]:
-    """Where the links of the chain lead for this person: what is not theirs is named, and not linked."""
-    lease = segment.lease
-    entries = AuditEntry.objects.none()
-    if policy.reads_audit(person):
-        about = policy.visible_audit(person).filter(subject=f"lease:{lease.pk}", action__in=TOLD)
-        entries = about.select_related("leaf").order_by("pk")
-    return {
-        "sees_lease": policy.visible_leases(person).filter(pk=lease.pk).exists(),
-        "reads_fleet": policy.reads_fleet(person),
-        "entries": entries,
-    }
+def _entries(person: Person, subject: str, actions: Iterable[str]) -> QuerySet[AuditEntry]:
+    if not policy.reads_audit(person):
+        return AuditEntry.objects.none()
+    about = policy.visible_audit(person).filter(subject=subject, action__in=actions)
+    return about.select_related("leaf").order_by("pk")

@@ -212,6 +212,7 @@ ACTS: dict[str, str | Promise] = {
     "lease.tag": _("Project and cost centre changed"),
     "rate.set": _("Rate set"),
     "discount.set": _("Discount set"),
+    "storage-rate.set": _("Price of storage set"),
     "tax.set": _("Tax set"),
     "tenant.billing": _("Billing address and region changed"),
     "budget.rule": _("What a budget does was changed"),

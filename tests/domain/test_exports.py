@@ -57,7 +57,7 @@ def random_lines(ground: Ground, count: int, *, seed: int) -> None:
             starts_at=starts_at, ends_at=ends_at, rate_per_hour=rate, currency=currency, **owner
         )
         UsageSegment.objects.create(
-            lease=lease, person=lease.owner, starts_at=starts_at,
+            tenant=lease.tenant, lease=lease, person=lease.owner, starts_at=starts_at,
             ends_at=None if dice.random() < 0.2 else ends_at, rate_per_hour=rate, currency=currency,
             cause=dice.choice(CAUSES),
         )  # fmt: skip
@@ -84,6 +84,7 @@ def test_the_database_counts_as_the_rules_say(ground: Ground, seed: int) -> None
         assert str(line.amount) == str(segment_amount(segment, NOW))
         assert (line.starts_at, line.ends_at) == (segment.starts_at, billed_until(segment, NOW))
         assert (line.rate_per_hour, line.is_open) == (segment.rate_per_hour, segment.ends_at is None)
+        assert lease is not None
         assert (line.lease, line.tenant, line.person) == (lease.pk, lease.tenant.slug, lease.owner.username)
 
 
@@ -254,8 +255,8 @@ def test_each_filter_takes_what_it_says(ground: Ground) -> None:
         start = datetime.fromisoformat(at)
         lease = ground.lease(starts_at=start, ends_at=start + timedelta(hours=1), **fields)
         UsageSegment.objects.create(
-            lease=lease, person=lease.owner, starts_at=start, ends_at=lease.ends_at, rate_per_hour=1,
-            currency="EUR",
+            tenant=lease.tenant, lease=lease, person=lease.owner, starts_at=start, ends_at=lease.ends_at,
+            rate_per_hour=1, currency="EUR",
         )  # fmt: skip
         return lease
 
@@ -263,7 +264,7 @@ def test_each_filter_takes_what_it_says(ground: Ground) -> None:
     second = used("2026-01-31T16:00Z", tenant=other, owner=bob)
     third = used("2026-02-01T00:00Z")
 
-    def found(**wanted: Any) -> list[Lease]:
+    def found(**wanted: Any) -> list[Lease | None]:
         segments = UsageFilter(**wanted).of(Billed.everything()).segments.order_by("starts_at")
         return [one.lease for one in segments]
 
@@ -293,7 +294,7 @@ def test_what_was_invoiced_and_credited_adds_up(ground: Ground) -> None:
         outcome="completed",
     )
     segment = UsageSegment.objects.create(
-        lease=lease, person=lease.owner, starts_at=start, ends_at=lease.ends_at,
+        tenant=lease.tenant, lease=lease, person=lease.owner, starts_at=start, ends_at=lease.ends_at,
         rate_per_hour=lease.rate_per_hour, currency="EUR",
     )  # fmt: skip
     closed = close_month(actor=SYSTEM, tenant=ground.tenant, name="2026-02", now=NOW)

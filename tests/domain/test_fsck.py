@@ -275,6 +275,7 @@ def hide_an_overrun(s: Story) -> None:
 
 def bill_what_never_ran(s: Story) -> None:
     UsageSegment.objects.create(
+        tenant=s.approved.tenant,
         lease=s.approved,
         person=s.approved.owner,
         starts_at=s.world.now,
@@ -448,6 +449,27 @@ def give_back_what_was_used(s: Story) -> None:
     give_back_without_a_word(s)
 
 
+def bill_what_nobody_kept(s: Story) -> None:
+    volume = HomeVolume.objects.create(
+        tenant=s.world.studio,
+        person=s.world.ada,
+        pool=StoragePool.objects.create(name="studio"),
+        size_gib=50,
+        state="detached",
+        state_since=s.world.now,
+        created_at=s.world.now,
+    )
+    UsageSegment.objects.create(
+        tenant=s.world.studio,
+        volume=volume,
+        person=s.world.ada,
+        starts_at=s.world.now,
+        rate_per_hour=Decimal(1),
+        currency="EUR",
+        cause="stored",
+    )
+
+
 def attach_a_home_to_what_has_ended(s: Story) -> None:
     pool = StoragePool.objects.create(name="studio")
     HomeVolume.objects.create(
@@ -582,6 +604,7 @@ def offer_what_was_never_stored(story: Story) -> None:
         (attach_a_home_to_what_has_ended, "homes", "which is ended"),
         (attach_a_home_to_what_has_ended, "homes", "which may not have it"),
         (attach_a_home_to_what_has_ended, "homes", "on a host of another pool"),
+        (bill_what_nobody_kept, "storage", "did not happen"),
         (attach_a_home_to_what_has_ended, "states", "is in the database and not in the audit log"),
         (bring_back_a_revoked_feed, "feeds", "has been revoked"),
         (give_a_feed_to_somebody_else, "feeds", "was not made by its person"),

@@ -19,7 +19,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pytest_django import DjangoDbBlocker, Settings
 
-from leasing import quotas
+from leasing import quotas, spent
 from leasing.actors import SYSTEM
 from leasing.approval import approve_lease
 from leasing.booking import request_lease
@@ -218,7 +218,7 @@ def test_what_was_not_counted_is_found(world: World, monkeypatch: pytest.MonkeyP
     lease = book(world, after=timedelta(0))
     world.start(lease)
     extend(world, lease, 8 * HOUR)
-    query = quotas._MONTH if forgotten == "months" else quotas._USES
+    query = spent._SPENT if forgotten == "months" else quotas._USES
     known, pending_from = query.rows, lease.ends_at
     monkeypatch.setattr(
         query,

@@ -12,7 +12,8 @@ from django.db.models import Q, QuerySet
 from leasing.booking import request_lease
 from leasing.models import AuditEntry, Lease, Quota, Tenant
 from leasing.prepared import NOBODY, Prepared, insert
-from leasing.quotas import _month, _uses
+from leasing.quotas import _uses
+from leasing.spent import _spent
 from leasing.statements import ask_joined, columns_of
 from tests.world import World
 
@@ -31,11 +32,11 @@ def book(world: World, *, after: timedelta = HOUR) -> Lease:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("build", [_uses, _month])
+@pytest.mark.parametrize("build", [_uses, _spent])
 def test_a_query_answers_as_the_orm_does(world: World, build: Any) -> None:
     first, second = book(world), book(world, after=timedelta(days=40))
     prepared = Prepared(build)
-    names = ("begin", "end") if build is _month else ("starts_at", "ends_at")
+    names = ("begin", "end") if build is _spent else ("starts_at", "ends_at")
     for person in (world.ada.pk, world.bob.pk):
         for without in (NOBODY, first.pk, second.pk):
             for lease in (first, second):

@@ -88,6 +88,42 @@ def test_what_is_kept_is_there_again_until_it_is_removed(visits: Visits, site: S
     assert visits.complaints == []
 
 
+def test_what_it_costs_is_set_shown_and_on_a_line_of_its_own(visits: Visits, site: Site) -> None:
+    site.do(offer_homes)
+    money = visits.page(site.scene.money)
+    money.goto(reverse("prices"))
+    volumes = money.get_by_role("region", name="Home volumes")
+    expect(volumes).to_contain_text("What is kept costs nothing.")
+    volumes.get_by_text("Set a price").click()
+    volumes.get_by_label("Per GiB and month, net").fill("0.146")
+    volumes.get_by_role("button", name="Set").click()
+    expect(volumes).to_contain_text("€0.1460")
+    expect(volumes).to_contain_text("in force")
+    page = visits.page(site.scene.ada)
+    page.goto(reverse("book"))
+    expect(page.locator("#home-about")).to_contain_text("It costs €7.30 a month until you remove it.")
+    page.get_by_label("Attach my home volume").check()
+    page.get_by_role("button", name="Book it").click()
+    expect(page.get_by_text("will be attached")).to_be_visible()
+    site.do(bring_up)
+    page.goto(reverse("storage"))
+    expect(page.locator("[data-volume]")).to_contain_text("€7.30")
+    money.goto(reverse("usage-lines"))
+    name = site.do(lambda _scene: HomeVolume.objects.get().name)
+    line = money.get_by_role("row").filter(has_text=name)
+    expect(line).to_contain_text("kept files")
+    line.get_by_role("link").click()
+    expect(money.get_by_text("still kept")).to_be_visible()
+    expect(money.get_by_text("50 GiB")).to_be_visible()
+    address = money.url
+    money.goto(reverse("usage") + "?by=model")
+    expect(money.get_by_role("cell", name="Storage").first).to_be_visible()
+    auditor = visits.page(site.scene.auditor)
+    auditor.goto(address)
+    expect(auditor.get_by_role("link", name="Home volume made")).to_be_visible()
+    assert visits.complaints == []
+
+
 def test_over_the_api_and_by_nobody_else(scene: Scene, sign_in: SignIn) -> None:
     offer_homes(scene)
     ada, bob = sign_in(scene.ada), sign_in(scene.bob)
