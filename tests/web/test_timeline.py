@@ -60,12 +60,16 @@ def opened(visits: Visits, site: Site) -> Page:
 
 
 def place(page: Page, hour: float) -> tuple[float, float]:
-    """Where this hour of tomorrow is on the screen."""
-    track = page.locator(".picker-track").nth(1)
-    track.scroll_into_view_if_needed()
-    box = track.bounding_box()
-    assert box
-    return box["x"] + box["width"] * hour / 24, box["y"] + box["height"] / 2
+    """Where this hour of tomorrow is on the screen. Asked at once: the timeline may just be fetched anew."""
+    left, width, middle = page.evaluate(
+        """() => {
+            const track = document.querySelectorAll(".picker-track")[1];
+            track.scrollIntoView({ block: "nearest", behavior: "instant" });
+            const box = track.getBoundingClientRect();
+            return [box.left, box.width, box.top + box.height / 2];
+        }"""
+    )
+    return left + width * hour / 24, middle
 
 
 def drag(page: Page, *hours: float) -> None:
