@@ -28,7 +28,7 @@ from leasing.locking import lock_tenant_and_person, locked
 from leasing.models import Lease, Snapshot
 from leasing.outbox import answer_goal, queue_command
 from leasing.reasons import filled
-from leasing.snapshots_kept import fetch_snapshot, occupying
+from leasing.snapshots_kept import fetch_snapshot, gib_hours, occupying
 from leasing.states.lease import AHEAD, LeaseState
 from leasing.states.snapshot import COMING, TRANSITIONS, SnapshotEvent, SnapshotState
 from leasing.timing import clamp
@@ -216,7 +216,10 @@ def _remove(actor: Actor, known: Snapshot, now: datetime) -> Snapshot:
                 _("%(name)s is booked to start from it.") % {"name": waiting.machine_name},
                 hint=_("Cancel that booking first, or wait until it runs."),
             )
-        _apply(snapshot, SnapshotEvent.REMOVE, actor=actor, at=now, now=now)
+        snapshot.kept_until = now
+        snapshot.save(update_fields=["kept_until"])
+        hours = str(gib_hours(snapshot, now=now))
+        _apply(snapshot, SnapshotEvent.REMOVE, actor=actor, at=now, now=now, gib_hours=hours)
         order_removal(snapshot, now=now)
         transaction.on_commit(wake_control)
     return snapshot

@@ -36,7 +36,9 @@ class Snapshot(models.Model):
     generation = models.PositiveBigIntegerField(default=0)
     sealed_key = models.CharField(max_length=200, blank=True)
     created_at = models.DateTimeField()
+    # It is metered from the one to the other: when the copy was whole, and when its removal was ordered.
     taken_at = models.DateTimeField(null=True)
+    kept_until = models.DateTimeField(null=True)
     # When its removal is ordered again, should no host have said that it is gone.
     removal_due_at = models.DateTimeField(null=True)
 
@@ -57,3 +59,8 @@ class Snapshot(models.Model):
 
     def __str__(self) -> str:
         return f"{self.lease.machine_name} in {self.pool}"
+
+    @property
+    def kept_gib(self) -> float | None:
+        """What it takes of the storage."""
+        return None if self.size_bytes is None else self.size_bytes / 1024**3

@@ -20,6 +20,8 @@ from leasing.homes import homes_in_reach
 from leasing.models import Flavor, Image, Lease, Series, Tenant
 from leasing.pricing import rates_of
 from leasing.series import book_series
+from leasing.snapshots_kept import snapshot_named, snapshots_of
+from leasing.states.snapshot import SnapshotState
 from portal.middleware import PersonRequest
 from portal.pages.booking_form import LENGTHS, WEEKS, BookingForm, Choices, add_domain_error, choices_for
 from portal.pages.offers import offer_of
@@ -63,6 +65,8 @@ def _booked(request: PersonRequest, form: BookingForm, now: datetime) -> Lease |
         if form.is_repeated:
             return book_series(pattern=form.pattern(now), without=chosen["without"], **asked)
         asked |= {"usb": chosen["usb"], "with_home": chosen["with_home"]}
+        if chosen["snapshot"]:
+            asked["snapshot"] = snapshot_named(request.user, chosen["snapshot"])
         return request_lease(starts_at=form.starts(), ends_at=form.ends(now), **asked)
     except DomainError as error:
         add_domain_error(form, error)
@@ -93,7 +97,7 @@ def _suggested(request: PersonRequest, choices: Choices) -> dict[str, Any]:
 
 _IN_ADDRESS = (
     *("tenant", "flavor", "image", "when", "starts_at", "length", "ends_at"),
-    *("last_on", "every_weeks", "days"),
+    *("last_on", "every_weeks", "days", "snapshot"),
 )
 
 
@@ -125,7 +129,9 @@ def _page(
         "weekdays": form.fields["weekdays"].choices,  # type: ignore[attr-defined]
         "repeated_on": set(map(str, form["weekdays"].value() or [])),
         "weeks": WEEKS.items(),
-        "homes": homes_in_reach(request.user, now=now),
+        "homes": (homes := homes_in_reach(request.user, now=now)),
+        "snapshots": snapshots_of(request.user).filter(state=SnapshotState.KEPT) if homes.offered else (),
+        "chosen_snapshot": str(form["snapshot"].value() or ""),
         "timeline": timeline_of(asked, asked.data["days"], now) if "days" in asked.data else None,
         "timeline_address": asked.address(days=""),
     }

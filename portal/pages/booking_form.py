@@ -157,6 +157,7 @@ class BookingForm(forms.Form):
     project = forms.CharField(required=False, max_length=LONGEST_TAG)
     cost_centre = forms.CharField(required=False, max_length=LONGEST_TAG)
     with_home = forms.BooleanField(required=False)
+    snapshot = forms.UUIDField(required=False)
 
     def __init__(self, person: Person, choices: Choices, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -181,6 +182,10 @@ class BookingForm(forms.Form):
         if given.get("weekdays") and given.get("with_home"):
             self.add_error(
                 "with_home", _("What is repeated cannot have the home volume: book the dates one by one.")
+            )
+        if given.get("weekdays") and given.get("snapshot"):
+            self.add_error(
+                "snapshot", _("What is repeated cannot start from a snapshot: book the dates one by one.")
             )
         if given.get("weekdays") and not given.get("last_on") and "last_on" not in self.errors:
             self.add_error("last_on", _("Say until which date it is repeated."))

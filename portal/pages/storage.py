@@ -1,10 +1,11 @@
-"""What of a person outlives their workstations: home volumes, and how one is removed."""
+"""What of a person outlives their workstations: home volumes, how one is removed, and snapshots."""
 
 from __future__ import annotations
 
 from decimal import Decimal
 from uuid import UUID
 
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpResponse
@@ -16,6 +17,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 from leasing.errors import DomainError
 from leasing.homes import fetch_volume, homes_in_reach, remove_volume, volumes_of
 from leasing.models import HomeVolume
+from leasing.snapshots_kept import snapshots_of
 from leasing.storing import StoragePrice, monthly, storage_price
 from portal.middleware import PersonRequest
 
@@ -29,6 +31,9 @@ def storage(request: PersonRequest) -> HttpResponse:
         "volumes": [(each, _monthly(each, price)) for each in volumes_of(request.user)],
         "homes": homes_in_reach(request.user, now=now),
         "currency": price.currency if price else "",
+        "snapshots": snapshots_of(request.user),
+        "most_snapshots": settings.SNAPSHOTS_PER_PERSON,
+        "most_gib": settings.SNAPSHOT_GIB_PER_PERSON,
     }
     return render(request, "storage/storage.html", context)
 

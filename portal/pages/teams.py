@@ -14,7 +14,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from leasing import policy
+from leasing import policy, snapshots_kept
 from leasing.errors import DomainError, NotAllowed, NotVisible
 from leasing.homes import left_behind
 from leasing.membership import closing, invitations, leaving, members
@@ -173,6 +173,7 @@ def _page(
         "owns": owns,
         "roles": policy.ROLES if owns else ("member",),
         "left_behind": left_behind(tenant),
+        "snapshots_left": snapshots_kept.left_behind(tenant),
         "invitations": invitations.open_invitations(tenant, now=timezone.now()),
         "lifetimes": invitations.LIFETIMES,
         "new_link": new_link,

@@ -33,7 +33,9 @@ from leasing.models.catalogue import MOST_USB_DEVICES
 from leasing.more_time import EXTENDABLE, more_time
 from leasing.power import switch_power
 from leasing.preparing import usual_preparation
+from leasing.snapshots import obstacle
 from leasing.states.lease import AHEAD, LeaseState
+from leasing.states.snapshot import COMING
 from leasing.timing import GUEST_PATIENCE
 from leasing.usage import lease_cost
 from portal.api.problems import plain_problem, status_of
@@ -130,14 +132,20 @@ def end(request: PersonRequest, lease_id: UUID) -> HttpResponse:
     lease = policy.fetch_lease(request.user, lease_id, "end")
     if lease.state not in ENDABLE:
         raise WrongState(_("This workstation has already ended."), hint=_("Book another one."))
-    return render(request, "workstation/end.html", _shown(request.user, lease, now))
+    shown = _shown(request.user, lease, now)
+    if shown["saves"] and shown["snapshot"] is None:
+        shown["why_not_saved"] = obstacle(lease, at_end=True)
+    return render(request, "workstation/end.html", shown)
 
 
 @action
 def _end_now(request: PersonRequest, lease_id: UUID) -> str:
-    lease = end_lease(actor=request.actor, lease_id=lease_id, now=timezone.now())
+    save = "save" in request.POST
+    lease = end_lease(actor=request.actor, lease_id=lease_id, save=save, now=timezone.now())
     if lease.state == LeaseState.ENDED:
         messages.success(request, _("Cancelled. Nothing is billed."))
+    elif save:
+        messages.success(request, _("Ended. Billing has stopped; its disk is copied now, and you are told."))
     else:
         messages.success(request, _("Ended. Billing has stopped; the GPU is reset and cleaned now."))
     return _page_of(lease_id)
@@ -188,6 +196,7 @@ def _shown(person: Person, lease: Lease, now: datetime) -> dict[str, Any]:
         "may_tag": policy.may_tag(person, lease),
         "more": more_time(lease, now=now) if usable and lease.state in ENDABLE else None,
         **_devices(lease, usable=usable),
+        **_saving(lease, usable=usable),
         "steps": lease.steps.order_by("id"),
         "usually": usual_preparation(lease) if lease.state == LeaseState.PROVISIONING else None,
         **_inside(lease, now),
@@ -210,6 +219,14 @@ def remote_desktop(request: PersonRequest, lease_id: UUID) -> HttpResponse:
     answer = HttpResponse(rdp_file(way, user=lease.image.default_user), content_type="application/x-rdp")
     answer["Content-Disposition"] = f'attachment; filename="{lease.machine_name}.rdp"'
     return answer
+
+
+def _saving(lease: Lease, *, usable: bool) -> dict[str, Any]:
+    """Whether a snapshot of it can be had, and the one that is being taken or is to be."""
+    saves = usable and lease.state == LeaseState.ACTIVE and lease.host is not None
+    if not saves or lease.host is None or lease.host.pool_id is None:
+        return {"saves": False}
+    return {"saves": True, "snapshot": lease.snapshots.filter(state__in=COMING).first()}
 
 
 def _devices(lease: Lease, *, usable: bool) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from decimal import Decimal
 from functools import partial
 
 import msgspec
@@ -23,7 +24,7 @@ from leasing.booking import request_lease
 from leasing.ending import end_lease
 from leasing.errors import DomainError, InvalidRequest, NotAllowed, NothingFree, NotVisible, WrongState
 from leasing.models import AuditEntry, Lease, Notification, OutboxMessage, Snapshot
-from leasing.snapshots_kept import left_behind, snapshots_of
+from leasing.snapshots_kept import gib_hours, left_behind, snapshots_of
 from leasing.states.snapshot import SnapshotState
 from leasing.together.handing_over import offer_lease
 from tests.domain.test_homes import HOUR, a_world, check, each, give_pool, leave
@@ -128,7 +129,13 @@ def test_what_was_taken_while_off_outlives_its_lease_and_another_starts_from_it(
     start = provision.machine.snapshot
     assert start is not None
     assert (start.snapshot_id, unseal(start.sealed_key, key=key)) == (snapshot.pk, secret)
+    snapshot.refresh_from_db()
+    taken_at = snapshot.taken_at
+    assert taken_at is not None
+    assert gib_hours(snapshot, now=taken_at + 90 * HOUR / 60) == Decimal("10.50")  # of 7 GiB
     assert remove(world, snapshot).state == SnapshotState.REMOVING
+    snapshot.refresh_from_db()
+    assert gib_hours(snapshot, now=world.now) == gib_hours(snapshot, now=world.now + HOUR) > 0
     world.tick(after=snapshots.REMOVAL_AGAIN)
     assert OutboxMessage.objects.filter(kind="remove-snapshot").count() == 2
     other = world.enrol("hv2")

@@ -287,6 +287,8 @@ TABLE = [
     posting("workstation-devices", USES_ACTIVE, arguments=ACTIVE),
     Row("storage", others=EVERYBODY),
     posting("remove-home", arguments=unknown("volume_id")),
+    posting("remove-snapshot", arguments=unknown("snapshot_id")),
+    posting("workstation-snapshot", USES_ACTIVE, arguments=ACTIVE),
     Row("workstation-end", "ada=200 approver=200 auditor=403", arguments=ACTIVE),
     Row("workstation-end", "ada=409 approver=409 auditor=403", arguments=ENDED),
     posting("workstation-end", "ada=302 approver=302 auditor=403", arguments=ACTIVE),

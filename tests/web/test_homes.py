@@ -84,7 +84,7 @@ def test_what_is_kept_is_there_again_until_it_is_removed(visits: Visits, site: S
     expect(row).to_contain_text("being removed")
     site.do(remove)
     page.reload()
-    expect(page.get_by_text("You have none yet.")).to_be_visible()
+    expect(page.get_by_text("You have none yet. Tick")).to_be_visible()
     assert visits.complaints == []
 
 
