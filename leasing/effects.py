@@ -17,7 +17,7 @@ from leasing.outbox import close_commands, queue_command, supersede_updates
 from leasing.reasons import Reason, filled
 from leasing.states.gpu import GpuEvent
 from leasing.states.lease import LeaseEvent, LeaseState
-from leasing.timing import PROVISION_DEADLINE, RELEASE_DEADLINE, UPDATE_DEADLINE
+from leasing.timing import PROVISION_DEADLINE, RELEASE_DEADLINE, SAVING_PATIENCE, UPDATE_DEADLINE
 from leasing.together.closing import close_with_lease
 
 
@@ -45,7 +45,9 @@ def after_lease_event(lease: Lease, *, event: LeaseEvent, at: datetime, actor: A
 
 def order_release(lease: Lease, *, now: datetime) -> None:
     """Tell the host to remove the machine; whatever it was told about the lease before is superseded."""
-    _tell_host(lease, goal=goals.release(lease), now=now, deadline=RELEASE_DEADLINE)
+    goal = goals.release(lease)
+    patience = RELEASE_DEADLINE + SAVING_PATIENCE if goal.save else RELEASE_DEADLINE
+    _tell_host(lease, goal=goal, now=now, deadline=patience)
 
 
 def _drop_pending_extension(lease: Lease, *, now: datetime) -> None:

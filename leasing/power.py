@@ -16,6 +16,7 @@ from leasing.models import Lease
 from leasing.outbox import queue_command
 from leasing.signs_of_use import note_use
 from leasing.states.lease import LeaseState
+from leasing.states.snapshot import SnapshotState
 from leasing.timing import POWER_DEADLINE
 from leasing.transactions import atomically
 
@@ -30,6 +31,10 @@ def switch_power(*, actor: Actor, lease_id: UUID, action: goals.PowerAction, now
     if lease.state != LeaseState.ACTIVE or lease.host is None:
         raise WrongState(
             _("The workstation is not running."), hint=_("Wait until it is ready, or book another one.")
+        )
+    if action != "off" and lease.snapshots.filter(state=SnapshotState.TAKING).exists():
+        raise WrongState(
+            _("A snapshot of its disk is being taken."), hint=_("Switch it on when you have been told.")
         )
     lease.generation += 1
     lease.save(update_fields=["generation"])

@@ -19,6 +19,7 @@ from leasing.errors import Words
 from leasing.models import Closure, Lease, Notification, Person, Series, WaitlistEntry
 from leasing.reasons import Reason, because, filled
 from leasing.states.lease import LeaseEvent, LeaseState
+from leasing.states.snapshot import SnapshotState
 
 if TYPE_CHECKING:
     from leasing.more_time import MoreTime, Offer
@@ -120,6 +121,10 @@ def ends_soon(lease: Lease, more: MoreTime, *, now: datetime) -> None:
     kept = _("Save what you need to your home volume: all else on it is destroyed at the end.")
     lost = _("Save what you need: its disk is destroyed at the end.")
     lines: list[Words | Reason] = [kept if lease.with_home else lost]
+    if lease.snapshots.filter(state=SnapshotState.WANTED).exists():
+        lines = [_("A snapshot of its disk is taken at the end, as you wished. Then the disk is destroyed.")]
+    elif lease.host is not None and lease.host.pool_id is not None:
+        lines.append(_("On the workstation’s page one click has a snapshot of its disk taken at the end."))
     if more.pending_until is not None:
         until = _local_time(more.pending_until, lease.owner)
         lines.append(filled(_("A later end waits for the host's word: %(until)s."), until=until))

@@ -24,8 +24,10 @@ from leasing.booking import request_lease
 from leasing.ending import end_lease
 from leasing.errors import DomainError, InvalidRequest, NotAllowed, NothingFree, NotVisible, WrongState
 from leasing.models import AuditEntry, Lease, Notification, OutboxMessage, Snapshot
+from leasing.power import switch_power
 from leasing.snapshots_kept import gib_hours, left_behind, snapshots_of
 from leasing.states.snapshot import SnapshotState
+from leasing.timing import SAVING_PATIENCE
 from leasing.together.handing_over import offer_lease
 from tests.domain.test_homes import HOUR, a_world, check, each, give_pool, leave
 from tests.world import World
@@ -176,7 +178,10 @@ def test_what_is_wanted_at_the_end_is_taken_then_or_not_if_that_is_taken_back() 
         take(world, lease, at_end=True)
     assert remove(world, first).state == SnapshotState.REMOVED
     second = take(world, lease, at_end=True)
-    world.tick(after=HOUR)
+    world.tick(after=HOUR - timedelta(minutes=3))
+    assert "A snapshot of its disk is taken at the end" in Notification.objects.latest("id").body
+    world.host.inventory(*(gpu.address for gpu in world.gpus), at=world.now)
+    world.tick(after=timedelta(minutes=3))
     order = release_of(world, lease).save
     assert order is not None
     assert order.snapshot_id == second.pk
@@ -198,8 +203,13 @@ def test_one_that_failed_while_the_release_is_under_way_has_another_try_in_it() 
     world.start(lease)
     snapshot = take(world, switched_off(world, lease))
     world.tick()
+    with pytest.raises(WrongState, match="being taken"):
+        switch_power(actor=world.actor(world.ada), lease_id=lease.pk, action="on", now=world.now)
     leave(world, lease)
     world.tick()
+    deadline = world.command(lease, "release").deadline_at
+    assert deadline is not None
+    assert deadline - world.now > SAVING_PATIENCE
     assert release_of(world, lease).save is not None
     failed = SnapshotFailed(snapshot_id=snapshot.pk, lease_id=lease.pk, reason="Killed")
     assert world.host.say(failed, at=world.now, command=order_of(world, snapshot)) == "applied"
