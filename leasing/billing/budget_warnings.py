@@ -30,7 +30,7 @@ def warn(tenant: Tenant, measures: Iterable[Measure], *, now: datetime) -> None:
     most: dict[str, Measure] = {}
     for one in measures:
         limit = one.limit
-        if limit.kind == QuotaKind.BUDGET and not limit.own and limit.model_id is None and not one.foreign:
+        if limit.kind == QuotaKind.BUDGET and not limit.own and limit.model_id is None:
             known = most.get(one.month)
             most[one.month] = one if known is None or one.total > known.total else known
     for one in most.values():

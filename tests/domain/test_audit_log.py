@@ -283,6 +283,15 @@ def test_tampering_is_found(sealed: list[AuditEntry], change: Change, words: str
 
 
 @pytest.mark.usefixtures("tampering")
+def test_an_entry_that_would_never_be_sealed_is_found(sealed: list[AuditEntry]) -> None:
+    """Whoever takes it out of the queue hides it from the log."""
+    (entry,) = write(1, first=12)
+    assert problems() == ""
+    UnsealedEntry.objects.filter(entry=entry).delete()
+    assert problems() == f"Entry {entry.pk} is neither sealed nor waiting to be."
+
+
+@pytest.mark.usefixtures("tampering")
 def test_nothing_more_is_built_on_an_altered_log(sealed: list[AuditEntry]) -> None:
     AuditLeaf.objects.filter(index=3).update(leaf_hash="00" * 32)
     sealer._trees.clear()

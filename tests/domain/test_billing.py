@@ -16,12 +16,13 @@ from hosts.protocol import messages as m
 from leasing.actors import SYSTEM
 from leasing.billing import closing
 from leasing.billing.closing import draft, months_due, still_open
+from leasing.billing.issuing import tax_in_force
 from leasing.billing.outages import record_outage, withdraw_outage
 from leasing.billing.prices import set_discount, set_rate, set_tax
 from leasing.changing import change_end
 from leasing.errors import InvalidRequest, NotVisible, WrongState
 from leasing.fsck import run_checks
-from leasing.models import Invoice, InvoiceLine, NumberSeries, Outage, UsageSegment
+from leasing.models import Invoice, InvoiceLine, NumberSeries, Outage, Tenant, UsageSegment
 from leasing.pricing import quote_lease
 from leasing.tags import set_tags
 from tests.domain.billing_office import HOUR, Office, amounts, lines
@@ -184,6 +185,34 @@ def test_an_outage_of_a_closed_month_is_credited_once_with_its_tax() -> None:
     whole = record_outage(starts_at=begin, ends_at=begin + 4 * HOUR, now=office.now, **acts)
     assert invoice.gross + note.gross + whole.credit_notes[0].gross == 0
     assert run_checks(office.now) == []
+
+
+def test_what_was_free_on_the_invoice_is_on_no_credit_note() -> None:
+    office = Office()
+    begin = office.now
+    lease = office.use(4)
+    acts: dict[str, Any] = {
+        "actor": office.actor(office.operator),
+        "what": lease.holds.get().gpu,
+        "reason": "too hot",
+    }
+    record_outage(starts_at=begin + HOUR, ends_at=begin + 2 * HOUR, now=office.now, **acts)
+    office.now = datetime(2026, 4, 1, 12, tzinfo=UTC)
+    office.close("2026-03")
+    late = record_outage(starts_at=begin, ends_at=begin + 3 * HOUR, now=office.now, **acts)
+    assert [seconds for note in late.credit_notes for seconds, _amount in amounts(note)] == [-3600, -3600]
+    assert run_checks(office.now) == []
+
+
+def test_a_teams_own_tax_comes_before_that_of_its_region() -> None:
+    office = Office()
+    actor = office.actor(office.petra)
+    set_tax(actor=actor, label="none", percent=Decimal(1), now=office.now)
+    set_tax(actor=actor, label="own", percent=Decimal(7), tenant=office.studio, now=office.now)
+    set_tax(actor=actor, label="region", percent=Decimal(20), region="DE", now=office.now)
+    Tenant.objects.update(region="DE")
+    for tenant, label in ((office.studio, "own"), (office.research, "region")):
+        assert tax_in_force(Tenant.objects.get(pk=tenant.pk), office.now)[0] == label
 
 
 @pytest.mark.parametrize(

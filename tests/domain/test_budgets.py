@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 
 import pytest
@@ -10,11 +10,14 @@ import pytest
 from leasing.actors import SYSTEM
 from leasing.billing.budget_warnings import steps_reached
 from leasing.billing.budgets import budget_of, charges, set_budget, set_budget_rule
+from leasing.billing.prices import set_rate
 from leasing.booking import judge_booking, quote_lease
 from leasing.errors import InvalidRequest, NotVisible
 from leasing.fsck import run_checks
 from leasing.models import BudgetWarning, Notification
 from leasing.quotas import OverBudget
+from leasing.recurrence import Pattern
+from leasing.series import book_series
 from tests.domain.billing_office import HOUR, Office
 
 pytestmark = pytest.mark.django_db
@@ -88,6 +91,39 @@ def test_only_approvers_and_who_manages_the_money_set_a_budget_and_its_rule() ->
     set_budget_rule(actor=office.actor(office.petra), tenant=office.studio, rule="warn", now=office.now)
     with pytest.raises(InvalidRequest):
         set_budget_rule(actor=SYSTEM, tenant=office.studio, rule="hope", now=office.now)
+
+
+def test_of_several_bookings_at_once_the_step_that_all_reach_is_told() -> None:
+    office = Office()
+    budget(office, 100)
+    first = office.now.date() + DAY
+    book_series(
+        actor=office.actor(office.ada),
+        tenant=office.studio,
+        flavor=office.flavor,
+        image=office.image,
+        pattern=Pattern(frozenset(range(1, 8)), time(18), time(22), "Europe/Berlin", first, first + 3 * DAY),
+        now=office.now,
+    )
+    assert told() == ["50"]
+    assert list(BudgetWarning.objects.values_list("percent", flat=True)) == [50]
+
+
+def test_lines_that_were_rounded_up_are_not_booked_less_than_nothing() -> None:
+    """Each line is rounded by itself; what is booked is not."""
+    office = Office()
+    for _ in range(3):
+        office.use(0.25)
+    set_rate(
+        actor=office.actor(office.petra), flavor=office.flavor, per_hour=Decimal("0.055"), currency="EUR",
+        now=office.now,
+    )  # fmt: skip
+    office.now += HOUR
+    for _ in range(5):
+        office.use(1)
+    (euro,) = budget_of(office.studio, now=office.now).forecasts
+    assert euro.used == Decimal("3.15")
+    assert (euro.booked, euro.certain) == (Decimal(0), euro.used)
 
 
 def test_the_forecast_is_what_was_used_and_booked_or_more_of_the_same() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -17,6 +18,9 @@ from nacl.signing import SigningKey
 
 from hosts.protocol import messages as m
 from hosts.protocol.signing import public_hex
+from leasing.actors import SYSTEM
+from leasing.audit.log import record
+from leasing.audit.proofs import prove_entry
 from leasing.audit.sealer import seal
 from leasing.booking import request_lease
 from leasing.certificates import as_json, certificate_of
@@ -159,3 +163,49 @@ def test_every_change_is_found(world: World, tmp_path: Path) -> None:
 def test_the_key_can_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     call_command("audit", "key")
     assert capsys.readouterr().out.strip() == public_key()
+
+
+def program() -> Any:
+    spec = importlib.util.spec_from_file_location("verify_certificate", PROGRAM)
+    assert spec is not None
+    assert spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+@pytest.mark.parametrize(("index", "size", "path"), [(5, 4, 2), (-1, 4, 2), (0, 4, 1), (0, 4, 3)], ids=str)
+def test_a_path_of_another_place_or_length_is_refused(index: int, size: int, path: int) -> None:
+    verifier = program()
+    with pytest.raises(verifier.NotAuthentic):
+        verifier.root_of(b"leaf", index, size, [b"sibling"] * path)
+
+
+def test_one_gpu_that_was_not_proven_clean_is_enough(capsys: pytest.CaptureFixture[str]) -> None:
+    scrub = {
+        "evidence": {"methods": []}, "simulated": False, "model": "A6000", "address": "0000:01:00.0",
+        "host": "hv1", "tenure": 1, "finished_at": "2026-03-02T09:00:00Z", "reasons": [],
+    }  # fmt: skip
+    certificate = {"machine": "ws-1", "lease": "1", "head": {"size": 1, "signed_at": "2026-03-02"}}
+    verifier = program()
+    judged = [scrub | {"passed": passed} for passed in (True, False)]
+    assert verifier.report(certificate, judged, anchored=False) == verifier.NOT_CLEAN
+    assert verifier.report(certificate, judged[:1], anchored=False) == verifier.CLEAN
+    assert "NOT proven clean" in capsys.readouterr().out
+
+
+def test_an_entry_about_something_else_proves_no_scrub(world: World) -> None:
+    """It is in the log, and names the lease and the evidence."""
+    lease = give_back(world)
+    certificate = json.loads(as_json(certificate_of(lease, now=world.now)))
+    (scrub,) = certificate["scrubs"]
+    detail = json.loads(scrub["entry"])["detail"]
+    entry = record(action="gpu.note", actor=SYSTEM, subject="gpu:1", now=world.now, **detail)
+    seal(world.now)
+    proof = prove_entry(entry.pk)
+    told = {"entry": entry.text, "index": proof.index, "path": proof.path}
+    verifier = program()
+    with pytest.raises(verifier.NotAuthentic, match="about something else"):
+        verifier.check_scrub(
+            scrub | told, {"size": proof.head.size, "root_hash": proof.head.root_hash}, str(lease.pk)
+        )

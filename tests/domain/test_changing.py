@@ -20,6 +20,7 @@ from leasing.ending import end_lease
 from leasing.errors import InvalidRequest, NothingFree, NotVisible, WrongState
 from leasing.fsck import Finding, run_checks
 from leasing.latest_end import extension_limit
+from leasing.metering import quoted_total
 from leasing.models import Extension, Flavor, Hold, Lease, Notification, OutboxMessage, Rate
 from leasing.openings.upkeep import rebuild
 from leasing.quotas import set_quota
@@ -94,12 +95,14 @@ def test_a_running_one_keeps_its_end_until_the_host_has_taken_over_the_new_one(w
     old, new = lease.ends_at, lease.ends_at + 3 * HOUR
     end_at(world, lease, new)
     assert lease.ends_at == old
+    assert quoted_total(lease) == Decimal("7.60"), "what the host has not confirmed is no price"
     assert lease.holds.get().ends_at > new, "but nobody else can have it"
     assert new.isoformat()[:19] in world.command(lease, "update").goal
     with pytest.raises(WrongState):
         end_at(world, lease, new + HOUR)
     acknowledge(world, lease)
     assert lease.ends_at == new
+    assert quoted_total(lease) == Decimal("19.00")
     assert lease.extensions.get().state == Extension.State.CONFIRMED
     assert run_checks(world.now) == []
     world.now = old + MINUTE
