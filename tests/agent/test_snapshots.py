@@ -90,6 +90,23 @@ def test_one_that_is_being_taken_is_not_removed_and_one_that_is_removed_is_not_r
     assert not (tmp_path / "two.qcow2").exists()
 
 
+def test_what_is_removed_while_it_is_read_is_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, disk = Snapshots(a_pool(tmp_path / "pool")), tmp_path / "disk.qcow2"
+    create_scratch(disk, size_gib=1, encrypted=False)
+    kept.take(SNAPSHOT, Original(disk, None), lease_id=ONE, key=None)
+    original, real = kept.open(SNAPSHOT, None), disks._qemu_img
+
+    def remove_meanwhile(*arguments: str, pass_fds: tuple[int, ...] = ()) -> None:
+        real(*arguments, pass_fds=pass_fds)
+        if arguments[0] == "convert":
+            kept.remove(SNAPSHOT)
+
+    monkeypatch.setattr(disks, "_qemu_img", remove_meanwhile)
+    with pytest.raises(DiskError, match="removed while it was read"):
+        create_scratch(tmp_path / "two.qcow2", size_gib=1, original=original, encrypted=False)
+    assert not (tmp_path / "two.qcow2").exists()
+
+
 def order(box: Box) -> SnapshotOrder:
     sealed = seal(KEY, to_public_hex=public_hex(box.sealing))
     return SnapshotOrder(snapshot_id=SNAPSHOT, pool="studio", sealed_key=sealed)

@@ -23,9 +23,9 @@ from leasing.actors import SYSTEM
 from leasing.booking import request_lease
 from leasing.ending import end_lease
 from leasing.errors import DomainError, InvalidRequest, NotAllowed, NothingFree, NotVisible, WrongState
-from leasing.models import AuditEntry, Lease, Notification, OutboxMessage, Snapshot
+from leasing.models import AuditEntry, Block, Lease, Notification, OutboxMessage, Snapshot
 from leasing.power import switch_power
-from leasing.snapshots_kept import gib_hours, left_behind, snapshots_of
+from leasing.snapshots_kept import gib_hours, left_behind, out_of_reach, snapshots_of
 from leasing.states.snapshot import SnapshotState
 from leasing.timing import SAVING_PATIENCE
 from leasing.together.handing_over import offer_lease
@@ -282,8 +282,11 @@ def test_a_host_without_a_pool_and_a_pool_without_a_host() -> None:
     world.host, old = world.enrol("hv2"), world.host
     world.admit(world.host, 2)
     old.inventory(*(gpu.address for gpu in world.gpus), at=world.now)
+    Snapshot.objects.update(size_gib=1)
+    snapshot.refresh_from_db()
     first = book(world, snapshot=snapshot)
     assert first.holds.get().gpu.host == old.row
+    assert out_of_reach(first) == {Block.objects.get(host=world.host.row).pk}
     with pytest.raises(NothingFree, match="start from your snapshot"):
         book(world, start=HOUR, snapshot=snapshot)
     world.host = old

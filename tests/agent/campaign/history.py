@@ -104,7 +104,7 @@ class History:
             (4, self.release),
             (3, self.power),
             (1, self.extend),
-            (3, self.save),
+            (9, self.save),
             (1, self.look_at_host),
             (1, self.order_on_host),
             (4, self.tend_cards),
@@ -205,9 +205,10 @@ class History:
             self.desk.extend(lease)
 
     def save(self) -> None:
-        lease = self._lease("running")
+        """Now, of a machine that is switched off for it, or when the lease ends."""
+        lease = self._lease("running") or self._lease("ordered")
         if lease and lease.saves is None:
-            if at_once := self.dice.random() < 0.5:
+            if at_once := lease.state == "running" and self.dice.random() < 0.5:
                 self.desk.switch(lease, "off")
             self.desk.save(lease, at_once=at_once)
 
