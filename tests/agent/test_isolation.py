@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
+import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -19,7 +22,7 @@ from hosts.agent.network.settings import NetworkSettings
 from hosts.agent.network.ways import BridgedNetwork, run_nft
 from hosts.protocol.findings import TOPICS, put_in_words
 from tests.agent.fake_machines import FakeMachines
-from tests.agent.namespaces import Place, places, wire
+from tests.agent.namespaces import PATIENCE_SECONDS, Place, places, wire
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces are made by root")
 
@@ -177,12 +180,38 @@ def test_a_closed_lane_lets_nothing_through_not_even_what_was_begun(open_site: S
     assert world.reaches(HYPERVISOR, BOB.forwards[0][0])
 
 
+def asks_for_an_address(place: Place, host: Place, address: str) -> bool:
+    """Whether a datagram from the port of those who ask arrives at the port of those who answer."""
+    with (
+        host.inside(lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)) as ear,
+        place.inside(lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)) as mouth,
+    ):
+        ear.bind(("::", 67))
+        mouth.bind(("::", 68))
+        with suppress(OSError):  # refused at once
+            mouth.sendto(b"hello", (address, 67))
+        return bool(select.select([ear], [], [], PATIENCE_SECONDS)[0])
+
+
 def test_version_6_of_the_protocol_leads_nowhere(open_site: Site) -> None:
-    """Not even to the host, whose bridge has an address of that kind if nobody forbids it."""
-    open_site.hypervisor.run(f"ip -6 address add fd00::1/64 dev {ALICE.bridge} nodad")
-    open_site.alice.run("ip -6 address add fd00::2/64 dev eth0 nodad")
-    open_site.hypervisor.listen(WEB + 1, "::")
-    assert not open_site.alice.reaches("fd00::1", WEB + 1)
+    """Neither to the host, not even for an address, nor to a neighbour, whatever addresses they have."""
+    host, alice, bob = open_site.hypervisor, open_site.alice, open_site.bob
+    host.run("sysctl -qw net.ipv6.conf.all.forwarding=1")
+    for number, (place, lane) in enumerate(((alice, ALICE), (bob, BOB)), start=1):
+        host.run(f"ip -6 address add fd0{number}::1/64 dev {lane.bridge} nodad")
+        place.run(
+            f"ip -6 address add fd0{number}::2/64 dev eth0 nodad",
+            f"ip -6 route add default via fd0{number}::1",
+        )
+    host.listen(WEB + 1, "::")
+    bob.listen(WEB + 1, "::")
+    ways = ("fd01::1", "fd02::1", "fd02::2")
+    host.run("nft delete table inet leasehold")
+    assert all(alice.reaches(way, WEB + 1) for way in ways), "or else it would show nothing"
+    assert asks_for_an_address(alice, host, "fd01::1")
+    open_site.network.admit([ALICE, BOB])
+    assert not any(alice.reaches(way, WEB + 1) for way in ways)
+    assert not asks_for_an_address(alice, host, "fd01::1")
 
 
 def test_a_firewall_that_drops_what_machines_send_is_found_and_its_advice_helps(open_site: Site) -> None:

@@ -121,6 +121,7 @@ def _to_machine() -> Iterable[Json]:
 def _to_host() -> Iterable[Json]:
     """A machine asks this host for its address, and for nothing else; its SSH server answers when asked."""
     yield _rule("input", _is(INTERFACE_IN, ANY_BRIDGE), {"goto": {"target": "to_host"}})
+    yield _rule("to_host", _is_not({"meta": {"key": "nfproto"}}, "ipv4"), DROP)
     asks = (_is(_field("udp", "sport"), 68), _is(_field("udp", "dport"), 67))
     yield _rule("to_host", *asks, ACCEPT)
     yield _rule("to_host", _is(_field("tcp", "sport"), 22), _state("established"), ACCEPT)
