@@ -29,7 +29,7 @@ from leasing.outbox import queue_command
 from leasing.snapshots_kept import out_of_reach
 from leasing.states.home import TRANSITIONS, HomeEvent, HomeState
 from leasing.states.lease import LeaseState
-from leasing.storing import follow_volume, monthly
+from leasing.storing import follow_kept, monthly
 from leasing.timing import clamp
 from leasing.transactions import atomically
 from leasing.wake import wake_control
@@ -173,7 +173,7 @@ def note_made(lease: Lease, *, at: datetime, now: datetime) -> None:
     if volume is not None:
         volume.made_at = at
         volume.save(update_fields=["made_at"])
-        follow_volume(volume, now=now)
+        follow_kept(volume, now=now)
         _record(volume, "home.made", SYSTEM, at=at, now=now, lease=str(lease.pk))
 
 
@@ -201,7 +201,7 @@ def remove_volume(*, actor: Actor, volume_id: UUID, now: datetime) -> HomeVolume
     volume.kept_until = now
     volume.save(update_fields=["kept_until"])
     _apply(volume, HomeEvent.REMOVE, actor=actor, at=now, now=now)
-    follow_volume(volume, now=now)
+    follow_kept(volume, now=now)
     order_removal(volume, now=now)
     transaction.on_commit(wake_control)
     return volume

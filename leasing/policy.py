@@ -272,7 +272,9 @@ def reads_audit(person: Person) -> bool:
 
 
 def visible_usage(person: Person) -> QuerySet[UsageSegment]:
-    segments = UsageSegment.objects.select_related("tenant", "person", "lease__flavor__model", "volume")
+    segments = UsageSegment.objects.select_related(
+        "tenant", "person", "lease__flavor__model", "volume", "snapshot"
+    )
     if is_auditor(person) or is_money_manager(person):
         return segments
     return segments.filter(tenant__in=invoiced_tenants(person))

@@ -28,9 +28,10 @@ from leasing.locking import lock_tenant_and_person, locked
 from leasing.models import Lease, Snapshot
 from leasing.outbox import answer_goal, queue_command
 from leasing.reasons import filled
-from leasing.snapshots_kept import fetch_snapshot, gib_hours, occupying
+from leasing.snapshots_kept import fetch_snapshot, occupying
 from leasing.states.lease import AHEAD, LeaseState
 from leasing.states.snapshot import COMING, TRANSITIONS, SnapshotEvent, SnapshotState
+from leasing.storing import follow_kept
 from leasing.timing import clamp
 from leasing.transactions import atomically
 from leasing.wake import wake_control
@@ -170,9 +171,11 @@ def note_taken(host: Host, snapshot_id: UUID, size_bytes: int, *, at: datetime, 
     snapshot = locked(_awaited(host, snapshot_id)).first()
     if snapshot is None:
         return False
+    at = clamp(at, earliest=snapshot.state_since, latest=now)
     snapshot.size_bytes, snapshot.taken_at = size_bytes, at
     snapshot.save(update_fields=["size_bytes", "taken_at"])
     _apply(snapshot, SnapshotEvent.TAKEN, actor=Actor.of_host(host), at=at, now=now, size_bytes=size_bytes)
+    follow_kept(snapshot, now=now)
     _answer(snapshot, "taken", now)
     _tell(snapshot, "snapshot-taken", gettext_lazy("The snapshot of %(name)s is kept"), _KEPT, now=now)
     return True
@@ -218,8 +221,8 @@ def _remove(actor: Actor, known: Snapshot, now: datetime) -> Snapshot:
             )
         snapshot.kept_until = now
         snapshot.save(update_fields=["kept_until"])
-        hours = str(gib_hours(snapshot, now=now))
-        _apply(snapshot, SnapshotEvent.REMOVE, actor=actor, at=now, now=now, gib_hours=hours)
+        _apply(snapshot, SnapshotEvent.REMOVE, actor=actor, at=now, now=now)
+        follow_kept(snapshot, now=now)
         order_removal(snapshot, now=now)
         transaction.on_commit(wake_control)
     return snapshot

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-from decimal import Decimal
 from uuid import UUID
 
 from django.db.models import F, Min, QuerySet
@@ -26,15 +24,6 @@ def snapshots_of(person: Person) -> QuerySet[Snapshot]:
 def occupying(person_id: UUID) -> QuerySet[Snapshot]:
     """What counts against a person's bounds."""
     return Snapshot.objects.filter(person=person_id).exclude(state=SnapshotState.REMOVED)
-
-
-def gib_hours(snapshot: Snapshot, *, now: datetime) -> Decimal:
-    """What it has taken of the storage, and how long: GiB times hours, from taken to ordered away."""
-    if snapshot.taken_at is None or snapshot.size_bytes is None:
-        return Decimal(0)
-    kept = (snapshot.kept_until or now) - snapshot.taken_at
-    seconds = Decimal(max(kept // timedelta(seconds=1), 0))
-    return (seconds * snapshot.size_bytes / (3600 * 1024**3)).quantize(Decimal("0.01"))
 
 
 def left_behind(tenant: Tenant) -> QuerySet[Snapshot]:

@@ -103,7 +103,7 @@ def _kept(*, tenant_id: UUID, person_id: UUID, begin: datetime, end: datetime) -
     since = Greatest(F("starts_at"), _value(begin))
     until = Least(Coalesce("ends_at", _value(end)), _value(end))
     rows = UsageSegment.objects.filter(
-        Q(ends_at=None) | Q(ends_at__gt=begin), volume__isnull=False, tenant=tenant_id, starts_at__lt=end
+        Q(ends_at=None) | Q(ends_at__gt=begin), lease=None, tenant=tenant_id, starts_at__lt=end
     )
     summed = Sum(ExpressionWrapper(until - since, output_field=DurationField()))
     nothing = {"gpus": Value(0), "model": Value(0), "own": is_one(person=person_id)}

@@ -1,7 +1,8 @@
-"""What a kept volume is billed for: the rules, and the one function that makes its segments follow them.
+"""What is billed for what people keep: the rules, and the one function that makes its segments follow them.
 
-A volume is billed from when a machine first ran with it until its removal is ordered, attached or not, at the
-rate in force at each time: nobody books how long they keep something, so there is no price to be frozen.
+A home volume is billed from when a machine first ran with it, a snapshot from when it was taken, each until
+its removal is ordered, at the rate in force at each time: nobody books how long they keep something, so there
+is no price to be frozen.
 """
 
 from __future__ import annotations
@@ -10,17 +11,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from itertools import zip_longest
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from leasing.billing.months import month_of
 from leasing.locking import locked
-from leasing.models import HomeVolume, StorageRate, Tenant, UsageSegment
+from leasing.models import HomeVolume, Snapshot, StorageRate, Tenant, UsageSegment
 from leasing.terms import RATE_UNIT, line_amount, month_cuts
 from leasing.transactions import atomically
 
+Kept = HomeVolume | Snapshot
+# How a segment calls it, and since when it is billed.
+_NAMES: dict[type[Kept], str] = {HomeVolume: "volume", Snapshot: "snapshot"}
+_SINCE: dict[type[Kept], str] = {HomeVolume: "made_at", Snapshot: "taken_at"}
 # A year has 8,760 hours.
 HOURS_A_MONTH = 730
 
@@ -86,37 +91,39 @@ def storage_price(*, at: datetime) -> StoragePrice | None:
     )
 
 
-def due_of(volume: HomeVolume, *, now: datetime) -> list[Stored]:
-    """What is due for a volume as it is."""
-    if volume.made_at is None:
+def due_of(kept: Kept, *, now: datetime) -> list[Stored]:
+    """What is due for something as it is."""
+    if kept.billed_since is None:
         return []
     known = due_storage(
-        volume.made_at,
-        volume.kept_until,
-        gib=volume.size_gib,
+        kept.billed_since,
+        kept.kept_until,
+        gib=kept.billed_gib,
         prices=_prices(StorageRate.objects.filter(valid_from__lte=now)),
-        zone=volume.tenant.timezone,
+        zone=kept.tenant.timezone,
         now=now,
     )
     return list(known)
 
 
-def follow_volume(volume: HomeVolume, *, now: datetime) -> None:
-    """The segments of a volume, which is locked, become what is due; those on an invoice stay as they are."""
-    kept = UsageSegment.objects.filter(volume=volume)
-    frozen = set(kept.exclude(line=None).values_list("starts_at", flat=True))
-    wanted = {one for one in due_of(volume, now=now) if one.starts_at not in frozen}
-    for one in kept.filter(line=None):
-        known = Stored(one.starts_at, one.ends_at, one.rate_per_hour, one.currency)
-        if known in wanted:
-            wanted.remove(known)
+def follow_kept(kept: Kept, *, now: datetime) -> None:
+    """The segments of something that is locked become what is due; those on an invoice stay as they are."""
+    what = {_NAMES[type(kept)]: kept}
+    known = UsageSegment.objects.filter(**what)
+    frozen = set(known.exclude(line=None).values_list("starts_at", flat=True))
+    wanted = {one for one in due_of(kept, now=now) if one.starts_at not in frozen}
+    for one in known.filter(line=None):
+        told = Stored(one.starts_at, one.ends_at, one.rate_per_hour, one.currency)
+        if told in wanted:
+            wanted.remove(told)
         else:
             one.delete()
     UsageSegment.objects.bulk_create(
         UsageSegment(
-            tenant_id=volume.tenant_id,
-            volume=volume,
-            person_id=volume.person_id,
+            **what,
+            tenant_id=kept.tenant_id,
+            person_id=kept.person_id,
+            gib=kept.billed_gib,
             cause=UsageSegment.Cause.STORED,
             **one._asdict(),
         )
@@ -124,22 +131,27 @@ def follow_volume(volume: HomeVolume, *, now: datetime) -> None:
     )
 
 
-def follow_volumes(tenant: Tenant, *, now: datetime) -> list[UUID]:
-    """Those of a tenant that were ever made, locked."""
-    volumes = locked(HomeVolume.objects.filter(tenant=tenant, made_at__isnull=False).select_related("tenant"))
-    found = list(volumes.order_by("pk"))
-    for volume in found:
-        follow_volume(volume, now=now)
-    return [volume.pk for volume in found]
+def follow_all_kept(tenant: Tenant, *, now: datetime) -> None:
+    """All that a tenant keeps or has kept, which is locked."""
+    for model, since in _SINCE.items():
+        rows = _rows(model).filter(tenant=tenant, **{f"{since}__isnull": False})
+        for kept in locked(rows.select_related("tenant")).order_by("pk"):
+            follow_kept(kept, now=now)
 
 
-def outdated(now: datetime) -> list[UUID]:
-    """Volumes whose segments do not know yet that a month is over, or that another price has begun."""
+def outdated(now: datetime) -> list[tuple[type[Kept], UUID]]:
+    """What is kept and whose segments do not know yet that a month is over, or that a price has begun."""
     newest = storage_price(at=now)
     if newest is None:
         return []
-    running = UsageSegment.objects.filter(volume=OuterRef("pk"), ends_at=None, starts_at__gte=newest.since)
-    kept = HomeVolume.objects.filter(made_at__isnull=False, kept_until=None)
+    return [(model, pk) for model in _SINCE for pk in _outdated(model, newest.since, now)]
+
+
+def _outdated(model: type[Kept], price_since: datetime, now: datetime) -> Iterable[UUID]:
+    running = UsageSegment.objects.filter(
+        **{_NAMES[model]: OuterRef("pk")}, ends_at=None, starts_at__gte=price_since
+    )
+    kept = _rows(model).filter(kept_until=None, **{f"{_SINCE[model]}__isnull": False})
     late = Q(pk=None)
     for zone in kept.order_by().values_list("tenant__timezone", flat=True).distinct():
         begun = running.filter(starts_at__gte=month_of(now, zone).starts_at)
@@ -148,9 +160,12 @@ def outdated(now: datetime) -> list[UUID]:
 
 
 @atomically
-def catch_up(volume_id: UUID, *, now: datetime) -> None:
-    volume = locked(HomeVolume.objects.filter(pk=volume_id).select_related("tenant")).get()
-    follow_volume(volume, now=now)
+def catch_up(model: type[Kept], pk: UUID, *, now: datetime) -> None:
+    follow_kept(locked(_rows(model).filter(pk=pk).select_related("tenant")).get(), now=now)
+
+
+def _rows(model: type[Kept]) -> QuerySet[Any]:
+    return model.objects.all()
 
 
 def _prices(rates: Iterable[StorageRate]) -> list[StoragePrice]:

@@ -160,8 +160,8 @@ def remove_kept(now: datetime) -> None:
 
 
 def bill_storage(now: datetime) -> None:
-    """Home volumes of which a month is over, or whose price is another one now."""
-    _each(storing.outdated(now), lambda pk: storing.catch_up(pk, now=now))
+    """What is kept and of which a month is over, or whose price is another one now."""
+    _each(storing.outdated(now), lambda kept: storing.catch_up(*kept, now=now))
 
 
 def send_receipts(now: datetime, send: outbox.Send) -> None:

@@ -27,7 +27,7 @@ from leasing.locking import locked
 from leasing.metering import billed_until
 from leasing.models import Invoice, InvoiceLine, Lease, MonthClose, Tenant, UsageSegment
 from leasing.states.lease import ON_HOST
-from leasing.storing import follow_volumes
+from leasing.storing import follow_all_kept
 from leasing.terms import line_amount, whole_seconds
 from leasing.timing import INSTANT
 from leasing.transactions import atomically
@@ -112,12 +112,12 @@ def _close(actor: Actor, tenant_id: UUID, name: str, now: datetime) -> Closed:
     if now < month.ends_at:
         hint = _("Close it when it is; its draft shows what there is.")
         raise WrongState(_("This month is not over."), hint=hint)
-    volumes = follow_volumes(tenant, now=now)
     silent = set(_silent(tenant, month))
     due = _due(tenant, month).exclude(lease__in=silent)
     # Whoever changes segments has locked their lease.
     leases = [one.pk for one in locked(Lease.objects.filter(pk__in=due.values("lease"))).order_by("pk")]
-    segments = list(_related(due.filter(Q(lease__in=leases) | Q(volume__in=volumes))))
+    follow_all_kept(tenant, now=now)
+    segments = list(_related(due.filter(Q(lease__in=leases) | Q(lease=None))))
     _check_order(segments, tenant, month)
     invoices = _issue_all(tenant, month, segments, now=now)
     close = MonthClose.objects.create(
@@ -205,14 +205,14 @@ def _due(tenant: Tenant, month: Month) -> QuerySet[UsageSegment]:
 
 def _kept(tenant: Tenant) -> QuerySet[UsageSegment]:
     """What is kept on: a draft has it up to now."""
-    return UsageSegment.objects.filter(line=None, tenant=tenant, volume__isnull=False, ends_at=None)
+    return UsageSegment.objects.filter(line=None, tenant=tenant, lease=None, ends_at=None)
 
 
 def _related(segments: QuerySet[UsageSegment]) -> QuerySet[UsageSegment]:
-    related = segments.select_related("lease__flavor__model", "volume", "person")
-    # Volumes come last, on every database.
+    related = segments.select_related("lease__flavor__model", "volume", "snapshot", "person")
+    # What is kept comes last, on every database.
     by_lease = ("lease__project", "lease__cost_centre", "lease__starts_at", "lease", "starts_at")
-    return related.order_by(F("volume").asc(nulls_first=True), *by_lease)
+    return related.order_by(F("volume").asc(nulls_first=True), F("snapshot").asc(nulls_first=True), *by_lease)
 
 
 def _silent(tenant: Tenant, month: Month) -> QuerySet[Lease, UUID]:

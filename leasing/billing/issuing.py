@@ -81,9 +81,9 @@ def issue(
 
 def frozen_facts(segment: UsageSegment) -> dict[str, object]:
     """What a line says of a lease or a volume, as it is now, and of who had it."""
-    lease, volume = segment.lease, segment.volume
+    lease, kept = segment.lease, segment.kept
     if lease is None:
-        return {"flavor_name": volume.name if volume else "", "gpus": 0, "person_name": str(segment.person)}
+        return {"flavor_name": kept.name if kept else "", "gpus": 0, "person_name": str(segment.person)}
     return {
         "lease": lease,
         "flavor_name": lease.flavor.name,

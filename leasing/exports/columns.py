@@ -55,5 +55,5 @@ USAGE = (
     Column("project", "text", lambda line: line.project),
     Column("cost_centre", "text", lambda line: line.cost_centre),
     Column("invoice", "text", lambda line: line.invoice),
-    Column("volume", "text", lambda line: str(line.volume) if line.volume else None),
+    Column("kept", "text", lambda line: str(line.kept) if line.kept else None),
 )

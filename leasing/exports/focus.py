@@ -48,7 +48,7 @@ def _period(line: UsageLine) -> Month:
 
 
 def _description(line: UsageLine) -> str:
-    if line.volume:
+    if line.kept:
         return f"{line.flavor_name}, {line.gib} GiB, {line.cause}"
     return f"{line.flavor_name}, {line.gpus} × {line.model_name}, {line.cause}"
 
@@ -61,12 +61,12 @@ def _tags(line: UsageLine) -> str:
 
 
 def _price_details(line: UsageLine) -> str:
-    told = {"StorageGiB": line.gib} if line.volume else {"GpuCount": line.gpus, "x_GpuModel": line.model}
+    told = {"StorageGiB": line.gib} if line.kept else {"GpuCount": line.gpus, "x_GpuModel": line.model}
     return json.dumps(told, sort_keys=True, ensure_ascii=False)
 
 
 def _either(of_lease: str, of_volume: str) -> Callable[[UsageLine], Cell]:
-    return lambda line: of_volume if line.volume else of_lease
+    return lambda line: of_volume if line.kept else of_lease
 
 
 def _fixed(text: str) -> Callable[[UsageLine], Cell]:
@@ -98,7 +98,7 @@ COLUMNS = (
     _column("ChargePeriodEnd", "moment", lambda line: line.ends_at),
     _column("ChargePeriodStart", "moment", lambda line: line.starts_at),
     _column(
-        "ConsumedQuantity", "decimal", lambda line: _hours(line) * (line.gib if line.volume else line.gpus)
+        "ConsumedQuantity", "decimal", lambda line: _hours(line) * (line.gib if line.kept else line.gpus)
     ),
     _column("ConsumedUnit", "text", _either("GPU-Hours", "GiB-Hours")),
     _column("ContractedCost", "decimal", _cost),
@@ -113,11 +113,11 @@ COLUMNS = (
     _column("PricingUnit", "text", _fixed("Hours")),
     _column("ProviderName", "text", _named),
     _column("PublisherName", "text", _named),
-    _column("ResourceId", "text", lambda line: str(line.lease or line.volume)),
+    _column("ResourceId", "text", lambda line: str(line.lease or line.kept)),
     _column("ResourceName", "text", lambda line: line.machine_name),
-    _column("ResourceType", "text", _either("Workstation", "Home volume")),
+    _column("ResourceType", "text", lambda line: line.flavor_name if line.kept else "Workstation"),
     _column("ServiceCategory", "text", _either("Compute", "Storage")),
-    _column("ServiceName", "text", _either(SERVICE, "Home volumes")),
+    _column("ServiceName", "text", _either(SERVICE, "Kept files")),
     _column("ServiceSubcategory", "text", _either("Virtual Machines", "Block Storage")),
     _column("SkuId", "text", lambda line: line.flavor),
     _column("SkuMeter", "text", _fixed("Time")),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.db import connection
-from django.db.models import Expression, QuerySet, Value
+from django.db.models import Case, CharField, Expression, QuerySet, Value, When
 from django.db.models.functions import Coalesce
 
 from leasing.exports.filter import Billed
@@ -20,7 +20,7 @@ from leasing.models import UsageSegment
 from leasing.statements import Columns, fields_of, stream_rows
 from leasing.terms import WHOLE_CURRENCIES
 
-STORAGE = "storage"
+HOME, SNAPSHOT = "home-volume", "snapshot"
 # No model is called so: slugs have no parentheses.
 NO_MODEL = "(storage)"
 NEVER = datetime(9999, 12, 31, tzinfo=UTC)
@@ -29,12 +29,15 @@ PER_HUNDREDTH = 360_000
 PER_WHOLE = PER_HUNDREDTH * 100
 
 Taken = str | Expression
+_WHICH = (When(volume__isnull=False, then=Value(HOME)), When(snapshot__isnull=False, then=Value(SNAPSHOT)))
+_WHICH_NAME = (
+    When(volume__isnull=False, then=Value("Home volume")),
+    When(snapshot__isnull=False, then=Value("Snapshot")),
+)
 # What lines know, by the names that the statement gives it, and where segments and credits have it.
 _SAME: dict[str, Taken] = {
     "lease": "lease_id",
-    # A volume that is kept has neither flavor nor GPUs.
-    "flavor": Coalesce("lease__flavor__slug", Value(STORAGE)),
-    "flavor_name": Coalesce("lease__flavor__name", Value("Home volume")),
+    # What is kept has neither flavor nor GPUs.
     "gpus": Coalesce("lease__flavor__gpu_count", 0),
     "model": Coalesce("lease__flavor__model__slug", Value(NO_MODEL)),
     "model_name": Coalesce("lease__flavor__model__name", Value("Storage")),
@@ -45,8 +48,10 @@ _SAME: dict[str, Taken] = {
 }
 OF_SEGMENTS: dict[str, Taken] = _SAME | {
     "line": "pk",
-    "volume": "volume_id",
-    "gib": Coalesce("volume__size_gib", 0),
+    "kept": Coalesce("volume_id", "snapshot_id"),
+    "gib": "gib",
+    "flavor": Case(*_WHICH, default="lease__flavor__slug", output_field=CharField()),
+    "flavor_name": Case(*_WHICH_NAME, default="lease__flavor__name"),
     "tenant": "tenant__slug",
     "tenant_name": "tenant__name",
     "zone": "tenant__timezone",
@@ -59,8 +64,10 @@ OF_SEGMENTS: dict[str, Taken] = _SAME | {
 }
 _OF_CREDITS: dict[str, Taken] = _SAME | {
     "line": "corrects__segment_id",
-    "volume": "corrects__segment__volume_id",
-    "gib": Coalesce("corrects__segment__volume__size_gib", 0),
+    "kept": Coalesce("corrects__segment__volume_id", "corrects__segment__snapshot_id"),
+    "gib": "corrects__segment__gib",
+    "flavor": "lease__flavor__slug",
+    "flavor_name": "lease__flavor__name",
     "tenant": "invoice__tenant__slug",
     "tenant_name": "invoice__tenant__name",
     "zone": "invoice__tenant__timezone",
@@ -77,13 +84,14 @@ _OF_CREDITS: dict[str, Taken] = _SAME | {
 class UsageLine(NamedTuple):
     """A segment as it is billed, or, if `is_open`, would be if it ended now; or what is credited of one.
 
-    It is of a lease, or of a volume of so many `gib`. `line` is the segment's number. Seconds and amount of a
-    credit are negative. `invoice` is the number.
+    It is of a lease, or of what is kept and takes so many `gib`: a home volume or a snapshot, as `flavor`
+    says. `line` is the segment's number. Seconds and amount of a credit are negative. `invoice` is a
+    number.
     """
 
     line: int
     lease: UUID | None
-    volume: UUID | None
+    kept: UUID | None
     gib: int
     tenant: str
     tenant_name: str
@@ -109,20 +117,21 @@ class UsageLine(NamedTuple):
 
     @property
     def machine_name(self) -> str:
-        return (
-            f"ws-{self.lease.hex[:8]}" if self.lease else f"home-{self.volume.hex[:8]}" if self.volume else ""
-        )
+        if self.lease is not None:
+            return f"ws-{self.lease.hex[:8]}"
+        kind = "snapshot" if self.flavor == SNAPSHOT else "home"
+        return f"{kind}-{self.kept.hex[:8]}" if self.kept else ""
 
 
 Statement = tuple[str, tuple[Any, ...]]
 _CURRENCY = UsageLine._fields.index("currency")
 _FLAGS = ("is_open", "is_credit")
 _SHARED = (
-    "line, lease, volume, gib, tenant, tenant_name, zone, person, flavor, flavor_name, gpus, model,"
+    "line, lease, kept, gib, tenant, tenant_name, zone, person, flavor, flavor_name, gpus, model,"
     " model_name, starts_at, rate, currency, cause, project, cost_centre, invoice"
 )
 _READ = (
-    "line, lease, volume, gib, tenant, tenant_name, zone, person, flavor, flavor_name, gpus, model,"
+    "line, lease, kept, gib, tenant, tenant_name, zone, person, flavor, flavor_name, gpus, model,"
     " model_name, starts_at, ends_at, is_open, is_credit, seconds, rate, currency, cause, project,"
     " cost_centre, invoice, minor"
 )
@@ -175,10 +184,10 @@ def read_lines(
 ) -> Iterator[UsageLine]:
     """In the order of their start, a few at a time, however many there are."""
     statement, parameters = counted(billed, now=now)
-    lease, volume, starts_at, rate = fields_of(UsageSegment, "lease", "volume", "starts_at", "rate_per_hour")
+    lease, kept, starts_at, rate = fields_of(UsageSegment, "lease", "volume", "starts_at", "rate_per_hour")
     converted = {
         "lease": lease,
-        "volume": volume,
+        "kept": kept,
         "starts_at": starts_at,
         "ends_at": starts_at,
         "rate_per_hour": rate,

@@ -96,11 +96,11 @@ def _differences(invoice: Invoice, bill: Bill) -> Iterator[Finding]:
     if said != (bill.net, bill.tax, bill.gross, bill.tenant, bill.currency):
         yield Finding(subject, f"says {invoice.net} + {invoice.tax}, the log {bill.net} + {bill.tax}")
     columns = (
-        "lease_id", "segment__volume_id", "starts_at", "ends_at", "seconds", "rate_per_hour", "amount",
-        "cause", "project", "cost_centre",
+        "lease_id", "segment__volume_id", "segment__snapshot_id", "starts_at", "ends_at", "seconds",
+        "rate_per_hour", "amount", "cause", "project", "cost_centre",
     )  # fmt: skip
     rows = invoice.lines.values_list(*columns)
-    written = Counter((str(lease or volume), *rest) for lease, volume, *rest in rows)
+    written = Counter((str(lease or volume or snapshot), *rest) for lease, volume, snapshot, *rest in rows)
     due = Counter(map(tuple, bill.lines))
     for line in (due - written).elements():
         yield Finding(subject, f"{line[0]} from {line[1]}: {line[5]} should be on it")

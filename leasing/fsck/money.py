@@ -31,7 +31,7 @@ class _Line(NamedTuple):
 def usage_is_what_was_used(now: datetime) -> Iterator[Finding]:
     """Usage segments cover exactly the billable time of each lease, once, at its rate, for whose it was"""
     billed: dict[UUID, set[_Line]] = defaultdict(set)
-    of_leases = UsageSegment.objects.filter(volume=None)
+    of_leases = UsageSegment.objects.exclude(lease=None)
     columns = ("starts_at", "ends_at", "rate_per_hour", "currency", "cause", "person__username")
     for lease_id, *line in of_leases.filter(line=None).values_list("lease_id", *columns):
         billed[lease_id].add(_Line(*line))

@@ -13,15 +13,15 @@ from leasing.billing.sums import Owed, credit_for
 from leasing.fsck.history import Act, acts
 from leasing.fsck.ledger import Booking
 from leasing.fsck.retelling import BOOKS, booked, change_of, moment
-from leasing.fsck.storage import price_told
+from leasing.fsck.storage import KeptTold, note_kept, price_told
 from leasing.metering import Cause, Due, billable_span, billed_seconds_within, due, overrun_span, without
 from leasing.states.lease import LeaseState
-from leasing.storing import StoragePrice, due_storage
+from leasing.storing import StoragePrice
 from leasing.terms import Span, cut_span, line_amount, month_cuts, whole_seconds
 
 
 class Line(NamedTuple):
-    """One line of a bill, for a lease or a volume; of credit notes, seconds and amount are negative."""
+    """One line of a bill, for a lease or what is kept; of credit notes, seconds and amount are negative."""
 
     subject: str
     starts_at: datetime
@@ -62,14 +62,6 @@ class _Outage(NamedTuple):
 
 
 @dataclass
-class _Volume:
-    tenant: str
-    gib: int
-    since: datetime | None = None
-    until: datetime | None = None
-
-
-@dataclass
 class _Story:
     """What was told so far."""
 
@@ -81,7 +73,7 @@ class _Story:
     billed_on: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     unbilled: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     credited: dict[tuple[str, str, datetime], Owed] = field(default_factory=dict)
-    volumes: dict[str, _Volume] = field(default_factory=dict)
+    kept: dict[str, KeptTold] = field(default_factory=dict)
     prices: list[StoragePrice] = field(default_factory=list)
     stored: set[tuple[str, datetime]] = field(default_factory=set)
     rebuilt: Rebuilt = field(default_factory=Rebuilt)
@@ -90,7 +82,16 @@ class _Story:
 def rebuild() -> Rebuilt:
     """Read the whole log."""
     story = _Story()
-    told = ("lease.", "gpu.hand-over", "outage.", "home.", "storage-rate.", "month.close", "invoice.credit")
+    told = (
+        "lease.",
+        "gpu.hand-over",
+        "outage.",
+        "home.",
+        "snapshot.",
+        "storage-rate.",
+        "month.close",
+        "invoice.credit",
+    )
     for act in acts(*told):
         _TELL[act.action.partition(".")[0]](story, act)
     for lease in story.billed:
@@ -122,13 +123,8 @@ def _tell_outage(story: _Story, act: Act) -> None:
     story.outages[act.subject_id] = _Outage(span, frozenset(told["gpus"]), told["model"])
 
 
-def _tell_home(story: _Story, act: Act) -> None:
-    if act.event == "create":
-        story.volumes[act.subject_id] = _Volume(act.tenant or "", act.detail["size_gib"])
-    elif act.event == "made":
-        story.volumes[act.subject_id].since = act.effective_at
-    elif act.event == "remove":
-        story.volumes[act.subject_id].until = act.effective_at
+def _tell_kept(story: _Story, act: Act) -> None:
+    note_kept(story.kept, act)
 
 
 def _tell_storage_rate(story: _Story, act: Act) -> None:
@@ -150,9 +146,9 @@ def _tell_month(story: _Story, act: Act) -> None:
                 ahead = True
         if booking.state == LeaseState.ENDED and not ahead:
             story.unbilled[tenant].remove(lease)
-    for currency, kept in _stored(story, tenant, told["zone"], until=until, now=act.recorded_at):
-        lines[currency].append(kept)
-        story.stored.add((kept.subject, kept.starts_at))
+    for currency, stored in _stored(story, tenant, told["zone"], until=until, now=act.recorded_at):
+        lines[currency].append(stored)
+        story.stored.add((stored.subject, stored.starts_at))
     for invoice in told["invoices"]:
         theirs = lines.pop(invoice["currency"], [])
         story.rebuilt.bills[invoice["number"]] = _bill(tenant, invoice, theirs)
@@ -183,18 +179,14 @@ def _stored(
     story: _Story, tenant: str, zone: str, *, until: datetime, now: datetime
 ) -> Iterator[tuple[str, Line]]:
     """What was kept until the month's end and is on no bill, with its currency."""
-    for volume_id, volume in story.volumes.items():
-        if volume.tenant != tenant or volume.since is None:
-            continue
-        pieces = due_storage(
-            volume.since, volume.until, gib=volume.gib, prices=story.prices, zone=zone, now=now
-        )
+    for kept in story.kept.values():
+        pieces = kept.due(story.prices, zone, now=now) if kept.tenant == tenant else ()
         for starts_at, ends_at, rate, currency in pieces:
-            if ends_at is None or ends_at > until or (volume_id, starts_at) in story.stored:
+            if ends_at is None or ends_at > until or (str(kept.pk), starts_at) in story.stored:
                 continue
             seconds = whole_seconds(starts_at, ends_at)
             amount = line_amount(seconds=seconds, rate_per_hour=rate, currency=currency)
-            line = Line(volume_id, starts_at, ends_at, seconds, rate, amount, Cause.STORED, "", "")
+            line = Line(str(kept.pk), starts_at, ends_at, seconds, rate, amount, Cause.STORED, "", "")
             yield currency, line
 
 
@@ -259,7 +251,8 @@ _TELL = {
     "lease": _tell_lease,
     "gpu": _tell_gpu,
     "outage": _tell_outage,
-    "home": _tell_home,
+    "home": _tell_kept,
+    "snapshot": _tell_kept,
     "storage-rate": _tell_storage_rate,
     "month": _tell_month,
     "invoice": _tell_credit,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from datetime import datetime
 
 from django.core.validators import MinValueValidator
 from django.db import models
@@ -62,3 +63,11 @@ class HomeVolume(models.Model):
     def name(self) -> str:
         """What it is called on invoices."""
         return f"home-{self.pk.hex[:8]}"
+
+    @property
+    def billed_since(self) -> datetime | None:
+        return self.made_at
+
+    @property
+    def billed_gib(self) -> int:
+        return self.size_gib

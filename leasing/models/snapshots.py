@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from datetime import datetime
 
 from django.core.validators import MinValueValidator
 from django.db import models
@@ -36,7 +37,7 @@ class Snapshot(models.Model):
     generation = models.PositiveBigIntegerField(default=0)
     sealed_key = models.CharField(max_length=200, blank=True)
     created_at = models.DateTimeField()
-    # It is metered from the one to the other: when the copy was whole, and when its removal was ordered.
+    # It is billed from the one to the other: when the copy was whole, and when its removal was ordered.
     taken_at = models.DateTimeField(null=True)
     kept_until = models.DateTimeField(null=True)
     # When its removal is ordered again, should no host have said that it is gone.
@@ -59,6 +60,20 @@ class Snapshot(models.Model):
 
     def __str__(self) -> str:
         return f"{self.lease.machine_name} in {self.pool}"
+
+    @property
+    def name(self) -> str:
+        """What it is called on invoices."""
+        return f"snapshot-{self.pk.hex[:8]}"
+
+    @property
+    def billed_since(self) -> datetime | None:
+        return self.taken_at
+
+    @property
+    def billed_gib(self) -> int:
+        """What it takes of the storage, and the GiB that it began."""
+        return -(-(self.size_bytes or 0) // 1024**3)
 
     @property
     def kept_gib(self) -> float | None:

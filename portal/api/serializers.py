@@ -349,6 +349,9 @@ class UsageSerializer(serializers.ModelSerializer[UsageSegment]):
     volume = serializers.UUIDField(
         source="volume_id", read_only=True, allow_null=True, help_text="The home volume that was kept"
     )
+    snapshot = serializers.UUIDField(
+        source="snapshot_id", read_only=True, allow_null=True, help_text="The snapshot that was kept"
+    )
     tenant = serializers.CharField(source="tenant.slug", read_only=True)
     owner = serializers.CharField(source="person.username", read_only=True)
     flavor = serializers.CharField(source="lease.flavor.slug", read_only=True, allow_null=True)
@@ -359,8 +362,8 @@ class UsageSerializer(serializers.ModelSerializer[UsageSegment]):
     class Meta:
         model = UsageSegment
         fields = [
-            "id", "lease", "volume", "tenant", "owner", "flavor", "starts_at", "ends_at", "seconds",
-            "rate_per_hour", "currency", "cause", "amount",
+            "id", "lease", "volume", "snapshot", "tenant", "owner", "flavor", "starts_at", "ends_at",
+            "seconds", "rate_per_hour", "currency", "cause", "amount",
         ]  # fmt: skip
         read_only_fields = fields
 

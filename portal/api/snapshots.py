@@ -7,7 +7,7 @@ from uuid import UUID
 
 from django.db.models import QuerySet
 from django.utils import timezone
-from drf_spectacular.utils import extend_schema, extend_schema_field
+from drf_spectacular.utils import extend_schema
 from rest_framework import serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -15,7 +15,7 @@ from rest_framework.response import Response
 from leasing import policy
 from leasing.models import Snapshot
 from leasing.snapshots import remove_snapshot, take_snapshot
-from leasing.snapshots_kept import gib_hours, snapshots_of
+from leasing.snapshots_kept import snapshots_of
 from leasing.states.snapshot import SnapshotState
 from portal.api.fields import StrictSerializer
 from portal.api.serializers import moment
@@ -32,7 +32,6 @@ class SnapshotSerializer(serializers.ModelSerializer[Snapshot]):
         read_only=True, allow_null=True, help_text="What it takes of the storage"
     )
     state = serializers.ChoiceField(choices=[state.value for state in SnapshotState], read_only=True)
-    gib_hours = serializers.SerializerMethodField(help_text="Metered: GiB of storage times hours, up to now")
     created_at, state_since = moment(), moment()
     taken_at = moment(allow_null=True, help_text="When the copy was whole")
 
@@ -40,13 +39,9 @@ class SnapshotSerializer(serializers.ModelSerializer[Snapshot]):
         model = Snapshot
         fields = [
             "id", "tenant", "pool", "image", "lease", "size_gib", "size_bytes", "state", "state_since",
-            "created_at", "taken_at", "gib_hours",
+            "created_at", "taken_at",
         ]  # fmt: skip
         read_only_fields = fields
-
-    @extend_schema_field(serializers.DecimalField(max_digits=14, decimal_places=2))
-    def get_gib_hours(self, snapshot: Snapshot) -> str:
-        return str(gib_hours(snapshot, now=timezone.now()))
 
 
 class TakingSerializer(StrictSerializer[dict[str, Any]]):

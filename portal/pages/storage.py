@@ -16,9 +16,8 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from leasing.errors import DomainError
 from leasing.homes import fetch_volume, homes_in_reach, remove_volume, volumes_of
-from leasing.models import HomeVolume
 from leasing.snapshots_kept import snapshots_of
-from leasing.storing import StoragePrice, monthly, storage_price
+from leasing.storing import Kept, StoragePrice, monthly, storage_price
 from portal.middleware import PersonRequest
 
 
@@ -31,15 +30,15 @@ def storage(request: PersonRequest) -> HttpResponse:
         "volumes": [(each, _monthly(each, price)) for each in volumes_of(request.user)],
         "homes": homes_in_reach(request.user, now=now),
         "currency": price.currency if price else "",
-        "snapshots": snapshots_of(request.user),
+        "snapshots": [(each, _monthly(each, price)) for each in snapshots_of(request.user)],
         "most_snapshots": settings.SNAPSHOTS_PER_PERSON,
         "most_gib": settings.SNAPSHOT_GIB_PER_PERSON,
     }
     return render(request, "storage/storage.html", context)
 
 
-def _monthly(volume: HomeVolume, price: StoragePrice | None) -> Decimal | None:
-    return monthly(price.per_gib_month, volume.size_gib, price.currency) if price else None
+def _monthly(kept: Kept, price: StoragePrice | None) -> Decimal | None:
+    return monthly(price.per_gib_month, kept.billed_gib, price.currency) if price else None
 
 
 @login_required

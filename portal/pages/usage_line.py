@@ -29,7 +29,10 @@ LARGEST = 2**63 - 1
 TOLD = (
     "lease.request", "lease.approve", "lease.start", "lease.running", "lease.end", "lease.fail", "lease.gone",
 )  # fmt: skip
-TOLD_OF_VOLUMES = ("home.create", "home.made", "home.remove", "home.gone")
+TOLD_OF_KEPT = (
+    "home.create", "home.made", "home.remove", "home.gone", "snapshot.create", "snapshot.taken",
+    "snapshot.remove", "snapshot.gone",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,12 @@ def usage_line(request: PersonRequest, number: int) -> HttpResponse:
     if not policy.invoiced_tenants(person).exists():
         raise NotVisible(_("There is nothing here."))
     segments = policy.visible_usage(person).select_related(
-        "lease__image", "lease__host", "lease__decided_by", "volume__pool"
+        "lease__image",
+        "lease__host",
+        "lease__decided_by",
+        "volume__pool",
+        "snapshot__pool",
+        "snapshot__lease",
     )
     segment = segments.filter(pk=min(number, LARGEST)).first()
     if segment is None:
@@ -61,9 +69,10 @@ def usage_line(request: PersonRequest, number: int) -> HttpResponse:
     }
     if segment.lease is not None:
         context |= _of_lease(person, segment.lease, now)
-    elif segment.volume is not None:
-        entries = _entries(person, f"home:{segment.volume.pk}", TOLD_OF_VOLUMES)
-        context |= {"volume": segment.volume, "entries": entries}
+    elif segment.kept is not None:
+        subject = f"{'home' if segment.volume else 'snapshot'}:{segment.kept.pk}"
+        entries = _entries(person, subject, TOLD_OF_KEPT)
+        context |= {"kept": segment.kept, "subject": subject, "entries": entries}
     return render(request, "usage/line.html", context)
 
 

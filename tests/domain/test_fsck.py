@@ -604,7 +604,7 @@ def offer_what_was_never_stored(story: Story) -> None:
         (attach_a_home_to_what_has_ended, "homes", "which is ended"),
         (attach_a_home_to_what_has_ended, "homes", "which may not have it"),
         (attach_a_home_to_what_has_ended, "homes", "on a host of another pool"),
-        (bill_what_nobody_kept, "storage", "did not happen"),
+        (bill_what_nobody_kept, "storage", "the log knows nothing of it"),
         (attach_a_home_to_what_has_ended, "states", "is in the database and not in the audit log"),
         (bring_back_a_revoked_feed, "feeds", "has been revoked"),
         (give_a_feed_to_somebody_else, "feeds", "was not made by its person"),

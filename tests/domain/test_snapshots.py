@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
 
@@ -20,17 +20,22 @@ from hosts.protocol.signing import unseal
 from hosts.protocol.snapshots import SnapshotFailed, SnapshotRemoved, SnapshotTaken
 from leasing import fsck, policy, snapshots
 from leasing.actors import SYSTEM
+from leasing.billing.closing import close_month
+from leasing.billing.prices import set_storage_rate
 from leasing.booking import request_lease
 from leasing.ending import end_lease
 from leasing.errors import DomainError, InvalidRequest, NotAllowed, NothingFree, NotVisible, WrongState
+from leasing.exports.filter import Billed
+from leasing.exports.lines import read_lines
 from leasing.models import AuditEntry, Block, Lease, Notification, OutboxMessage, Snapshot
 from leasing.power import switch_power
-from leasing.snapshots_kept import gib_hours, left_behind, out_of_reach, snapshots_of
+from leasing.snapshots_kept import left_behind, out_of_reach, snapshots_of
 from leasing.states.snapshot import SnapshotState
 from leasing.timing import SAVING_PATIENCE
 from leasing.together.handing_over import offer_lease
 from tests.domain.test_homes import HOUR, a_world, check, each, give_pool, leave
 from tests.world import World
+from tests.world import person as somebody
 
 pytestmark = pytest.mark.django_db
 BYTES = 7 * 1024**3
@@ -134,10 +139,8 @@ def test_what_was_taken_while_off_outlives_its_lease_and_another_starts_from_it(
     snapshot.refresh_from_db()
     taken_at = snapshot.taken_at
     assert taken_at is not None
-    assert gib_hours(snapshot, now=taken_at + 90 * HOUR / 60) == Decimal("10.50")  # of 7 GiB
     assert remove(world, snapshot).state == SnapshotState.REMOVING
     snapshot.refresh_from_db()
-    assert gib_hours(snapshot, now=world.now) == gib_hours(snapshot, now=world.now + HOUR) > 0
     world.tick(after=snapshots.REMOVAL_AGAIN)
     assert OutboxMessage.objects.filter(kind="remove-snapshot").count() == 2
     other = world.enrol("hv2")
@@ -147,6 +150,35 @@ def test_what_was_taken_while_off_outlives_its_lease_and_another_starts_from_it(
     assert (snapshot.state, snapshot.sealed_key) == (SnapshotState.REMOVED, "")
     assert not OutboxMessage.objects.filter(kind="remove-snapshot", answered_at=None).exists()
     world.host.inventory(*(gpu.address for gpu in world.gpus), at=world.now)
+    check(world)
+
+
+def test_it_is_billed_from_when_it_was_taken_until_its_removal_is_ordered() -> None:
+    world, _key = a_world()
+    petra = somebody("petra")
+    policy.grant_global_role(actor=SYSTEM, person=petra, role="platform-finance", now=world.now)
+    set_storage_rate(actor=world.actor(petra), per_gib_month=Decimal(730), currency="EUR", now=world.now)
+    snapshot = a_kept_one(world)
+    assert snapshot.taken_at is not None
+    line = snapshot.segments.get()
+    assert (line.starts_at, line.ends_at, line.gib, line.rate_per_hour) == (
+        snapshot.taken_at, None, 7, Decimal(7)
+    )  # fmt: skip
+    world.now = datetime(2026, 4, 1, 2, tzinfo=UTC)
+    world.host.inventory(*(gpu.address for gpu in world.gpus), at=world.now)
+    world.tick()
+    (march,) = close_month(actor=SYSTEM, tenant=world.studio, name="2026-03", now=world.now).invoices
+    billed = march.lines.get(cause="stored")
+    kept = datetime(2026, 4, 1, tzinfo=UTC) - snapshot.taken_at
+    assert (billed.flavor_name, billed.seconds, billed.gpus) == (snapshot.name, int(kept.total_seconds()), 0)
+    told = next(one for one in read_lines(Billed.everything(), now=world.now) if one.is_open)
+    assert (told.machine_name, told.flavor_name, told.amount) == (snapshot.name, "Snapshot", Decimal(14))
+    remove(world, snapshot)
+    assert removed(world, snapshot) == "applied"
+    assert not snapshot.segments.filter(ends_at=None).exists()
+    world.now = datetime(2026, 5, 1, tzinfo=UTC)
+    (april,) = close_month(actor=SYSTEM, tenant=world.studio, name="2026-04", now=world.now).invoices
+    assert april.net == Decimal(14)
     check(world)
 
 

@@ -171,7 +171,7 @@ def test_a_draft_a_budget_and_an_export_have_it() -> None:
     assert budget.forecasts[0].certain == told.totals.net + rest.quantize(Decimal("0.01"))
     lease = office.book(2)
     assert "budget" in lease.needs_approval_because.in_english() or lease.needs_approval_because
-    line = next(one for one in read_lines(Billed.everything(), now=office.now) if one.volume)
+    line = next(one for one in read_lines(Billed.everything(), now=office.now) if one.kept)
     assert (line.machine_name, line.gib, line.gpus, line.amount) == (volume.name, 50, 0, Decimal(5))
     made = export_usage(
         actor=SYSTEM, billed=Billed.everything(), chosen=UsageFilter(tenant="studio"), form="focus-csv",

@@ -53,7 +53,7 @@ def test_a_closed_segment_is_one_line_to_the_second(ground: Ground) -> None:
             "project": "",
             "cost_centre": "",
             "invoice": "",
-            "volume": "",
+            "kept": "",
         }
     ]
     assert lease_cost(lease, now=NOW + 6 * 3600 * SECOND) == Decimal("3.83")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import pytest
 from django.urls import reverse
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from hosts.protocol import messages as m
 from hosts.protocol.snapshots import SnapshotRemoved, SnapshotTaken
 from leasing.actors import SYSTEM
 from leasing.audit.verifier import verify_log
+from leasing.billing.prices import set_storage_rate
 from leasing.ending import end_lease
 from leasing.fsck import run_checks
 from leasing.models import Lease, OutboxMessage, Snapshot
@@ -38,6 +40,15 @@ def asked(scene: Scene) -> dict[str, object]:
 
 def the_one() -> Snapshot:
     return Snapshot.objects.exclude(state="removed").get()
+
+
+def cost(scene: Scene) -> None:
+    set_storage_rate(
+        actor=scene.actor(scene.money),
+        per_gib_month=Decimal("7.3"),
+        currency="EUR",
+        now=datetime.now(UTC),
+    )
 
 
 def saved_and_gone(scene: Scene) -> None:
@@ -72,9 +83,18 @@ def removed(scene: Scene) -> list[object]:
     return [*run_checks(scene.now), *verify_log().problems]
 
 
+def is_billed(page: Page, name: str, machine: str) -> None:
+    """It has a line of its own, which says what it is."""
+    page.goto(reverse("usage-lines"))
+    page.get_by_role("row").filter(has_text=name).get_by_role("link").click()
+    expect(page.get_by_role("heading", name="The snapshot")).to_be_visible()
+    expect(page.get_by_text(machine)).to_be_visible()
+
+
 def test_saved_before_the_end_started_from_and_removed(visits: Visits, site: Site) -> None:
     page = visits.page(site.scene.ada)
     site.do(offer_homes)
+    site.do(cost)
     page.goto(reverse("storage"))
     expect(page.get_by_text("Take one on the page of a workstation")).to_be_visible()
     page.goto(reverse("book"))
@@ -97,6 +117,8 @@ def test_saved_before_the_end_started_from_and_removed(visits: Visits, site: Sit
     expect(row).to_contain_text("kept")
     expect(row).to_contain_text(lease.machine_name)
     expect(row).to_contain_text("5.0")
+    expect(row).to_contain_text("€36.50 a month")
+    is_billed(visits.page(site.scene.money), site.do(lambda _: the_one().name), lease.machine_name)
     row.get_by_role("link", name="Start from it").click()
     expect(page.get_by_label("Start from")).to_have_value(str(site.do(lambda _: the_one().pk)))
     page.get_by_role("button", name="Book it").click()
