@@ -7,6 +7,7 @@ from typing import Any
 from playwright.sync_api import Locator, Page, expect
 
 STOPS = 140
+TRIES = 40
 # Of an input that lies transparent over its word, the word is outlined; of a link in a drawing, its field; of
 # the machine's picture, the screen.
 LOOK = """
@@ -74,7 +75,7 @@ class Keyboard:
         ends = 0
         for _stop in range(STOPS):
             self.press("Shift+Tab" if back else "Tab")
-            found: dict[str, Any] = target.evaluate(LOOK)
+            found = self._looked(target)
             if found["lost"] and not ends:
                 ends += 1
             elif self._checked(found)["there"]:
@@ -107,7 +108,16 @@ class Keyboard:
         self.type(text)
 
     def look(self, target: Locator) -> dict[str, Any]:
-        return self._checked(target.evaluate(LOOK))
+        return self._checked(self._looked(target))
+
+    def _looked(self, target: Locator) -> dict[str, Any]:
+        """What a page that is just being swapped shows in the end."""
+        for _try in range(TRIES):
+            found: dict[str, Any] = target.evaluate(LOOK)
+            if found["lost"] or (found["seen"] and found["open"]):
+                break
+            self.page.wait_for_timeout(50)
+        return found
 
     @staticmethod
     def _checked(found: dict[str, Any]) -> dict[str, Any]:
