@@ -15,7 +15,7 @@ import pytest
 from tests.agent.campaign.history import History
 from tests.agent.campaign.machine_room import no_real_waiting
 
-HISTORIES = int(os.environ.get("LEASEHOLD_CAMPAIGN", "30"))
+HISTORIES = int(os.environ.get("LEASEHOLD_CAMPAIGN", "100"))
 FIRST = int(os.environ.get("LEASEHOLD_FIRST_CAMPAIGN", "0"))
 ACTS = 26
 
