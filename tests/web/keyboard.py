@@ -31,17 +31,19 @@ element => {
 }
 """
 
+# What is swapped in meanwhile counts as walked if it reads as what was.
 STEP = """
 () => {
+  window.walked ??= new Set();
   const at = document.activeElement;
   if (at === document.body) return false;
-  at.dataset.walked = "";
+  walked.add(at.outerHTML);
   return true;
 }
 """
 MISSED = """
 () => [...document.querySelectorAll("a[href], button:not([disabled]), summary, select, textarea")]
-  .filter(each => each.checkVisibility() && !("walked" in each.dataset))
+  .filter(each => each.checkVisibility() && !walked.has(each.outerHTML))
   .map(each => each.outerHTML.slice(0, 120))
 """
 
