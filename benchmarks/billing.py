@@ -132,12 +132,14 @@ def _csv_beside_copy(dsn: str) -> dict[str, Any]:
     """The export, and COPY of the same rows as they are in the tables, in turns."""
     _django(dsn)
     from django.db import connection
+    from psycopg import ClientCursor
 
     from leasing.exports.lines import OF_SEGMENTS
     from leasing.models import UsageSegment
 
     rows = UsageSegment.objects.order_by("starts_at", "pk").values_list(*OF_SEGMENTS.values())
-    statement = str(rows.query)
+    connection.ensure_connection()
+    statement = ClientCursor(connection.connection).mogrify(*rows.query.sql_with_params())
     seconds: dict[str, list[float]] = {"copy": [], "export": []}
     for _round in range(ROUNDS):
         began = time.monotonic()

@@ -66,7 +66,8 @@ class Host(models.Model):
 
     `account` is what it is called in messages and at the broker, for good; `name` is what people call it, and
     may be changed. Of the password of its broker account only the SHA-256 is known here. A retired host is
-    kept for its history, and refused. `pool` is where home volumes and snapshots lie.
+    kept for its history, and refused. `pool` is where home volumes and snapshots lie; if it `reads_homes`, it
+    can look into volumes that no lease has.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
@@ -77,6 +78,7 @@ class Host(models.Model):
     sealing_key = models.CharField(max_length=64, validators=[PUBLIC_KEY])
     simulated = models.BooleanField(default=False)
     pool = models.ForeignKey(StoragePool, models.PROTECT, null=True, related_name="hosts")
+    reads_homes = models.BooleanField(default=False)
     cpu_count = models.PositiveIntegerField(default=0)
     memory_mib = models.PositiveIntegerField(default=0)
     disk_gib = models.PositiveIntegerField(default=0)

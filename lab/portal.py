@@ -127,7 +127,7 @@ class LabPortal:
             "LEASEHOLD_SECRET_KEY_FILE": str(key),
             "LEASEHOLD_TICK_SECONDS": "2",
             "LEASEHOLD_SITE_URL": self.url,
-            "LEASEHOLD_GATEWAY_URL": f"ws://{LOOPBACK}:{self.port}/ws/host-console/",
+            "LEASEHOLD_GATEWAY_URL": f"ws://{LOOPBACK}:{self.port}/ws/",
             "LEASEHOLD_ALLOWED_HOSTS": f"127.0.0.1,localhost,{LOOPBACK}",
             "LEASEHOLD_EMAIL_BACKEND": "django.core.mail.backends.filebased.EmailBackend",
         }

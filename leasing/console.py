@@ -159,7 +159,7 @@ def _tell_host(lease: Lease, session: ConsoleSession, token: str, *, now: dateti
     goal = OpenConsole(
         lease_id=lease.pk,
         session_id=session.pk,
-        gateway_url=f"{settings.GATEWAY_URL}{session.pk}/",
+        gateway_url=f"{settings.GATEWAY_URL}host-console/{session.pk}/",
         sealed_token=seal(token.encode(), to_public_hex=lease.host.sealing_key),
     )
     queue_command(

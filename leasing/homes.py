@@ -164,7 +164,7 @@ def attach(lease: Lease, *, at: datetime, now: datetime) -> None:
     pool = lease.host.pool
     volume = locked(_in_pool(lease, pool.pk)).first() or _create(lease, pool, now=now)
     volume.lease = volume.last_lease = lease
-    _apply(volume, HomeEvent.ATTACH, actor=SYSTEM, at=at, now=now, lease=str(lease.pk))
+    change_state(volume, HomeEvent.ATTACH, actor=SYSTEM, at=at, now=now, lease=str(lease.pk))
 
 
 def note_made(lease: Lease, *, at: datetime, now: datetime) -> None:
@@ -182,7 +182,7 @@ def detach(lease: Lease, *, at: datetime, now: datetime) -> None:
     volume = locked(HomeVolume.objects.filter(lease=lease).select_related("tenant")).first()
     if volume is not None:
         volume.lease = None
-        _apply(volume, HomeEvent.DETACH, actor=SYSTEM, at=at, now=now, lease=str(lease.pk))
+        change_state(volume, HomeEvent.DETACH, actor=SYSTEM, at=at, now=now, lease=str(lease.pk))
 
 
 @atomically
@@ -194,13 +194,15 @@ def remove_volume(*, actor: Actor, volume_id: UUID, now: datetime) -> HomeVolume
     volume = locked(HomeVolume.objects.select_related("tenant", "pool", "person")).get(pk=known.pk)
     if volume.state == HomeState.REMOVING:
         return volume
+    if volume.state == HomeState.READING:
+        raise WrongState(_("It is being read just now."), hint=_("Wait until that is over, then try again."))
     if volume.state != HomeState.DETACHED:
         raise WrongState(
             _("A workstation has this home volume."), hint=_("End the workstation first, then remove it.")
         )
     volume.kept_until = now
     volume.save(update_fields=["kept_until"])
-    _apply(volume, HomeEvent.REMOVE, actor=actor, at=now, now=now)
+    change_state(volume, HomeEvent.REMOVE, actor=actor, at=now, now=now)
     follow_kept(volume, now=now)
     order_removal(volume, now=now)
     transaction.on_commit(wake_control)
@@ -237,7 +239,7 @@ def note_removed(host: Host, volume_id: UUID, *, at: datetime, now: datetime) ->
         return False
     volume.sealed_key, volume.removal_due_at = "", None
     volume.save(update_fields=["sealed_key", "removal_due_at"])
-    _apply(volume, HomeEvent.GONE, actor=Actor.of_host(host), at=at, now=now)
+    change_state(volume, HomeEvent.GONE, actor=Actor.of_host(host), at=at, now=now)
     return True
 
 
@@ -245,7 +247,7 @@ def _hosts_with_pool() -> QuerySet[Host]:
     return Host.objects.filter(pool__isnull=False, retired_at=None)
 
 
-_USABLE = (HomeState.DETACHED, HomeState.ATTACHED)
+_USABLE = (HomeState.DETACHED, HomeState.ATTACHED, HomeState.READING)
 
 
 def _pools_to_come(lease: Lease) -> set[int]:
@@ -286,9 +288,10 @@ def _create(lease: Lease, pool: StoragePool, *, now: datetime) -> HomeVolume:
     return volume
 
 
-def _apply(
+def change_state(
     volume: HomeVolume, event: HomeEvent, *, actor: Actor, at: datetime, now: datetime, **detail: Any
 ) -> None:
+    """Along the table, or WrongState. The volume is locked."""
     before = HomeState(volume.state)
     after = TRANSITIONS.get((before, event))
     if after is None:

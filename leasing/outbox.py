@@ -127,6 +127,16 @@ def sign_command(message: OutboxMessage, *, now: datetime) -> str:
     )
 
 
+def send_receipts(*, send: Send, now: datetime) -> None:
+    """Tell hosts which reports are stored, so that they can forget them."""
+    due = Host.objects.filter(receipt_due=True, journal_id__isnull=False)
+    for pk in list(due.values_list("pk", flat=True)):
+        # Asked for again by whatever is received from here on.
+        Host.objects.filter(pk=pk).update(receipt_due=False)
+        host = Host.objects.get(pk=pk)
+        send(host, sign_receipt(host, now=now))
+
+
 def sign_receipt(host: Host, *, now: datetime) -> str:
     """Tells a host what it may forget. Not kept: the host asks again by sending its reports again."""
     if host.journal_id is None:

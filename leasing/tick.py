@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from django.db.models import Exists, Model, OuterRef, Q, QuerySet
 
-from hosts.models import Gpu, Host
+from hosts.models import Gpu
 from leasing import (
     changing,
     devices,
@@ -24,6 +24,7 @@ from leasing import (
     keeping,
     offering,
     outbox,
+    reading,
     reminders,
     snapshots,
     storing,
@@ -55,7 +56,7 @@ def tick(*, now: datetime, send: outbox.Send) -> None:
     """Do everything that is due. One failure never keeps the rest from happening."""
     for duty in DUTIES:
         _guarded(duty, now)
-    _guarded(lambda now: send_receipts(now, send), now)
+    _guarded(lambda now: outbox.send_receipts(send=send, now=now), now)
     _guarded(lambda now: outbox.send_due(send=send, now=now), now)
 
 
@@ -164,14 +165,10 @@ def bill_storage(now: datetime) -> None:
     _each(storing.outdated(now), lambda kept: storing.catch_up(*kept, now=now))
 
 
-def send_receipts(now: datetime, send: outbox.Send) -> None:
-    """Tell hosts which reports are stored, so that they can forget them."""
-    due = Host.objects.filter(receipt_due=True, journal_id__isnull=False)
-    for pk in list(due.values_list("pk", flat=True)):
-        # Asked for again by whatever is received from here on.
-        Host.objects.filter(pk=pk).update(receipt_due=False)
-        host = Host.objects.get(pk=pk)
-        send(host, outbox.sign_receipt(host, now=now))
+def end_readings(now: datetime) -> None:
+    """Home volumes of which nobody will say that they are not read any more."""
+    _each_locked(reading.stale(now), lambda one: reading.give_up(one, now=now))
+    reading.forget_listings(now)
 
 
 def pass_unclaimed_on(now: datetime) -> None:
@@ -230,6 +227,7 @@ DUTIES: tuple[Callable[[datetime], None], ...] = (
     serve_lines,
     forget_past,
     remove_kept,
+    end_readings,
     bill_storage,
     order_copies,
     forget_old,
@@ -281,6 +279,7 @@ def _wait(lease: Lease, *, now: datetime) -> None:
 
 
 def _wait_for_home(lease: Lease, *, now: datetime) -> None:
+    reading.want_back(lease, now=now)
     if not lease.waiting_because:
         tidings.waits_for_home(lease, now=now)
 

@@ -21,6 +21,7 @@ from portal.admission import in_turn  # noqa: E402 - needs the settings
 from portal.bodies import bounded  # noqa: E402 - needs the settings
 from portal.console.gateway import Receive, Scope, Send, serve_console  # noqa: E402 - needs the settings
 from portal.logs import WithoutFeedSecrets  # noqa: E402 - needs the settings
+from portal.reading.gateway import HOST_PREFIX, is_download, serve_download, serve_host  # noqa: E402
 from portal.settling import settle  # noqa: E402 - needs the settings
 from portal.threads import in_database_thread  # noqa: E402 - needs the settings
 
@@ -31,8 +32,12 @@ settle()
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
     match scope["type"]:
+        case "http" if is_download(scope["path"]):
+            await serve_download(scope, receive, send)
         case "http":
             await in_turn(partial(bounded, pages), scope, receive, send)
+        case "websocket" if scope["path"].startswith(HOST_PREFIX):
+            await serve_host(scope, receive, send)
         case "websocket":
             await serve_console(scope, receive, send)
         case "lifespan":

@@ -255,7 +255,7 @@ IMAGE_STORE = Path(os.environ.get("LEASEHOLD_IMAGE_STORE", VAR_DIR / "image-stor
 IMAGE_AT_MOST_BYTES = int(os.environ.get("LEASEHOLD_IMAGE_MAX_GIB", "256")) << 30
 IMAGE_CONVERSION_SECONDS = int(os.environ.get("LEASEHOLD_IMAGE_CONVERSION_MINUTES", "120")) * 60
 # Where hosts dial the console gateway; the browser uses SITE_URL.
-GATEWAY_URL = os.environ.get("LEASEHOLD_GATEWAY_URL", SITE_URL.replace("http", "ws", 1) + "/ws/host-console/")
+GATEWAY_URL = os.environ.get("LEASEHOLD_GATEWAY_URL", SITE_URL.replace("http", "ws", 1) + "/ws/")
 # How large home volumes are that are made from now on.
 HOME_GIB = int(os.environ.get("LEASEHOLD_HOME_GIB", "50"))
 # How many snapshots a person may have, and how large the disks that they are of may be together.

@@ -14,7 +14,7 @@ from hosts.agent.goals import Refusal, TooLate, take_goal
 from hosts.agent.rig import Rig
 from hosts.agent.spool import Origin
 from hosts.protocol.codec import MessageError, decode_command
-from hosts.protocol.messages import Accepted, Command, OpenConsole, Receipt, Refused
+from hosts.protocol.messages import Accepted, Command, OpenConsole, ReadHome, Receipt, Refused
 from hosts.protocol.signing import ForgedMessage, Verifier
 
 log = logging.getLogger(__name__)
@@ -45,14 +45,22 @@ class Allowance:
 
 
 class Acceptance:
-    """Takes envelopes. `open_console` is called, outside transactions, for each console that was accepted."""
+    """Takes envelopes. `open_console` and `read_home` are called, outside transactions, for each console and
+    reading that was accepted.
+    """
 
     def __init__(
-        self, rig: Rig, verifier: Verifier, *, open_console: Callable[[OpenConsole, Origin], None]
+        self,
+        rig: Rig,
+        verifier: Verifier,
+        *,
+        open_console: Callable[[OpenConsole, Origin], None],
+        read_home: Callable[[ReadHome, Origin], None],
     ) -> None:
         self._rig = rig
         self._verifier = verifier
         self._open_console = open_console
+        self._read_home = read_home
         self._refusals = Allowance(REFUSALS_AT_ONCE, REFUSALS_PER_SECOND)
 
     def deliver(self, envelope: str) -> None:
@@ -80,8 +88,12 @@ class Acceptance:
         self._rig.spool.hear(command.protocol)
         if isinstance(command.goal, Receipt):
             self._rig.spool.forget(journal_id=command.goal.journal_id, through=command.goal.through)
-        elif self._accept(command, origin) and isinstance(command.goal, OpenConsole):
-            self._open_console(command.goal, origin)
+        elif self._accept(command, origin):
+            match command.goal:
+                case OpenConsole() as goal:
+                    self._open_console(goal, origin)
+                case ReadHome() as goal:
+                    self._read_home(goal, origin)
 
     def _check_address(self, command: Command) -> None:
         if command.host != self._rig.config.host:

@@ -42,6 +42,13 @@ class HomePool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     directory: Path
 
 
+class ReaderSystem(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The system of reading machines, as `appliance.reader` built it, and the digest of its manifest."""
+
+    directory: Path
+    sha256: Sha256
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The operator's decisions, all of which may be left out. Times in seconds.
 
@@ -61,6 +68,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     usb_devices: tuple[UsbId, ...] = ()
     network: NetworkSettings = NetworkSettings()
     home_pool: HomePool | None = None
+    reader: ReaderSystem | None = None
     image_mib_per_second: Annotated[float, Meta(ge=0)] = 0.0
     resend_seconds: Seconds = 10.0
     inventory_seconds: Seconds = 60.0
@@ -74,6 +82,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def __post_init__(self) -> None:
         if self.bus == "simulated" and self.bus_directory is None:
             raise ValueError("`bus_directory` must be set when `bus` is `simulated`")
+
+    @property
+    def reads_homes(self) -> bool:
+        """Whether there is what reading machines are made of."""
+        return self.reader is not None and self.home_pool is not None
 
     @property
     def journal_path(self) -> Path:

@@ -66,12 +66,13 @@ class Backing:
 
 @dataclass(frozen=True)
 class Disk:
-    """A scratch disk. `encrypted`: its key reaches the hypervisor under `key_usage` of the machine."""
+    """A disk in a file. `encrypted`: its key reaches the hypervisor under `key_usage` of the machine."""
 
     path: Path
     format: DiskFormat = "qcow2"
     encrypted: bool = True
     backing: Backing | None = None
+    read_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -245,9 +246,9 @@ def _devices(spec: MachineSpec) -> Iterator[etree._Element]:
     yield node("controller", type="usb", model="qemu-xhci" if spec.usb else "none")
     yield from map(_usb, spec.usb)
     if spec.disk is not None:
-        yield _disk(spec.disk, key_usage(spec.name), device="vda")
+        yield disk_element(spec.disk, key_usage(spec.name), device="vda")
     if spec.home is not None:
-        yield _disk(spec.home, home_key_usage(spec.name), device="vdc", serial=HOME_SERIAL)
+        yield disk_element(spec.home, home_key_usage(spec.name), device="vdc", serial=HOME_SERIAL)
     if spec.seed is not None:
         yield _seed(spec.seed)
     yield serial_element(spec.serial_log)
@@ -287,13 +288,15 @@ def _graphics(socket: Path | None) -> etree._Element:
     return node("graphics", listen, type="vnc")
 
 
-def _disk(disk: Disk, usage: str, *, device: str, serial: str = "") -> etree._Element:
+def disk_element(disk: Disk, usage: str, *, device: str, serial: str = "") -> etree._Element:
+    """A disk on virtio. `usage` is the name under which the hypervisor keeps its key."""
     return node(
         "disk",
         node("driver", name="qemu", type=disk.format, discard="unmap"),
         _source(disk, usage),
         _backing_store(disk.backing),
         node("target", dev=device, bus="virtio"),
+        *([node("readonly")] if disk.read_only else []),
         *([node("serial", serial)] if serial else []),
         type="file",
         device="disk",

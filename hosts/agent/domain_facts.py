@@ -31,6 +31,7 @@ def read_facts(xml: str, state: MachineState) -> MachineFacts:
     domain = parse(xml)
     lease = domain.find(f"metadata/{{{NAMESPACE}}}lease")
     scrub = domain.find(f"metadata/{{{NAMESPACE}}}scrub")
+    reading = domain.find(f"metadata/{{{NAMESPACE}}}reading")
     return MachineFacts(
         name=domain.findtext("name", ""),
         uuid=UUID(domain.findtext("uuid", "")),
@@ -39,6 +40,7 @@ def read_facts(xml: str, state: MachineState) -> MachineFacts:
         generation=None if lease is None else int(lease.get("generation", "0")),
         pci_addresses=frozenset(_pci_addresses(domain)),
         scrubs="" if scrub is None else scrub.get("address", ""),
+        reads=None if reading is None else UUID(reading.get("id", "")),
         occupied=_occupied(domain),
         usb=frozenset(_usb_addresses(domain)),
         run=int(domain.get("id", "0")),

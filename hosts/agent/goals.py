@@ -22,6 +22,7 @@ from hosts.protocol.messages import (
     OpenConsole,
     Power,
     Provision,
+    ReadHome,
     Release,
     RemoveHome,
     RemoveSnapshot,
@@ -54,8 +55,8 @@ def take_goal(rig: Rig, goal: Goal, origin: Origin) -> None:
             _take_power(rig, goal, origin)
         case Update():
             rig.machines.set_end(_kept_machine(rig, goal.lease_id).lease_id, goal.ends_at)
-        case OpenConsole():
-            _take_console(rig, goal)
+        case OpenConsole() | ReadHome():
+            _take_visit(rig, goal)
         case Intake():
             _take_intake(rig, goal, origin)
         case HoldImages():
@@ -113,7 +114,12 @@ def _take_power(rig: Rig, goal: Power, origin: Origin) -> None:
     )
 
 
-def _take_console(rig: Rig, goal: OpenConsole) -> None:
+def _take_visit(rig: Rig, goal: OpenConsole | ReadHome) -> None:
+    """Of a reading nothing outlives the program, so nothing is written down."""
+    if isinstance(goal, ReadHome):
+        if not rig.config.reads_homes:
+            raise Refusal("This host has no system to read home volumes with.")
+        return
     if _kept_machine(rig, goal.lease_id).state != "on":
         raise Refusal("The machine of this lease does not run.")
     if not rig.consoles.begin(goal.session_id, goal.lease_id):

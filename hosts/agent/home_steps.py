@@ -94,7 +94,7 @@ def let_go(rig: Rig, lease_id: UUID) -> None:
 def leases_with_home(rig: Rig) -> set[UUID]:
     """Those that have claimed a volume from this host."""
     name = pool_at_hand(rig.config)
-    return open_pool(rig.config, name).leases() if name else set()
+    return open_pool(rig.config, name).holders("lease") if name else set()
 
 
 def open_pool(config: Config, name: str) -> Pool:

@@ -1,4 +1,4 @@
-"""Home volumes: disks of people, in a pool of storage that hosts may share. One lease at a time has a volume.
+"""Home volumes: disks of people, in a pool of storage that hosts may share. One at a time has a volume.
 
 Beside each volume that is attached lies its claim: a file that says whose it is, and of which there is one at
 most, whichever hosts try to write it. QEMU's own locks on the disk are a second guard, while machines run.
@@ -10,6 +10,7 @@ import os
 import subprocess
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 from uuid import UUID, uuid4
 
 import msgspec
@@ -25,10 +26,14 @@ MKFS = "/sbin/mkfs.ext4"
 FIRST_ACCOUNT = "1000:1000"
 
 
-class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Whose a volume is for now. Of one that is being removed, `lease_id` is its own id."""
+Purpose = Literal["lease", "reading", "removal"]
 
-    lease_id: UUID
+
+class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose a volume is for now: a lease's, a reading's, or its own while it is being removed."""
+
+    holder: UUID
+    purpose: Purpose
     host: str
 
 
@@ -66,32 +71,38 @@ class Pool:
         if self.path(volume_id).exists():
             return
         if made:
-            raise DiskError(f"The home volume {volume_id} is not in the pool {self._name}.")
+            raise self._missing(volume_id)
         self._make(self.path(volume_id), size_gib=size_gib, key=key)
 
     def is_attached(self, volume_id: UUID, lease_id: UUID) -> bool:
         claim = self._read(self._claim_path(volume_id))
-        return claim is not None and claim.lease_id == lease_id and self.path(volume_id).exists()
+        return claim is not None and claim.holder == lease_id and self.path(volume_id).exists()
 
-    def detach(self, lease_id: UUID) -> None:
-        """The lease, whose machine is no more, gives up what it has claimed."""
+    def detach(self, holder: UUID) -> None:
+        """The lease, whose machine is no more, or the reading gives up what it has claimed."""
         for path, claim in self._claims():
-            if claim.lease_id == lease_id:
+            if claim.holder == holder:
                 path.unlink(missing_ok=True)
                 disks.sync(self.directory)
 
-    def leases(self) -> set[UUID]:
-        """Those that have a volume here, claimed by this host."""
-        return {
-            claim.lease_id
-            for path, claim in self._claims()
-            if claim.host == self._host and path != self._claim_path(claim.lease_id)
-        }
+    def open_to_read(self, volume_id: UUID, reading_id: UUID) -> Path:
+        """Claim the volume for a reading, and find it."""
+        self.check()
+        self.claim(volume_id, reading_id, "reading")
+        if not self.path(volume_id).exists():
+            self.give_up(volume_id)
+            raise self._missing(volume_id)
+        return self.path(volume_id)
+
+    def holders(self, purpose: Purpose) -> set[UUID]:
+        """Leases, or readings, that have a volume here, claimed by this host."""
+        claims = (claim for _path, claim in self._claims())
+        return {each.holder for each in claims if (each.host, each.purpose) == (self._host, purpose)}
 
     def remove(self, volume_id: UUID) -> None:
         """Destroy it, unless a lease has it. Nobody can attach it meanwhile."""
         self.check()
-        self.claim(volume_id, volume_id)
+        self.claim(volume_id, volume_id, "removal")
         disks.destroy(self.path(volume_id))
         for path in self._drafts(self.path(volume_id)):
             path.unlink(missing_ok=True)
@@ -102,20 +113,23 @@ class Pool:
         self._claim_path(volume_id).unlink(missing_ok=True)
         disks.sync(self.directory)
 
-    def claim(self, volume_id: UUID, lease_id: UUID) -> None:
-        """One lease at most has it: a link is made by one of all that try, on network file systems, too."""
+    def claim(self, volume_id: UUID, holder: UUID, purpose: Purpose = "lease") -> None:
+        """One at most has it: a link is made by one of all that try, on network file systems, too."""
         draft = self.directory / f".{uuid4()}.claim"
         try:
-            disks.write_private(draft, msgspec.json.encode(Claim(lease_id, self._host)))
+            disks.write_private(draft, msgspec.json.encode(Claim(holder, purpose, self._host)))
             with suppress(FileExistsError):
                 os.link(draft, self._claim_path(volume_id))
         finally:
             draft.unlink(missing_ok=True)
         disks.sync(self.directory)
         claim = self._read(self._claim_path(volume_id))
-        if claim is None or claim.lease_id != lease_id:
-            whose = "nobody any more" if claim is None else f"{claim.lease_id} on {claim.host}"
-            raise DiskError(f"The home volume {volume_id} is attached to {whose}.")
+        if claim is None or claim.holder != holder:
+            whose = "nobody any more" if claim is None else f"{claim.purpose} {claim.holder} on {claim.host}"
+            raise DiskError(f"The home volume {volume_id} is with {whose}.")
+
+    def _missing(self, volume_id: UUID) -> DiskError:
+        return DiskError(f"The home volume {volume_id} is not in the pool {self._name}.")
 
     def _make(self, path: Path, *, size_gib: int, key: bytes | None) -> None:
         """With an empty file system, so that no guest ever has to decide whether to make one."""

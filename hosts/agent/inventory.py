@@ -33,6 +33,7 @@ def take_inventory(rig: Rig, *, restarted: bool = False) -> Inventory:
         networks=tuple(sorted(rig.network.present())),
         usb=offered(rig.config.usb_devices, read_usb(rig.reader)) if rig.config.usb_devices else (),
         pool=pool_at_hand(rig.config),
+        reads_homes=rig.config.reads_homes,
         **host_facts(disk_bytes=shutil.disk_usage(rig.config.state_directory).total),
     )
 

@@ -51,10 +51,11 @@ class Stop:
 
 @dataclass(frozen=True)
 class MachineFacts:
-    """One machine the hypervisor knows, ours or not. Not ours: no lease, and it scrubs nothing.
+    """One machine the hypervisor knows, ours or not. Not ours: no lease, it scrubs nothing and reads nothing.
 
     `pci_addresses` are the host's devices it is given, as `0000:41:00.0`. `scrubs` is the card that a scrub
-    machine was made for; it serves no lease. `usb` are bus and device of the host's USB devices it is given.
+    machine was made for, `reads` the reading of a reading machine; these serve no lease. `usb` are bus and
+    device of the host's USB devices it is given.
     `run` is another number each time it is started.
     """
 
@@ -65,6 +66,7 @@ class MachineFacts:
     generation: int | None
     pci_addresses: frozenset[str]
     scrubs: str = ""
+    reads: UUID | None = None
     occupied: Occupied = NOTHING
     usb: frozenset[tuple[int, int]] = frozenset()
     run: int = 0

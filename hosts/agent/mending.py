@@ -38,7 +38,7 @@ from hosts.agent.plans import gpu_lock
 from hosts.agent.proven import recall_proven, this_boot
 from hosts.agent.records import GpuRecord
 from hosts.agent.rig import Rig
-from hosts.agent.scrub_machine import remove_scrub_machine
+from hosts.agent.small_machine import remove_small_machine
 from hosts.protocol.checkup import Check, Verdict
 from hosts.protocol.messages import GpuFailed
 
@@ -91,7 +91,7 @@ def _mend(rig: Rig, difference: Difference) -> Check:
         case StrayMachine(facts):
             check = _remove_machine(rig, facts)
         case StrayScrubMachine(facts):
-            check = _remove_scrub_machine(rig, facts)
+            check = _remove_small_machine(rig, facts)
         case StrayDisk(lease_id):
             check = _destroy_disk(rig, lease_id)
         case StrayNetwork(lease_id):
@@ -125,9 +125,9 @@ def _remove_machine(rig: Rig, facts: MachineFacts) -> Check:
     return _found("stray-machine", "removed", "warn", **told)
 
 
-def _remove_scrub_machine(rig: Rig, facts: MachineFacts) -> Check:
+def _remove_small_machine(rig: Rig, facts: MachineFacts) -> Check:
     try:
-        remove_scrub_machine(rig.hypervisor, facts.name)
+        remove_small_machine(rig.hypervisor, facts.name)
     except HypervisorError as error:
         return _found("stray-scrub-machine", "left", "fail", facts.scrubs, machine=facts.name, reason=error)
     return _found("stray-scrub-machine", "removed", "warn", facts.scrubs, machine=facts.name)

@@ -15,7 +15,8 @@ from pathlib import Path
 from hosts.agent import nvidia
 from hosts.agent.bus import Slice
 from hosts.agent.pci import PciFunction, read_text
-from hosts.protocol.messages import SliceKind, SlicePart, SliceProfile
+from hosts.protocol.messages import SlicePart, SliceProfile
+from hosts.protocol.slices import SliceKind
 
 VF = "vf"
 CURRENT_TYPE = "nvidia/current_vgpu_type"

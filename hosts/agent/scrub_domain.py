@@ -1,26 +1,17 @@
-"""The domain XML of a scrub machine: a kernel, a channel to the host, and the card. Pure."""
+"""What a scrub machine is: a small machine that has the card. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import NAMESPACE_OID, UUID, uuid5
 
 from lxml import etree
 
-from hosts.agent.domain import (
-    NAMESPACE,
-    DirectKernel,
-    DomainType,
-    cpu_element,
-    node,
-    os_element,
-    serial_element,
-)
+from hosts.agent.domain import DirectKernel, DomainType
+from hosts.agent.small_domain import SmallMachine, small_machine_xml
 
 CHANNEL = "org.leasehold.scrub"
-VCPUS = 1
 
 
 @dataclass(frozen=True)
@@ -43,38 +34,15 @@ def machine_name(address: str) -> str:
     return f"scrub-{address.replace(':', '-').replace('.', '-')}"
 
 
-def _uuid(address: str) -> UUID:
-    return uuid5(NAMESPACE_OID, f"{NAMESPACE} {address}")
-
-
 def scrub_machine_xml(spec: ScrubMachineSpec, gpu_fragments: Sequence[etree._Element]) -> str:
-    """The whole domain. It has no disk, no network, no display: nothing to keep, nobody to reach."""
-    domain = node(
-        "domain",
-        node("name", spec.name),
-        node("uuid", str(_uuid(spec.address))),
-        node("metadata", _purpose(spec.address)),
-        node("memory", str(spec.memory_mib), unit="MiB"),
-        node("vcpu", str(VCPUS), placement="static"),
-        os_element(spec.boot),
-        node("features", node("acpi"), node("apic")),
-        cpu_element(spec.domain_type, VCPUS),
-        node("clock", offset="utc"),
-        node("on_poweroff", "destroy"),
-        node("on_reboot", "destroy"),
-        node("on_crash", "destroy"),
-        node("devices", *_devices(spec), *gpu_fragments),
-        type=spec.domain_type,
+    """The whole domain."""
+    machine = SmallMachine(
+        name=spec.name,
+        purpose=("scrub", {"address": spec.address}),
+        memory_mib=spec.memory_mib,
+        boot=spec.boot,
+        channel=CHANNEL,
+        serial_log=spec.serial_log,
+        domain_type=spec.domain_type,
     )
-    return etree.tostring(domain, pretty_print=True, encoding="unicode")
-
-
-def _purpose(address: str) -> etree._Element:
-    return etree.Element(f"{{{NAMESPACE}}}scrub", {"address": address}, nsmap={"leasehold": NAMESPACE})
-
-
-def _devices(spec: ScrubMachineSpec) -> Iterator[etree._Element]:
-    yield node("controller", type="usb", model="none")
-    yield serial_element(spec.serial_log)
-    yield node("channel", node("target", type="virtio", name=CHANNEL), type="unix")
-    yield node("memballoon", model="none")
+    return small_machine_xml(machine, gpu_fragments)

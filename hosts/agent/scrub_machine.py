@@ -6,10 +6,8 @@ The machine is built, started and removed like a leased one, and lives as long a
 
 from __future__ import annotations
 
-import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
@@ -21,11 +19,10 @@ from hosts.agent.machines import MachineHost
 from hosts.agent.scrub_channel import Patience, ScrubResult, listen
 from hosts.agent.scrub_domain import CHANNEL, ScrubMachineSpec, machine_name, scrub_machine_xml
 from hosts.agent.scrubber import Outcome, ScrubFailed, Workplace
+from hosts.agent.small_machine import open_channel, remove_small_machine, running
 
 # The card's place in the machine: the first root port's bus.
 INSIDE = "0000:01:00.0"
-CONNECT_SECONDS = 10.0
-POLL_SECONDS = 0.1
 MIB = 1024 * 1024
 # Where each program was seen to do what it says. CUDA and OpenCL have not met a card yet.
 _PROVEN_ON = {"plain": ("1234:1111",)}
@@ -75,24 +72,16 @@ class MachineScrubber:
 
     def run(self, place: Workplace) -> Outcome:
         nonce = token_hex(16)
-        with self._machine(place, nonce) as name, self._channel(name) as channel:
+        host, name = self._room.hypervisor, machine_name(place.card.address)
+        with (
+            running(host, name, self._definition(place, nonce)),
+            open_channel(host, name, CHANNEL, sleep=self._sleep) as channel,
+        ):
             result = listen(channel, nonce, patience=self._appliance.patience, progress=place.progress)
         self._check(result, place)
         # What it said is of use when it failed.
         self._serial_log(place).unlink(missing_ok=True)
         return _outcome(result)
-
-    @contextmanager
-    def _machine(self, place: Workplace, nonce: str) -> Iterator[str]:
-        """It runs. Whatever an earlier one has left is removed before, and all of this one afterwards."""
-        host, name = self._room.hypervisor, machine_name(place.card.address)
-        remove_scrub_machine(host, name)
-        try:
-            host.define(self._definition(place, nonce))
-            host.start(name)
-            yield name
-        finally:
-            remove_scrub_machine(host, name)
 
     def _definition(self, place: Workplace, nonce: str) -> str:
         told = f"leasehold.nonce={nonce} leasehold.channel={CHANNEL} leasehold.gpu={INSIDE}"
@@ -111,22 +100,6 @@ class MachineScrubber:
     def _serial_log(self, place: Workplace) -> Path:
         return self._room.folder / f"{machine_name(place.card.address)}.log"
 
-    @contextmanager
-    def _channel(self, name: str) -> Iterator[socket.socket]:
-        """Until somebody listens, the machine waits with what it has to say."""
-        path = self._room.hypervisor.channel_socket(name, CHANNEL)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
-            channel.settimeout(CONNECT_SECONDS)
-            for remaining in reversed(range(int(CONNECT_SECONDS / POLL_SECONDS))):
-                try:
-                    channel.connect(str(path))
-                    break
-                except OSError as error:
-                    if not remaining:
-                        raise ScrubFailed(f"Nothing answers behind {path}: {error.strerror}.") from error
-                    self._sleep(POLL_SECONDS)
-            yield channel
-
     def _check(self, result: ScrubResult, place: Workplace) -> None:
         """That it did what it was built for, to this card and no other one."""
         wanted, expected = self._facts.variant, place.card.fingerprint.vendor_device
@@ -136,18 +109,12 @@ class MachineScrubber:
             raise ScrubFailed(f"It scrubbed a device {result.device}; the card is {expected}.")
 
 
-def remove_scrub_machine(hypervisor: MachineHost, name: str) -> None:
-    """Stop it and forget it, if there is one."""
-    hypervisor.destroy(name)
-    hypervisor.undefine(name)
-
-
 def remove_scrub_machines(hypervisor: MachineHost, address: str | None = None) -> list[str]:
     """Those of one card, or all; their names. One that cannot be removed is left, and still has its card."""
     removed = []
     for facts in hypervisor.machines():
         if facts.scrubs and address in (None, facts.scrubs):
-            remove_scrub_machine(hypervisor, facts.name)
+            remove_small_machine(hypervisor, facts.name)
             removed.append(facts.name)
     return removed
 

@@ -52,7 +52,7 @@ class Snapshots:
     def remove(self, snapshot_id: UUID) -> None:
         """Destroy it, or what there is of it, unless it is being taken."""
         self._pool.check()
-        self._pool.claim(snapshot_id, snapshot_id)
+        self._pool.claim(snapshot_id, snapshot_id, "removal")
         path = self.path(snapshot_id)
         leaving = path.with_name(f"{path.name}.leaving")
         if path.exists():

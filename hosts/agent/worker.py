@@ -23,6 +23,7 @@ from hosts.agent.identity import Identity
 from hosts.agent.journal import Journal
 from hosts.agent.loop import Loop
 from hosts.agent.pieces import portal_source
+from hosts.agent.reading_desk import ReadingDesk
 from hosts.agent.receiver import Receiver, make_app, register_delivery
 from hosts.agent.reconcile import reconcile
 from hosts.agent.rig import make_rig, open_books
@@ -66,7 +67,12 @@ class Worker:
         self.rig = make_rig(books, hardware, close_consoles=relays.close_lease)
         self._executor = Executor(self.rig, PLAN_KINDS, on_boundary=on_boundary, on_death=self._die)
         desk = ConsoleDesk(self.rig, relays, identity.sealing)
-        self._acceptance = Acceptance(self.rig, _command_verifier(config), open_console=desk.open)
+        self._acceptance = Acceptance(
+            self.rig,
+            _command_verifier(config),
+            open_console=desk.open,
+            read_home=ReadingDesk(self.rig, identity.sealing).open,
+        )
         app = make_app(host=config.host, broker_url=config.broker_url)
         register_delivery(app, accept=self._acceptance.deliver, refuse=self._acceptance.refuse)
         self._receiver = Receiver(app, on_death=self._die)

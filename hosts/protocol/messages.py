@@ -38,7 +38,8 @@ from hosts.protocol.guests import GuestErrors as GuestErrors
 from hosts.protocol.guests import GuestFacts as GuestFacts
 from hosts.protocol.guests import Guests as Guests
 from hosts.protocol.homes import HomeOrder as HomeOrder
-from hosts.protocol.homes import HomeRemoved as HomeRemoved
+from hosts.protocol.homes import HomeReport as HomeReport
+from hosts.protocol.homes import ReadHome as ReadHome
 from hosts.protocol.homes import RemoveHome as RemoveHome
 from hosts.protocol.images import CopyFacts as CopyFacts
 from hosts.protocol.images import HeldImage as HeldImage
@@ -54,7 +55,6 @@ from hosts.protocol.slices import Divide as Divide
 from hosts.protocol.slices import Divided as Divided
 from hosts.protocol.slices import DivisionEvent as DivisionEvent
 from hosts.protocol.slices import DivisionFailed as DivisionFailed
-from hosts.protocol.slices import SliceKind as SliceKind
 from hosts.protocol.slices import SlicePart as SlicePart
 from hosts.protocol.slices import SliceProfile as SliceProfile
 from hosts.protocol.slices import Undivide as Undivide
@@ -147,6 +147,7 @@ Goal = (
     | Inspect
     | HoldImages
     | RemoveHome
+    | ReadHome
     | TakeSnapshot
     | RemoveSnapshot
     | Receipt
@@ -357,11 +358,11 @@ class ConsoleClosed(Message, frozen=True, kw_only=True, tag="console-closed"):
 class Inventory(Message, frozen=True, kw_only=True, tag="inventory"):
     """What the host has: cards, machines, and the part that is shared among GPUs.
 
-    `networks` are those of leases, `usb` the devices that are plugged in and that machines may be given.
-    `pool` is its pool of home volumes, empty if it has none, or not now.
+    `networks` are those of leases, `usb` the devices that machines may be given. `pool` is its pool of home
+    volumes, empty if it has none, or not now; `reads_homes`: it can look into them.
     """
 
-    ADDED = {"networks": 2, "usb": 2, "pool": 2}
+    ADDED = {"networks": 2, "usb": 2, "pool": 2, "reads_homes": 2}
 
     cards: tuple[CardFacts, ...]
     machines: tuple[MachineFacts, ...]
@@ -375,11 +376,12 @@ class Inventory(Message, frozen=True, kw_only=True, tag="inventory"):
     networks: Annotated[tuple[UUID, ...], Meta(max_length=1000)] = ()
     usb: Annotated[tuple[UsbDevice, ...], Meta(max_length=32)] = ()
     pool: Annotated[str, Meta(max_length=63, pattern=r"^([a-z0-9][a-z0-9.-]*)?$")] = ""
+    reads_homes: bool = False
 
 
 MachineEvent = MachineRunning | MachineStopped | MachineGone | ProvisionFailed
 GpuEvent = ScrubStarted | Scrubbed | GpuFailed | Ordered | GpuReset
-HostEvent = ConsoleClosed | Inventory | CheckUp | ImageCopies | Guests | GuestErrors | HomeRemoved
+HostEvent = ConsoleClosed | Inventory | CheckUp | ImageCopies | Guests | GuestErrors | HomeReport
 Event = Accepted | Refused | StepReport | MachineEvent | GpuEvent | DivisionEvent | HostEvent | SnapshotEvent
 
 

@@ -14,8 +14,9 @@ from leasing.exports.lines import ORDER, PER_WHOLE, counted
 _MOMENT = "TO_CHAR({0} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
 # '=', '+', '-', '@', tab and CR: see columns.FORMULA_STARTS.
 _NEUTRAL = (
-    "NULLIF(TRANSLATE(CASE WHEN ASCII({0}) IN (61, 43, 45, 64, 9, 13) THEN '''' || {0} ELSE {0} END,"
-    " CHR(13), ' '), '')"
+    "CASE WHEN {0} = '' THEN NULL WHEN ASCII({0}) IN (61, 43, 45, 64, 9, 13)"
+    " THEN '''' || TRANSLATE({0}, CHR(13), ' ') WHEN STRPOS({0}, CHR(13)) > 0"
+    " THEN TRANSLATE({0}, CHR(13), ' ') ELSE {0} END"
 )
 _CELLS = {
     "tenant": _NEUTRAL.format("tenant"),

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from leasing.fsck.finding import Finding
 from leasing.fsck.history import histories
-from leasing.models import HomeVolume, Lease
+from leasing.models import HomeReading, HomeVolume, Lease
 from leasing.states.home import HomeEvent, HomeState
 from leasing.states.lease import ON_HOST
 
@@ -25,6 +25,11 @@ def homes_are_where_they_belong(now: datetime) -> Iterator[Finding]:
             yield Finding(f"home:{volume.pk}", f"is attached to lease {lease.pk} on a host of another pool")
     for lease in Lease.objects.filter(state__in=ON_HOST, with_home=True, home=None):
         yield Finding(f"lease:{lease.pk}", f"is {lease.state} without its home volume")
+    read = HomeReading.objects.filter(ended_at=None).values("volume")
+    for volume in HomeVolume.objects.filter(state=HomeState.READING).exclude(pk__in=read):
+        yield Finding(f"home:{volume.pk}", "is being read, and nobody reads it")
+    for volume in HomeVolume.objects.filter(pk__in=read).exclude(state=HomeState.READING):
+        yield Finding(f"home:{volume.pk}", f"is {volume.state} while somebody reads it")
     for volume in HomeVolume.objects.filter(state=HomeState.REMOVED).exclude(sealed_key=""):
         yield Finding(f"home:{volume.pk}", "is removed, and its key is kept")
     yield from _told()

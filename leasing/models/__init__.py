@@ -14,7 +14,7 @@ from leasing.models.devices import LeaseDevice
 from leasing.models.enrolment import EnrolmentToken
 from leasing.models.feeds import CalendarFeed
 from leasing.models.guests import Guest
-from leasing.models.homes import HomeVolume
+from leasing.models.homes import HomeReading, HomeVolume
 from leasing.models.imaging import ImageCopy, ImageGoal, ImageUpload, StoredImage
 from leasing.models.invoices import BudgetWarning, Invoice, InvoiceLine, MonthClose, NumberSeries, Outage
 from leasing.models.keys import SshKey
@@ -52,6 +52,7 @@ __all__ = [
     "HandOver",
     "HeadDelivery",
     "Hold",
+    "HomeReading",
     "HomeVolume",
     "HookDelivery",
     "Image",

@@ -9,7 +9,7 @@ from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import Q
 
-from hosts.models import StoragePool
+from hosts.models import Host, StoragePool
 from leasing.models.leases import Lease
 from leasing.models.people import Person, Tenant
 from leasing.states.home import HomeState
@@ -71,3 +71,49 @@ class HomeVolume(models.Model):
     @property
     def billed_gib(self) -> int:
         return self.size_gib
+
+
+class HomeReading(models.Model):
+    """One look into a volume that no lease has: a folder's list, a file, or a folder as an archive.
+
+    The host dials in with a token that is stored hashed and good once; what is downloaded goes to the browser
+    session, or API token, that asked for it, once. `listing` is what a folder holds, gone some minutes later.
+    `wanted_back_at`: a lease is due, and the reading ends. It is over at `ended_at`; `reason` says what went
+    wrong, if anything did.
+    """
+
+    class Wanted(models.TextChoices):
+        LIST = "list"
+        FILE = "file"
+        ARCHIVE = "archive"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    volume = models.ForeignKey(HomeVolume, models.PROTECT, related_name="readings")
+    person = models.ForeignKey(Person, models.PROTECT, related_name="+")
+    host = models.ForeignKey(Host, models.PROTECT, related_name="+")
+    wanted = models.CharField(max_length=7, choices=Wanted.choices)
+    path = models.CharField(max_length=1000, blank=True)
+    session_key = models.CharField(max_length=64)
+    token_sha256 = models.CharField(max_length=64, unique=True)
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+    token_used_at = models.DateTimeField(null=True)
+    taken_at = models.DateTimeField(null=True)
+    # The host's connection has ended: its report is to follow.
+    closed_at = models.DateTimeField(null=True)
+    wanted_back_at = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField(null=True)
+    was_clean = models.BooleanField(null=True)
+    listing = models.JSONField(null=True)
+    reason = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ["-created_at", "id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["volume"], condition=Q(ended_at=None), name="leasing_reading_one_at_a_time"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.wanted} of {self.volume_id}"

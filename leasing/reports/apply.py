@@ -11,8 +11,9 @@ import msgspec
 
 from hosts.models import Host, HostCheckUp, ReceivedReport
 from hosts.protocol import messages as m
+from hosts.protocol.homes import HomeRead, HomeRemoved
 from hosts.protocol.snapshots import SnapshotFailed, SnapshotRemoved, SnapshotTaken
-from leasing import changing, guests, homes, outbox, slices
+from leasing import changing, guests, homes, outbox, reading, slices
 from leasing.actors import Actor
 from leasing.audit.log import record
 from leasing.imaging import copies
@@ -89,6 +90,8 @@ def _refused(host: Host, report: m.Report, event: m.Refused, stored: ReceivedRep
         changing.fail_extension(_lock_lease(host, message), now=now)
     if message.kind == "snapshot":
         copied.note_refusal(host, message, event.reason, at=report.occurred_at, now=now)
+    if message.kind == "read-home":
+        reading.note_refused(host, message, event.reason, at=report.occurred_at, now=now)
     if message.kind in ("divide", "undivide"):
         slices.note_refusal(host, message, event.reason, now=now)
     if message.kind == "provision" and lease is not None:
@@ -302,11 +305,16 @@ def _guest_errors(
 
 
 def _home_removed(
-    host: Host, report: m.Report, event: m.HomeRemoved, stored: ReceivedReport, now: datetime
+    host: Host, report: m.Report, event: HomeRemoved, stored: ReceivedReport, now: datetime
 ) -> str:
     _answer(report, ("remove-home",), "removed", now)
     known = homes.note_removed(host, event.volume_id, at=report.occurred_at, now=now)
     return APPLIED if known else "stale: it was not ordered"
+
+
+def _home_read(host: Host, report: m.Report, event: HomeRead, stored: ReceivedReport, now: datetime) -> str:
+    known = reading.note_read(host, event.reading_id, event.reason, at=report.occurred_at, now=now)
+    return APPLIED if known else "stale: it was over"
 
 
 _HANDLERS: dict[type[m.Event], Handler] = {
@@ -331,7 +339,8 @@ _HANDLERS: dict[type[m.Event], Handler] = {
     m.ImageCopies: _copies,
     m.Guests: _guests,
     m.GuestErrors: _guest_errors,
-    m.HomeRemoved: _home_removed,
+    HomeRemoved: _home_removed,
+    HomeRead: _home_read,
     SnapshotTaken: copied.taken,
     SnapshotFailed: copied.failed,
     SnapshotRemoved: copied.removed,

@@ -21,7 +21,7 @@ from leasing.timing import RECONCILE_LIMIT
 from leasing.transitions import TransitionRefused, apply_lease_event
 
 _OUT_OF_SERVICE = (GpuState.MISSING, GpuState.MAINTENANCE, GpuState.QUARANTINED)
-_FACTS = ("cpu_count", "memory_mib", "disk_gib", "kernel", "worker_version", "simulated")
+_FACTS = ("cpu_count", "memory_mib", "disk_gib", "kernel", "worker_version", "simulated", "reads_homes")
 
 
 def take(host: Host, event: m.Inventory, *, at: datetime, now: datetime) -> str:

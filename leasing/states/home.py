@@ -1,4 +1,7 @@
-"""Lifecycle of a home volume: (state, event) → state. Attached, it is one lease's and nobody else's."""
+"""Lifecycle of a home volume: (state, event) → state. Attached, it is one lease's and nobody else's.
+
+While it is being read, a small machine looks into it for its person, and no lease can have it.
+"""
 
 from enum import StrEnum
 
@@ -6,6 +9,7 @@ from enum import StrEnum
 class HomeState(StrEnum):
     DETACHED = "detached"
     ATTACHED = "attached"
+    READING = "reading"
     REMOVING = "removing"
     REMOVED = "removed"
 
@@ -13,6 +17,8 @@ class HomeState(StrEnum):
 class HomeEvent(StrEnum):
     ATTACH = "attach"
     DETACH = "detach"
+    READ = "read"
+    CLOSE = "close"
     REMOVE = "remove"
     GONE = "gone"
 
@@ -23,6 +29,8 @@ INITIAL = frozenset({S.DETACHED})
 TRANSITIONS: dict[tuple[HomeState, HomeEvent], HomeState] = {
     (S.DETACHED, E.ATTACH): S.ATTACHED,
     (S.ATTACHED, E.DETACH): S.DETACHED,
+    (S.DETACHED, E.READ): S.READING,
+    (S.READING, E.CLOSE): S.DETACHED,
     (S.DETACHED, E.REMOVE): S.REMOVING,
     (S.REMOVING, E.GONE): S.REMOVED,
 }

@@ -9,7 +9,6 @@ from django.db.models import QuerySet
 from django.urls import reverse
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema
-from knox.models import AuthToken
 from rest_framework import serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -30,8 +29,7 @@ from portal.api.fields import StrictSerializer
 from portal.api.named import flavor_named, image_named, tenant_named
 from portal.api.serializers import LeaseDetailSerializer, LeaseSerializer
 from portal.api.slots import WindowSerializer, end_of
-from portal.api.views import ActionView, ListView, api_actor, checked, person_of
-from portal.console.admission import credential_of_token
+from portal.api.views import ActionView, ListView, api_actor, checked, credential_of_request, person_of
 
 
 class DevicesField(serializers.ListField):
@@ -171,7 +169,10 @@ class ConsoleView(ActionView):
         policy.fetch_lease(person_of(request), lease_id, "control")
         checked(NothingSerializer, request.data)
         opened = open_console(
-            actor=api_actor(request), lease_id=lease_id, session_key=_credential(request), now=timezone.now()
+            actor=api_actor(request),
+            lease_id=lease_id,
+            session_key=credential_of_request(request),
+            now=timezone.now(),
         )
         answer = {
             "session_id": opened.session_id,
@@ -184,9 +185,3 @@ class ConsoleView(ActionView):
 
 def shown(lease: Lease, code: int = status.HTTP_200_OK) -> Response:
     return Response(LeaseDetailSerializer(lease).data, status=code)
-
-
-def _credential(request: Request) -> str:
-    if isinstance(request.auth, AuthToken):
-        return credential_of_token(request.auth.token_key)
-    return request.session.session_key or ""

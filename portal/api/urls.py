@@ -93,6 +93,8 @@ urlpatterns = [
     path("quote/", slots.QuoteView.as_view(), name="api-quote"),
     path("slots/", slots.SlotsView.as_view(), name="api-slots"),
     path("availability/", availability.AvailabilityView.as_view(), name="api-availability"),
+    path("homes/<uuid:volume_id>/readings/", homes.HomeReadings.as_view(), name="api-home-readings"),
+    path("home-readings/<uuid:reading_id>/", homes.HomeReadingDetail.as_view(), name="api-home-reading"),
     path("leases/", leases.LeaseList.as_view(), name="api-leases"),
     path("leases/<uuid:lease_id>/", leases.LeaseDetail.as_view(), name="api-lease"),
     path(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from django.db.models import Model
+from knox.models import AuthToken
 from rest_framework import generics
 from rest_framework.request import Request
 from rest_framework.serializers import Serializer
@@ -12,6 +13,7 @@ from rest_framework.views import APIView
 
 from leasing.actors import Actor
 from leasing.models import Person
+from portal.console.admission import credential_of_token
 from portal.middleware import actor_of
 
 M = TypeVar("M", bound=Model)
@@ -25,6 +27,13 @@ def person_of(request: Request) -> Person:
 
 def api_actor(request: Request) -> Actor:
     return actor_of(request._request, person_of(request), token=getattr(request.auth, "token_key", ""))
+
+
+def credential_of_request(request: Request) -> str:
+    """What stands for the browser session or the token that a request came with."""
+    if isinstance(request.auth, AuthToken):
+        return credential_of_token(request.auth.token_key)
+    return request.session.session_key or ""
 
 
 def checked(serializer: type[Serializer[Any]], data: Any, **context: Any) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def ticket_of(subprotocols: list[str]) -> str:
 @in_database_thread
 def admit_browser(session_id: UUID, headers: Headers, ticket: str) -> str | None:
     """The credential under which the console was opened; None if this browser is not the one."""
-    credential = _credential(headers)
+    credential = credential_of(headers)
     if not credential or not ticket:
         return None
     session = console.admit_browser(ticket=ticket, session_key=credential, now=timezone.now())
@@ -57,8 +57,8 @@ def admit_browser(session_id: UUID, headers: Headers, ticket: str) -> str | None
 
 @in_database_thread
 def admit_host(session_id: UUID, headers: Headers) -> bool:
-    scheme, _space, token = headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token:
+    token = bearer_token(headers)
+    if not token:
         return False
     return console.admit_host(session_id=session_id, token=token, now=timezone.now()) is not None
 
@@ -74,7 +74,14 @@ def close_session(session_id: UUID) -> None:
     console.close_console(session_id=session_id, now=timezone.now())
 
 
-def _credential(headers: Headers) -> str:
+def bearer_token(headers: Headers) -> str:
+    """What a host shows; empty if it shows nothing."""
+    scheme, _space, token = headers.get("authorization", "").partition(" ")
+    return token if scheme.lower() == "bearer" else ""
+
+
+def credential_of(headers: Headers) -> str:
+    """What stands for a session or an API token that is alive; empty if there is none."""
     if "authorization" in headers and "origin" not in headers:
         return _token_credential(headers["authorization"])
     try:

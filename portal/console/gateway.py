@@ -26,7 +26,7 @@ async def serve_console(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def _serve_browser(session_id: UUID, scope: Scope, receive: Receive, send: Send) -> None:
-    headers = _headers(scope)
+    headers = headers_of(scope)
     offered: list[str] = list(scope["subprotocols"])
     if not admission.origin_allowed(headers) or SUBPROTOCOL not in offered:
         await refuse(send)
@@ -48,7 +48,7 @@ async def _serve_browser(session_id: UUID, scope: Scope, receive: Receive, send:
 
 
 async def _serve_host(session_id: UUID, scope: Scope, receive: Receive, send: Send) -> None:
-    if not await admission.admit_host(session_id, _headers(scope)):
+    if not await admission.admit_host(session_id, headers_of(scope)):
         await refuse(send)
         return
     chosen = SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None
@@ -75,5 +75,5 @@ def _address(path: str) -> tuple[Side, UUID | None]:
         return side, None
 
 
-def _headers(scope: Scope) -> dict[str, str]:
+def headers_of(scope: Scope) -> dict[str, str]:
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}

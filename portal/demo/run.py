@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import signal
@@ -58,7 +59,7 @@ class Demo:
 
     def _start(self, stop: threading.Event) -> None:
         steps = (
-            ("Building the small system that the demo's machines run", self._build_image),
+            ("Building the small systems that the demo's machines run", self._build_image),
             ("Starting the broker", self._start_broker),
             ("Preparing the database", self._prepare_database),
             ("Starting portal and control worker", self._start_processes),
@@ -90,6 +91,8 @@ class Demo:
     def _build_image(self) -> None:
         if not self._image_manifest.exists():
             _run(python("-m", "lab.tenant.build", str(self._image_manifest.parent)))
+        if not self._reader_manifest.exists():
+            _run(python("-m", "appliance.reader", str(self._reader_manifest.parent)))
 
     def _start_broker(self) -> None:
         socket = self.var / "broker.sock"
@@ -163,6 +166,10 @@ class Demo:
     def _image_manifest(self) -> Path:
         return self.var / "images" / "tiny" / "manifest.json"
 
+    @property
+    def _reader_manifest(self) -> Path:
+        return self.var / "reader" / "manifest.json"
+
     def _host_command(self, command: str) -> list[str]:
         return python("-m", "hosts.agent.cli", command, "--config", str(self.var / "host.toml"))
 
@@ -178,6 +185,10 @@ class Demo:
             "stop_machines_on_exit": True,
             "network": {"mode": "user"},
             "home_pool": {"name": "demo", "directory": str(self._pool("demo"))},
+            "reader": {
+                "directory": str(self._reader_manifest.parent),
+                "sha256": hashlib.sha256(self._reader_manifest.read_bytes()).hexdigest(),
+            },
         }
         path = self.var / "host.toml"
         path.touch(mode=0o600)

@@ -16,6 +16,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from leasing.errors import DomainError
 from leasing.homes import fetch_volume, homes_in_reach, remove_volume, volumes_of
+from leasing.reading import may_be_read
 from leasing.snapshots_kept import snapshots_of
 from leasing.storing import Kept, StoragePrice, monthly, storage_price
 from portal.middleware import PersonRequest
@@ -27,7 +28,7 @@ def storage(request: PersonRequest) -> HttpResponse:
     now = timezone.now()
     price = storage_price(at=now)
     context = {
-        "volumes": [(each, _monthly(each, price)) for each in volumes_of(request.user)],
+        "volumes": [(each, _monthly(each, price), may_be_read(each)) for each in volumes_of(request.user)],
         "homes": homes_in_reach(request.user, now=now),
         "currency": price.currency if price else "",
         "snapshots": [(each, _monthly(each, price)) for each in snapshots_of(request.user)],

@@ -117,6 +117,8 @@ ACTS: dict[str, str | Promise] = {
     "home.attach": _("Home volume attached to a workstation"),
     "home.made": _("Home volume made"),
     "home.detach": _("Home volume let go, and kept"),
+    "home.read": _("Home volume being read by its person"),
+    "home.close": _("Home volume no longer being read"),
     "home.remove": _("Removal of a home volume ordered"),
     "home.gone": _("Home volume destroyed"),
     "snapshot.create": _("Snapshot asked for"),

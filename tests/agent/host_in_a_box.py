@@ -43,6 +43,7 @@ from hosts.protocol.messages import (
     MachineOrder,
     OpenConsole,
     Provision,
+    ReadHome,
     Release,
     Report,
     ScrubPolicy,
@@ -131,6 +132,7 @@ class Box:
         self.filter = self.make_filter()
         self.closed_leases: list[UUID] = []
         self.consoles: list[tuple[OpenConsole, Origin]] = []
+        self.readings: list[tuple[ReadHome, Origin]] = []
         self.config = Config(
             host=HOST,
             portal="https://portal.example",
@@ -166,6 +168,7 @@ class Box:
             self.rig,
             Verifier(keys, COMMAND),
             open_console=lambda goal, origin: self.consoles.append((goal, origin)),
+            read_home=lambda goal, origin: self.readings.append((goal, origin)),
         )
         self.executor = Executor(self.rig, PLAN_KINDS, on_boundary=on_boundary)
 

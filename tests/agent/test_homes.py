@@ -52,16 +52,16 @@ def test_one_lease_at_a_time_on_whichever_host_and_what_was_written_stays(tmp_pa
     attach(here, ONE)
     assert qemu_io(here.path(VOLUME), None, f"write -P {WRITTEN} 512m 64k").returncode == 0
     for other in (here, there):
-        with pytest.raises(DiskError, match=f"attached to {ONE} on hv1"):
+        with pytest.raises(DiskError, match=f"with lease {ONE} on hv1"):
             attach(other, TWO, made=True)
-    with pytest.raises(DiskError, match="attached to"):
+    with pytest.raises(DiskError, match="is with"):
         there.remove(VOLUME)
     attach(here, ONE)  # again, after a crash that the portal has not heard of
     here.detach(TWO)
     assert here.is_attached(VOLUME, ONE)
     here.detach(ONE)
     attach(there, TWO)
-    assert (here.leases(), there.leases()) == (set(), {TWO})
+    assert (here.holders("lease"), there.holders("lease")) == (set(), {TWO})
     read = qemu_io(there.path(VOLUME), None, f"read -P {WRITTEN} 512m 64k")
     assert (read.returncode, "verification failed" in read.stdout) == (0, False)
 
@@ -163,7 +163,7 @@ def test_whenever_the_worker_dies_it_is_attached_once_and_nothing_is_lost(
     pool = a_pool(tmp_path / "homes")
     attach(pool, uuid4())
     assert qemu_io(pool.path(VOLUME), None, f"write -P {WRITTEN} 512m 64k").returncode == 0
-    for lease in pool.leases():
+    for lease in pool.holders("lease"):
         pool.detach(lease)
     with a_box(tmp_path, home_pool=settings(tmp_path)) as box:
         box.machines.keeps_keys = False

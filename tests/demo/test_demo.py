@@ -170,6 +170,7 @@ def test_a_workstation_is_leased_seen_kept_over_a_restart_and_billed(var: Path, 
             seconds=60,
         )
         assert lease_id in demo.call("/api/v1/usage/export/", ("studio", "finance"))
+        assert "lost+found" in {entry["name"] for entry in listed(demo, member, home["id"])}
     for proof in (["fsck"], ["audit", "verify"]):
         done = subprocess.run(
             [sys.executable, "manage.py", *proof],
@@ -179,6 +180,18 @@ def test_a_workstation_is_leased_seen_kept_over_a_restart_and_billed(var: Path, 
             text=True,
         )
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def listed(demo: RunningDemo, who: tuple[str, str], volume: str) -> list[dict[str, Any]]:
+    """What lies on the home volume, found by a real machine that boots for it."""
+    asked = demo.call(f"/api/v1/homes/{volume}/readings/", who, {"wanted": "list", "path": ""})
+
+    def now() -> Any:
+        return demo.call(f"/api/v1/home-readings/{asked['id']}/", who)
+
+    eventually(lambda: now()["ended_at"] is not None, "the home volume is read", seconds=60)
+    entries: list[dict[str, Any]] = now()["listing"]["entries"]
+    return entries
 
 
 def sign_in(page: Page, demo: RunningDemo, who: tuple[str, str]) -> None:

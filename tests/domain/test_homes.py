@@ -19,6 +19,7 @@ from nacl.public import PrivateKey
 
 from hosts.models import Host, StoragePool
 from hosts.protocol import messages as m
+from hosts.protocol.homes import HomeRemoved
 from hosts.protocol.signing import public_hex, unseal
 from leasing import fsck, homes, policy
 from leasing.actors import SYSTEM
@@ -231,8 +232,8 @@ def test_it_is_removed_when_its_person_says_so_and_a_host_has_done_it() -> None:
     orders = OutboxMessage.objects.filter(kind="remove-home")
     assert orders.count() == 2
     other = world.enrol("hv2")
-    assert other.say(m.HomeRemoved(volume_id=volume.pk), at=world.now) == "stale: it was not ordered"
-    done = m.HomeRemoved(volume_id=volume.pk)
+    assert other.say(HomeRemoved(volume_id=volume.pk), at=world.now) == "stale: it was not ordered"
+    done = HomeRemoved(volume_id=volume.pk)
     assert world.host.say(done, at=world.now, command=orders.latest("created_at")) == "applied"
     volume.refresh_from_db()
     assert (volume.state, volume.sealed_key) == (HomeState.REMOVED, "")

@@ -10,6 +10,7 @@ from playwright.sync_api import expect
 
 from hosts.models import Host, StoragePool
 from hosts.protocol import messages as m
+from hosts.protocol.homes import HomeRemoved
 from leasing import policy
 from leasing.actors import SYSTEM
 from leasing.ending import end_lease
@@ -17,7 +18,7 @@ from leasing.models import HomeVolume, Lease, OutboxMessage
 from tests.web.browsing import Visits
 from tests.web.conftest import SignIn
 from tests.web.scenes import Scene
-from tests.web.site import Site
+from tests.web.site import Site, wait_until
 
 pytestmark = [pytest.mark.django_db, pytest.mark.timeout(90)]
 
@@ -46,10 +47,16 @@ def end(scene: Scene) -> None:
     scene.scrub(scene.host, gpu, lease=lease)
 
 
+def until_free(site: Site) -> None:
+    """The second is over in which its GPU was given back."""
+    last = site.do(lambda _scene: Lease.objects.latest("requested_at").holds.get().ends_at)
+    wait_until(lambda: datetime.now(UTC) > last)
+
+
 def remove(scene: Scene) -> None:
     scene.tick()
     order = OutboxMessage.objects.filter(kind="remove-home").latest("created_at")
-    scene.host.say(m.HomeRemoved(volume_id=HomeVolume.objects.get().pk), at=scene.now, command=order)
+    scene.host.say(HomeRemoved(volume_id=HomeVolume.objects.get().pk), at=scene.now, command=order)
 
 
 def test_what_is_kept_is_there_again_until_it_is_removed(visits: Visits, site: Site) -> None:
@@ -75,6 +82,7 @@ def test_what_is_kept_is_there_again_until_it_is_removed(visits: Visits, site: S
         expect(row).to_contain_text("attached")
         expect(row.get_by_role("link", name="Remove")).to_have_count(0)
         site.do(end)
+        until_free(site)
         page.reload()
         expect(row).to_contain_text("kept")
         expect(row).to_contain_text(lease.machine_name)
