@@ -81,7 +81,7 @@ class ListingSerializer(serializers.Serializer[Any]):
     unnamed = serializers.IntegerField(help_text="How many have names that are not text")
 
 
-class ReadingSerializer(serializers.ModelSerializer[HomeReading]):
+class HomeReadingSerializer(serializers.ModelSerializer[HomeReading]):
     created_at = moment()
     ended_at = moment(allow_null=True, help_text="When it was over; the volume is free then")
     was_clean = serializers.BooleanField(
@@ -107,7 +107,7 @@ class ReadingSerializer(serializers.ModelSerializer[HomeReading]):
 
 
 class HomeReadings(ActionView):
-    @extend_schema(request=ReadHomeSerializer, responses={202: ReadingSerializer})
+    @extend_schema(request=ReadHomeSerializer, responses={202: HomeReadingSerializer})
     def post(self, request: Request, volume_id: UUID) -> Response:
         """Look into a home volume of yours that no workstation has. A small machine is started for that.
 
@@ -122,11 +122,11 @@ class HomeReadings(ActionView):
             session_key=credential_of_request(request),
             now=timezone.now(),
         )
-        return Response(ReadingSerializer(one).data, status=status.HTTP_202_ACCEPTED)
+        return Response(HomeReadingSerializer(one).data, status=status.HTTP_202_ACCEPTED)
 
 
 class HomeReadingDetail(ActionView):
-    @extend_schema(responses=ReadingSerializer)
+    @extend_schema(responses=HomeReadingSerializer)
     def get(self, request: Request, reading_id: UUID) -> Response:
         """How far it is, and what was found."""
-        return Response(ReadingSerializer(fetch_reading(person_of(request), reading_id)).data)
+        return Response(HomeReadingSerializer(fetch_reading(person_of(request), reading_id)).data)

@@ -246,7 +246,7 @@ def test_a_host_without_the_system_refuses(tmp_path: Path, gateway: Gateway) -> 
 
 def test_what_a_killed_worker_was_reading_is_let_go(tmp_path: Path) -> None:
     pool = a_pool(tmp_path / "homes", host=HOST)
-    settings = {
+    settings: dict[str, Any] = {
         "home_pool": HomePool(name="studio", directory=tmp_path / "homes"),
         "reader": ReaderSystem(directory=tmp_path, sha256="0" * 64),
     }
