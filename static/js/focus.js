@@ -47,6 +47,13 @@ const again = ({ element, signs, parts }) => {
 };
 
 document.addEventListener("htmx:afterSwap", () => {
-  if (kept && (!document.activeElement || document.activeElement === document.body)) again(kept)?.focus({ preventScroll: true });
+  const element = document.activeElement;
+  if (!element || element === document.body) {
+    if (kept) again(kept)?.focus({ preventScroll: true });
+  } else if (!element.matches(":focus-within")) {
+    // What is kept is moved, and Chromium may move the focus with it without showing that it is there.
+    element.blur();
+    element.focus({ preventScroll: true });
+  }
   kept = null;
 });
