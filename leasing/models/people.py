@@ -22,6 +22,8 @@ class Person(AbstractUser):
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     timezone = models.CharField(max_length=64, default="UTC", validators=[check_zone])
+    # Whether letters and signs that are pressed alone do something on pages.
+    shortcuts = models.BooleanField(default=True)
     language = models.CharField(max_length=10, blank=True)
 
     class Meta(AbstractUser.Meta):

@@ -41,13 +41,14 @@ class ReaderForm(forms.ModelForm[Person]):
 
     class Meta:
         model = Person
-        fields = ["language", "timezone"]
+        fields = ["language", "timezone", "shortcuts"]
 
     language = forms.ChoiceField(choices=settings.LANGUAGES, widget=forms.Select({"class": "form-select"}))
     timezone = forms.ChoiceField(
         choices=[(name, name) for name in sorted(zoneinfo.available_timezones())],
         widget=forms.Select({"class": "form-select"}),
     )
+    shortcuts = forms.BooleanField(required=False, widget=forms.CheckboxInput({"class": "form-check-input"}))
 
 
 @login_required

@@ -12,6 +12,7 @@ document.addEventListener("click", (event) => {
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select, canvas")) return;
+  if (event.key.length === 1 && "noShortcuts" in document.body.dataset) return;
   const meant = [...document.querySelectorAll(`[data-key="${CSS.escape(event.key)}"]`)];
   const target = meant.find((each) => each.checkVisibility());
   if (target) {

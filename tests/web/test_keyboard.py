@@ -288,3 +288,25 @@ def test_the_console_takes_every_key_but_the_way_out(visits: Visits, site: Site)
 def heard(page: Page, host: PictureHost, key: int) -> bool:
     page.wait_for_timeout(20)
     return key in host.keys_heard
+
+
+def test_single_keys_do_things_until_they_are_switched_off(visits: Visits, site: Site) -> None:
+    page = visits.page(site.scene.ada)
+    search = page.get_by_role("searchbox")
+    page.goto("/")
+    page.keyboard.press("/")
+    expect(search).to_be_focused()
+    page.goto("/")
+    page.keyboard.press("b")
+    page.wait_for_url(f"**{reverse('book')}")
+    keyboard = at(page, "account")
+    keyboard.use(page.get_by_label("Single keys do things"), "Space")
+    keyboard.follow(page.locator("section", has=page.locator("#id_language")).get_by_role("button"))
+    expect(page.get_by_label("Single keys do things")).not_to_be_checked()
+    page.goto("/")
+    page.keyboard.press("/")
+    page.keyboard.press("b")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    assert page.url.endswith("/")
+    assert visits.complaints == []
