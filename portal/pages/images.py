@@ -14,14 +14,14 @@ from django.views.decorators.http import require_safe
 
 from leasing import images as service
 from leasing import policy
-from leasing.errors import NotVisible
+from leasing.errors import InvalidRequest, NotVisible
 from leasing.models import Image, ImageUpload
 from portal.middleware import PersonRequest
 from portal.pages.actions import operating, text_in
 from portal.pages.image_files import files_context, ready_uploads
 
 _FLAGS = ("cloud_init", "tpm", "hides_hypervisor")
-_TEXTS = tuple(name for name in service.FIELDS if name not in (*_FLAGS, "mounts", "desktops"))
+_TEXTS = tuple(name for name in service.FIELDS if name not in (*_FLAGS, "mounts", "ports", "desktops"))
 
 
 @login_required
@@ -54,11 +54,21 @@ def add_image(request: PersonRequest) -> str:
     facts |= {name: given[name] == "yes" for name in _FLAGS if given[name] in ("yes", "no")}
     if desktops := request.POST.getlist("desktops")[: len(Image.Desktop) + 1]:
         facts["desktops"] = [each for each in desktops if each != "none"]
+    if ports := request.POST.get("ports", "").strip():
+        facts["ports"] = _ports(ports)
     if chosen := request.POST.get("upload", ""):
         facts["upload"] = _upload_id(chosen)
     slug = text_in(request, "slug", 50)
     image = service.add_version(actor=request.actor, slug=slug, facts=facts, now=timezone.now())
     return _("Version %(n)d of %(image)s is offered.") % {"n": image.version, "image": image.name}
+
+
+def _ports(text: str) -> list[int]:
+    """Numbers, with commas or spaces between them; `-` is none."""
+    words = text.replace(",", " ").split() if text != "-" else []
+    if len(text) > 200 or not all(word.isdecimal() and len(word) < 6 for word in words):
+        raise InvalidRequest(_("Name ports by their numbers, such as 22, 3389."), field="ports")
+    return [int(word) for word in words]
 
 
 def _upload_id(chosen: str) -> UUID:

@@ -68,3 +68,14 @@ def test_an_auditor_reads_and_changes_nothing(scene: Scene, sign_in: SignIn) -> 
     assert scene.image.digest in page
     assert "Retire this version" not in page
     assert "Add a version" not in page
+
+
+def test_ports_are_chosen_kept_and_refused_where_they_are_none(scene: Scene, sign_in: SignIn) -> None:
+    client, back = sign_in(scene.operator), {"back": reverse("images")}
+    for given, ports in (("22, 3389", [22, 3389]), ("", [22, 3389]), ("-", []), ("80 443", [80, 443])):
+        client.post(reverse("add-image"), NEW | {"ports": given})
+        assert Image.objects.get(offered=True).ports == ports
+    for given in ("ssh", "22;3389", "0", "70000", "22 22", "1" * 201):
+        client.post(reverse("add-image"), NEW | back | {"ports": given})
+        assert "ports" in page_of(client)
+        assert Image.objects.get(offered=True).ports == [80, 443]
