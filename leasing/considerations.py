@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -53,3 +54,16 @@ def considerations(lease: Lease, *, now: datetime) -> Considerations:
         another_free=is_open(pool_of(lease.flavor), *held),
         inside_until=inside_until if could_start else None,
     )
+
+
+def of_series(waiting: Sequence[Lease], *, now: datetime) -> list[Measure]:
+    """What approving all dates of a series that wait would do to each limit, at the most."""
+    account = quotas.account_of(
+        tenant=waiting[0].tenant,
+        person=waiting[0].owner,
+        starts_at=waiting[0].starts_at,
+        ends_at=waiting[-1].ends_at,
+        now=now,
+    )
+    wanted = [quotas.use_of(lease, metering.terms(lease)) for lease in waiting]
+    return quotas.measured_together(account.before(wanted).judge_all(wanted))

@@ -88,6 +88,14 @@ class Account:
             account = replace(account, uses=[*account.uses, use], months=months)
         return verdicts
 
+    def before(self, counted: Sequence[Use]) -> Account:
+        """As it was before these, which are counted in it."""
+        uses = list(self.uses)
+        for use in counted:
+            uses.remove(replace(use, terms=(), currency=""))
+        gone = [replace(one, seconds=-one.seconds) for use in counted for one in month_uses(use, self.zone)]
+        return replace(self, uses=uses, months=[*self.months, *gone])
+
     def judge(self, wanted: Use) -> Verdict:
         """Whether one more lease is inside the limits."""
         measures = measured(

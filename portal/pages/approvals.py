@@ -60,7 +60,7 @@ def approvals(request: PersonRequest) -> HttpResponse:
     decided = leases.filter(decided_at__isnull=False).order_by("-decided_at")[:DECIDED]
     context = {
         "page": page,
-        "repeated": asked_series(person),
+        "repeated": asked_series(person, now=now),
         "handed": [
             (made, person.pk not in (made.giver_id, made.taker_id)) for made in hand_overs_to_decide(person)
         ],

@@ -22,8 +22,10 @@ from django.views.decorators.http import require_safe
 
 from leasing import policy
 from leasing.approval import approve_series, reject_series
+from leasing.considerations import of_series
 from leasing.ending import end_series
 from leasing.errors import InvalidRequest, WrongState
+from leasing.limits import Measure
 from leasing.models import Lease, Person, Series
 from leasing.states.lease import AHEAD, LeaseState
 from portal.middleware import PersonRequest
@@ -94,6 +96,7 @@ class AskedSeries:
     series: Series
     waiting: list[Lease]
     may_decide: bool
+    measures: list[Measure]
 
     @property
     def first(self) -> Lease:
@@ -104,11 +107,13 @@ class AskedSeries:
         return totals(self.waiting)
 
 
-def asked_series(person: Person) -> list[AskedSeries]:
+def asked_series(person: Person, *, now: datetime) -> list[AskedSeries]:
     """Those of tenants for which the person decides, the earliest asked for first."""
     waiting = Prefetch(
         "leases",
-        Lease.objects.filter(state=LeaseState.REQUESTED).select_related("tenant").order_by("starts_at", "id"),
+        Lease.objects.filter(state=LeaseState.REQUESTED)
+        .select_related("tenant", "owner", "flavor")
+        .order_by("starts_at", "id"),
         to_attr="waiting",
     )
     found = policy.visible_series(person).filter(
@@ -116,7 +121,10 @@ def asked_series(person: Person) -> list[AskedSeries]:
         pk__in=Lease.objects.filter(state=LeaseState.REQUESTED, series__isnull=False).values("series"),
     )
     rows = found.prefetch_related(waiting).order_by("requested_at", "id")
-    return [AskedSeries(one, one.waiting, one.owner_id != person.pk) for one in rows]
+    return [
+        AskedSeries(one, one.waiting, one.owner_id != person.pk, of_series(one.waiting, now=now))
+        for one in rows
+    ]
 
 
 def _shown(person: Person, found: Series, now: datetime) -> dict[str, Any]:

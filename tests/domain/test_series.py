@@ -19,6 +19,7 @@ from leasing.actors import SYSTEM
 from leasing.approval import approve_lease, approve_series, reject_lease, reject_series
 from leasing.booking import request_lease
 from leasing.changing import change_window
+from leasing.considerations import of_series
 from leasing.ending import end_lease, end_series
 from leasing.errors import InvalidRequest, NotAllowed, NothingFree, NotVisible, WrongState
 from leasing.fsck import Finding, run_checks
@@ -261,6 +262,18 @@ def test_limits_count_the_whole_series(world: World) -> None:
     assert {lease.state for lease in series.leases.all()} == {"requested"}
     assert {lease.needs_approval_because for lease in series.leases.all()} == {because}
     assert run_checks(world.now) == []
+
+
+def test_whoever_decides_sees_what_whoever_asked_saw(world: World) -> None:
+    for kind, value in (("gpu-hours", Decimal(40)), ("budget", Decimal(100))):
+        money = {"currency": "EUR"} if kind == "budget" else {}
+        set_quota(actor=SYSTEM, tenant=world.studio, kind=kind, value=value, now=world.now, **money)
+    over_two_months = replace(WORKDAYS, first_on=date(2026, 3, 25), last_on=date(2026, 4, 7))
+    plan = preview(world, over_two_months)
+    assert len({one.month for one in plan.measures if one.month}) == 2
+    series = book(world, over_two_months)
+    waiting = list(series.leases.select_related("tenant", "owner", "flavor").order_by("starts_at"))
+    assert of_series(waiting, now=world.now) == plan.measures
 
 
 def test_money_counts_month_by_month(world: World) -> None:
