@@ -265,9 +265,8 @@ def test_limits_count_the_whole_series(world: World) -> None:
 
 
 def test_whoever_decides_sees_what_whoever_asked_saw(world: World) -> None:
-    for kind, value in (("gpu-hours", Decimal(40)), ("budget", Decimal(100))):
-        money = {"currency": "EUR"} if kind == "budget" else {}
-        set_quota(actor=SYSTEM, tenant=world.studio, kind=kind, value=value, now=world.now, **money)
+    for kind, value, currency in (("gpu-hours", Decimal(40), ""), ("budget", Decimal(100), "EUR")):
+        set_quota(actor=SYSTEM, tenant=world.studio, kind=kind, value=value, currency=currency, now=world.now)
     over_two_months = replace(WORKDAYS, first_on=date(2026, 3, 25), last_on=date(2026, 4, 7))
     plan = preview(world, over_two_months)
     assert len({one.month for one in plan.measures if one.month}) == 2
