@@ -162,29 +162,30 @@ def follow(lease: Lease) -> None:
     """
     kept = lease.segments.exclude(cause=Cause.OVERRUN)
     frozen = [Span(one.starts_at, one.ends_at) for one in kept.exclude(line=None) if one.ends_at is not None]
-    wanted: set[tuple[datetime, datetime | None, Decimal, str]] = set()
+    hands = hand_overs_of(lease)
+    wanted: set[tuple[datetime, datetime | None, Decimal, str, UUID]] = set()
     for line in without(due_lines(lease), frozen):
         is_open = lease.stopped_at is None and line.ends_at == lease.ends_at and line.cause == Cause.USE
-        wanted.add((line.starts_at, None if is_open else line.ends_at, line.rate_per_hour, line.cause))
+        ends_at, whose = None if is_open else line.ends_at, _whose(lease, hands, line.starts_at)
+        wanted.add((line.starts_at, ends_at, line.rate_per_hour, line.cause, whose))
     for one in kept.filter(line=None):
-        known = (one.starts_at, one.ends_at, one.rate_per_hour, one.cause)
+        known = (one.starts_at, one.ends_at, one.rate_per_hour, one.cause, one.person_id)
         if known in wanted:
             wanted.remove(known)
         else:
             one.delete()
-    hands = hand_overs_of(lease)
     UsageSegment.objects.bulk_create(
         UsageSegment(
             tenant_id=lease.tenant_id,
             lease=lease,
-            person_id=_whose(lease, hands, starts_at),
+            person_id=whose,
             starts_at=starts_at,
             ends_at=ends_at,
             rate_per_hour=rate,
             currency=lease.currency,
             cause=cause,
         )
-        for starts_at, ends_at, rate, cause in sorted(wanted, key=itemgetter(0))
+        for starts_at, ends_at, rate, cause, whose in sorted(wanted, key=itemgetter(0))
     )
 
 

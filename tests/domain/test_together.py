@@ -183,6 +183,15 @@ def test_a_running_lease_changes_hands_and_its_bill_tells_both(world: World) -> 
     all_is_well(world)
 
 
+def test_what_changes_hands_the_moment_it_begins_is_the_new_owners_from_then_on(world: World) -> None:
+    lease = running(world)
+    assert lease.active_at == world.now
+    accept(world, hand_over(world, lease))
+    (segment,) = lease.segments.all()
+    assert (segment.person, segment.starts_at) == (cleo(world), lease.active_at)
+    all_is_well(world)
+
+
 def test_the_limits_of_the_new_owner_are_asked_and_beyond_them_an_approver_is(world: World) -> None:
     lease = book(world, world.ada, after=HOUR)
     set_quota(
