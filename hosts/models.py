@@ -10,7 +10,7 @@ from django.utils.translation import gettext_lazy as _
 
 from hosts.protocol.codec import OLDEST
 
-PUBLIC_KEY = RegexValidator(r"^[0-9a-f]{64}$")
+PUBLIC_KEY = RegexValidator(r"^[0-9a-f]{64}\Z")
 HOST_NAME = RegexValidator(r"^[a-z0-9][a-z0-9.-]*\Z")
 GPU_STATES = ("clean", "leased", "dirty", "scrubbing", "quarantined", "maintenance", "missing")
 

@@ -14,7 +14,7 @@ from hosts.protocol.fields import Name, PciAddress, Sha256
 from hosts.protocol.machine import UsbId
 
 DEFAULT_CONFIG = Path("/etc/leasehold/host.toml")
-PublicKey = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+PublicKey = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Seconds = Annotated[float, Meta(gt=0)]
 Risk = Literal["boot_vga", "pcie_acs_override"]
 

@@ -20,7 +20,7 @@ from nacl.signing import SigningKey
 from hosts.protocol.enrolment import NewKeys
 from hosts.protocol.signing import public_hex
 
-PrivateHalf = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+PrivateHalf = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class IdentityError(Exception):

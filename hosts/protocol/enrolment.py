@@ -24,8 +24,8 @@ ANSWER = b"leasehold/enrolment-answer/1\n"
 ENROLMENT_PATH = "/api/v1/enrolment/"
 REKEY_PATH = "/api/v1/enrolment/rekey/"
 
-PublicKey = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
-TokenText = Annotated[str, Meta(min_length=20, max_length=100, pattern=r"^[A-Za-z0-9_-]+\.[0-9a-f]{16}$")]
+PublicKey = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+TokenText = Annotated[str, Meta(min_length=20, max_length=100, pattern=r"^[A-Za-z0-9_-]+\.[0-9a-f]{16}\Z")]
 Sealed = Annotated[str, Meta(max_length=2000)]
 
 

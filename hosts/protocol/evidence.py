@@ -17,7 +17,7 @@ Seconds = Annotated[float, Meta(ge=0)]
 class Fingerprint(Message, frozen=True, kw_only=True):
     """What tells one card from another, and a changed card from an unchanged one."""
 
-    vendor_device: Annotated[str, Meta(pattern=r"^[0-9a-f]{4}:[0-9a-f]{4}$")]
+    vendor_device: Annotated[str, Meta(pattern=r"^[0-9a-f]{4}:[0-9a-f]{4}\Z")]
     subsystem: Short = ""
     serial: Short = ""
     firmware: Short = ""

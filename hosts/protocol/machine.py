@@ -11,15 +11,15 @@ from hosts.protocol.homes import HomeOrder
 from hosts.protocol.snapshots import SnapshotOrder
 
 Firmware = Literal["bios", "uefi", "uefi-secure"]
-HostName = Annotated[str, Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
-UserName = Annotated[str, Meta(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
+HostName = Annotated[str, Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z")]
+UserName = Annotated[str, Meta(pattern=r"^[a-z_][a-z0-9_-]{0,31}\Z")]
 # A type and the key in base64, without options or comment.
-SshKey = Annotated[str, Meta(max_length=1500, pattern=r"^[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,2}$")]
-UsbId = Annotated[str, Meta(pattern=r"^[0-9a-f]{4}:[0-9a-f]{4}$")]
+SshKey = Annotated[str, Meta(max_length=1500, pattern=r"^[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,2}\Z")]
+UsbId = Annotated[str, Meta(pattern=r"^[0-9a-f]{4}:[0-9a-f]{4}\Z")]
 # Bus and ports, as the kernel names the place that something is plugged into.
-UsbPort = Annotated[str, Meta(max_length=32, pattern=r"^[0-9]{1,3}-[0-9]{1,3}(\.[0-9]{1,3}){0,6}$")]
+UsbPort = Annotated[str, Meta(max_length=32, pattern=r"^[0-9]{1,3}-[0-9]{1,3}(\.[0-9]{1,3}){0,6}\Z")]
 # One field of an fstab line.
-MountField = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[!-~]+$")]
+MountField = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[!-~]+\Z")]
 
 
 class ImageOrder(Message, frozen=True, kw_only=True):
@@ -47,7 +47,7 @@ class Mount(Message, frozen=True, kw_only=True):
     SINCE = 2
 
     source: MountField
-    target: Annotated[str, Meta(max_length=200, pattern=r"^/[!-~]+$")]
+    target: Annotated[str, Meta(max_length=200, pattern=r"^/[!-~]+\Z")]
     type: MountField = "auto"
     options: MountField = "defaults,nofail"
 

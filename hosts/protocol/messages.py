@@ -375,7 +375,7 @@ class Inventory(Message, frozen=True, kw_only=True, tag="inventory"):
     restarted: bool = False
     networks: Annotated[tuple[UUID, ...], Meta(max_length=1000)] = ()
     usb: Annotated[tuple[UsbDevice, ...], Meta(max_length=32)] = ()
-    pool: Annotated[str, Meta(max_length=63, pattern=r"^([a-z0-9][a-z0-9.-]*)?$")] = ""
+    pool: Annotated[str, Meta(max_length=63, pattern=r"^([a-z0-9][a-z0-9.-]*)?\Z")] = ""
     reads_homes: bool = False
 
 

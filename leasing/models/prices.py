@@ -9,7 +9,7 @@ from django.db.models import F, Q
 from leasing.models.catalogue import Flavor
 from leasing.models.people import Tenant, check_zone
 
-CURRENCY = RegexValidator(r"^[A-Z]{3}$")
+CURRENCY = RegexValidator(r"^[A-Z]{3}\Z")
 PERCENT = [MinValueValidator(0), MaxValueValidator(100)]
 
 
@@ -39,7 +39,7 @@ class Rate(models.Model):
     off_peak_per_hour = models.DecimalField(
         max_digits=12, decimal_places=4, null=True, blank=True, validators=[MinValueValidator(0)]
     )
-    peak_days = models.CharField(max_length=7, default="12345", validators=[RegexValidator(r"^[1-7]{1,7}$")])
+    peak_days = models.CharField(max_length=7, default="12345", validators=[RegexValidator(r"^[1-7]{1,7}\Z")])
     peak_from_hour = models.PositiveSmallIntegerField(default=8, validators=[MaxValueValidator(23)])
     peak_until_hour = models.PositiveSmallIntegerField(default=20, validators=[MaxValueValidator(24)])
     peak_zone = models.CharField(max_length=64, default="UTC", validators=[check_zone])

@@ -35,7 +35,7 @@ class Quota(models.Model):
     kind = models.CharField(max_length=9, choices=QuotaKind)
     model = models.ForeignKey(GpuModel, models.PROTECT, null=True, related_name="+")
     value = models.DecimalField(max_digits=14, decimal_places=2, validators=[MinValueValidator(0)])
-    currency = models.CharField(max_length=3, blank=True, validators=[RegexValidator(r"^[A-Z]{3}$")])
+    currency = models.CharField(max_length=3, blank=True, validators=[RegexValidator(r"^[A-Z]{3}\Z")])
     valid_from = models.DateTimeField()
     valid_until = models.DateTimeField(null=True)
     granted_by = models.ForeignKey(Person, models.PROTECT, null=True, related_name="+")

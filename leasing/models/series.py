@@ -27,7 +27,7 @@ class Series(models.Model):
     flavor = models.ForeignKey(Flavor, models.PROTECT, related_name="series")
     image = models.ForeignKey(Image, models.PROTECT, related_name="series")
     purpose = models.CharField(max_length=500, blank=True)
-    weekdays = models.CharField(max_length=7, validators=[RegexValidator(r"^[1-7]{1,7}$")])
+    weekdays = models.CharField(max_length=7, validators=[RegexValidator(r"^[1-7]{1,7}\Z")])
     starts = models.TimeField()
     ends = models.TimeField()
     zone = models.CharField(max_length=64)
