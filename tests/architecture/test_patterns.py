@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -32,7 +33,7 @@ def test_no_pattern_lets_a_last_line_break_through() -> None:
         (machine.HostName, "ws-1"),
     ],
 )
-def test_names_are_on_one_line(kind: type, text: str) -> None:
+def test_names_are_on_one_line(kind: Any, text: str) -> None:
     assert msgspec.convert(text, kind) == text
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(f"{text}\n", kind)
