@@ -26,7 +26,7 @@ from leasing.errors import InvalidRequest, NotVisible, WrongState
 from leasing.homes import change_state, fetch_volume, left_behind
 from leasing.keys import open_storage_key
 from leasing.locking import locked
-from leasing.models import HomeReading, HomeVolume, Lease, OutboxMessage, Person
+from leasing.models import EmergencyStop, HomeReading, HomeVolume, Lease, OutboxMessage, Person
 from leasing.reasons import because
 from leasing.states.home import HomeEvent, HomeState
 from leasing.timing import TICKET_LIFETIME
@@ -37,6 +37,7 @@ SHOWN = timedelta(minutes=10)
 # A host that is not heard of that long after its connection has ended will not say any more that it has.
 REPORT_PATIENCE = timedelta(minutes=5)
 LONGEST = timedelta(hours=3)
+KEPT = timedelta(days=1)
 
 
 def may_be_read(volume: HomeVolume) -> bool:
@@ -46,8 +47,9 @@ def may_be_read(volume: HomeVolume) -> bool:
 
 
 def readers(volume: HomeVolume) -> QuerySet[Host]:
-    """Hosts that can look into it."""
-    return Host.objects.filter(pool=volume.pool_id, retired_at=None, reads_homes=True)
+    """Hosts that can look into it, and are not stopped in an emergency."""
+    hosts = Host.objects.filter(pool=volume.pool_id, retired_at=None, reads_homes=True)
+    return hosts.exclude(pk__in=_stopped_hosts())
 
 
 @atomically
@@ -115,9 +117,9 @@ def admit_host(*, reading_id: UUID, token: str, now: datetime) -> HomeReading | 
 
 
 def admit_browser(*, reading_id: UUID, session_key: str, now: datetime) -> HomeReading | None:
-    """The download that this session asked for, once."""
+    """The download that this session asked for, once; it may be over already."""
     readings = HomeReading.objects.filter(
-        pk=reading_id, session_key=digest(session_key), expires_at__gt=now, ended_at=None
+        pk=reading_id, session_key=digest(session_key), expires_at__gt=now
     ).exclude(wanted=HomeReading.Wanted.LIST)
     if not readings.filter(taken_at=None).update(taken_at=now):
         return None
@@ -125,8 +127,11 @@ def admit_browser(*, reading_id: UUID, session_key: str, now: datetime) -> HomeR
 
 
 def still_wanted(reading_id: UUID) -> bool:
-    """Whether what is being read may go on: no lease wants the volume, and its person may have it."""
+    """Whether what is being read may go on: no lease wants the volume, its person may have it, and nothing
+    is stopped in an emergency.
+    """
     readings = HomeReading.objects.filter(pk=reading_id, ended_at=None, wanted_back_at=None)
+    readings = readings.filter(volume__tenant__no_machines_since=None).exclude(host__in=_stopped_hosts())
     reading = readings.select_related("volume__tenant", "person").first()
     return reading is not None and _is_in_reach(reading.person, reading.volume)
 
@@ -174,9 +179,10 @@ def give_up(reading: HomeReading, *, now: datetime) -> None:
     _end(reading, because("host-silent", host=reading.host.name).in_english(), actor=SYSTEM, at=now, now=now)
 
 
-def forget_listings(now: datetime) -> None:
-    """What was in a folder is nobody's business for long."""
+def forget(now: datetime) -> None:
+    """What was in a folder is nobody's business for long, nor what its files are called."""
     HomeReading.objects.filter(created_at__lte=now - SHOWN, listing__isnull=False).update(listing=None)
+    HomeReading.objects.filter(ended_at__lte=now - KEPT).delete()
 
 
 def _own(person: Person, volume_id: UUID) -> HomeVolume:
@@ -199,6 +205,10 @@ def _check(volume: HomeVolume, wanted: str, path: str) -> None:
         msgspec.convert(path, type=HomePath)
     except msgspec.ValidationError as error:
         raise InvalidRequest(_("That is not the way to a file."), field="path") from error
+    if volume.tenant.no_machines_since is not None:
+        raise WrongState(
+            _("The operators have stopped machines for now."), hint=_("Try again when they have lifted that.")
+        )
     if volume.state == HomeState.READING:
         raise WrongState(_("It is being read just now."), hint=_("Wait until that is over, then try again."))
     if volume.state == HomeState.ATTACHED:
@@ -207,6 +217,11 @@ def _check(volume: HomeVolume, wanted: str, path: str) -> None:
         )
     if volume.state != HomeState.DETACHED or volume.made_at is None:
         raise WrongState(_("There is nothing on this home volume."))
+
+
+def _stopped_hosts() -> QuerySet[EmergencyStop, Any]:
+    stops = EmergencyStop.objects.filter(scope=EmergencyStop.Scope.HOST, machines=True, lifted_at=None)
+    return stops.values("host")
 
 
 def _goal(reading: HomeReading, volume: HomeVolume, host: Host, token: str) -> ReadHome:

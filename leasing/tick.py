@@ -168,7 +168,7 @@ def bill_storage(now: datetime) -> None:
 def end_readings(now: datetime) -> None:
     """Home volumes of which nobody will say that they are not read any more."""
     _each_locked(reading.stale(now), lambda one: reading.give_up(one, now=now))
-    reading.forget_listings(now)
+    reading.forget(now)
 
 
 def pass_unclaimed_on(now: datetime) -> None:

@@ -80,13 +80,16 @@ async def serve_host(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def serve_download(scope: Scope, receive: Receive, send: Send) -> None:
-    """404 unless it was asked for here, a moment ago and not taken yet."""
+    """404 unless it was asked for here, a moment ago and not taken yet; the page says why it has failed."""
     reading_id = _id(scope["path"], BROWSER_PREFIX)
     reading = None
     if reading_id and scope["method"] == "GET":
         reading = await admission.admit_browser(reading_id, headers_of(scope))
     if reading is None:
         await _answer(send, 404, _NOTHING)
+        return
+    if reading.ended_at is not None:
+        await _back_to_page(reading, send)
         return
     meeting = meetings.setdefault(reading.pk, Meeting())
     meeting.taken.set()

@@ -16,11 +16,11 @@ from hosts.models import Host
 from hosts.protocol import messages as m
 from hosts.protocol.homes import HomeRead, ReadHome
 from hosts.protocol.signing import unseal
-from leasing import fsck, policy, reading
+from leasing import emergency, fsck, policy, reading
 from leasing.actors import SYSTEM
 from leasing.errors import DomainError, InvalidRequest, NotVisible, WrongState
 from leasing.homes import remove_volume
-from leasing.models import AuditEntry, HomeReading, HomeVolume, Lease, OutboxMessage, Person
+from leasing.models import AuditEntry, EmergencyStop, HomeReading, HomeVolume, Lease, OutboxMessage, Person
 from leasing.states.home import HomeState
 from leasing.states.lease import LeaseState
 from tests.domain.test_homes import a_world, book, check, end, order_of
@@ -170,6 +170,47 @@ def test_a_host_that_refuses_or_never_dials_leaves_it_free() -> None:
     assert state_of(volume) == HomeState.READING
     world.tick(after=reading.REPORT_PATIENCE)
     assert state_of(volume) == HomeState.DETACHED
+    check(world)
+
+
+def test_an_emergency_stops_reading_too() -> None:
+    world, key, volume = a_kept_volume()
+    one = look(world, volume, wanted="archive")
+    dial(world, key, one)
+    stopped = halt(world, "tenant", world.studio.slug, typed=world.studio.name)
+    assert not reading.still_wanted(one.pk)
+    over(world, one)
+    with pytest.raises(WrongState, match="stopped machines"):
+        look(world, volume)
+    emergency.lift_stop(actor=world.actor(world.operator), stop_id=stopped.pk, now=world.now)
+    again = look(world, volume)
+    assert reading.still_wanted(again.pk)
+    name = world.host.row.name
+    halt(world, "host", name, typed=name)
+    assert not reading.still_wanted(again.pk)
+    over(world, again)
+    with pytest.raises(WrongState, match="No host can look"):
+        look(world, volume)
+    check(world)
+
+
+def halt(world: World, scope: str, name: str, *, typed: str) -> EmergencyStop:
+    actor = world.actor(world.operator)
+    found = emergency.preview_stop(actor=actor, scope=scope, name=name)
+    return emergency.stop(
+        actor=actor, scope=scope, name=name, bookings=False, machines=True, reason="smoke", typed=typed,
+        seen=found.seen, now=world.now,
+    )  # fmt: skip
+
+
+def test_what_was_read_is_forgotten() -> None:
+    world, _key, volume = a_kept_volume()
+    one = look(world, volume, wanted="file", path="/secret plan.txt")
+    over(world, one)
+    world.tick(after=reading.KEPT - timedelta(minutes=1))
+    assert HomeReading.objects.count() == 1
+    world.tick(after=timedelta(minutes=2))
+    assert HomeReading.objects.count() == 0
     check(world)
 
 

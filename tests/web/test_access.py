@@ -17,6 +17,7 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from knox.models import AuthToken
 
+from hosts.models import StoragePool
 from leasing import policy
 from leasing.actors import SYSTEM
 from leasing.billing.closing import close_month
@@ -26,7 +27,7 @@ from leasing.enrolment.tokens import make_token
 from leasing.feeds.keeping import NewFeed, create_feed
 from leasing.imaging.uploads import begin_upload
 from leasing.membership.invitations import invite
-from leasing.models import AuditEntry, Invitation, Lease, Notification
+from leasing.models import AuditEntry, HomeReading, HomeVolume, Invitation, Lease, Notification
 from leasing.quotas import set_quota
 from leasing.ssh_keys import add_ssh_key
 from leasing.together.handing_over import accept_lease, offer_lease
@@ -71,6 +72,27 @@ def series(scene: Scene) -> dict[str, Any]:
 
 def unknown(parameter: str) -> Arguments:
     return lambda _scene: {parameter: uuid4()}
+
+
+def looked_into(scene: Scene) -> dict[str, Any]:
+    """Ada has looked into a folder of her home volume."""
+    pool, _ = StoragePool.objects.get_or_create(name="studio")
+    whose = {"tenant": scene.studio, "person": scene.ada, "pool": pool}
+    since = {"created_at": scene.now, "state_since": scene.now, "made_at": scene.now}
+    volume, _ = HomeVolume.objects.get_or_create(
+        **whose, defaults={"size_gib": 50, "state": "detached", **since}
+    )
+    entries = [
+        {"name": "renders", "kind": "folder", "size": 4096, "changed_at": 1_790_000_000},
+        {"name": "a long name of a last & final picture.exr", "kind": "file", "size": 9, "changed_at": 0},
+    ]
+    told = {
+        "person": scene.ada, "host": scene.host.row, "wanted": "list", "path": "/shots/opening",
+        "created_at": scene.now, "expires_at": scene.now, "ended_at": scene.now, "was_clean": False,
+        "listing": {"entries": entries, "more": True, "unnamed": 2},
+    }  # fmt: skip
+    reading, _ = HomeReading.objects.get_or_create(volume=volume, defaults=told)
+    return {"reading_id": reading.pk}
 
 
 def gpu(name: str) -> Arguments:
@@ -288,10 +310,10 @@ TABLE = [
     Row("storage", others=EVERYBODY),
     posting("remove-home", arguments=unknown("volume_id")),
     posting("home-read", arguments=unknown("volume_id")),
-    Row("home-reading", arguments=unknown("reading_id")),
-    Row("home-reading-live", arguments=unknown("reading_id")),
+    Row("home-reading", "ada=200", arguments=looked_into),
+    Row("home-reading-live", "ada=200", arguments=looked_into),
     posting("api-home-readings", body={"wanted": "list", "path": ""}, arguments=unknown("volume_id")),
-    Row("api-home-reading", arguments=unknown("reading_id")),
+    Row("api-home-reading", "ada=200", arguments=looked_into),
     posting("remove-snapshot", arguments=unknown("snapshot_id")),
     posting("workstation-snapshot", USES_ACTIVE, arguments=ACTIVE),
     Row("workstation-end", "ada=200 approver=200 auditor=403", arguments=ACTIVE),

@@ -28,6 +28,7 @@ from leasing.states.home import HomeState
 from tests.domain.test_homes import book
 from tests.web.browsing import Visits
 from tests.web.conftest import SignIn
+from tests.web.keyboard import Keyboard
 from tests.web.scenes import Scene
 from tests.web.site import Site, session_cookie, wait_until
 from tests.web.test_homes import bring_up, end, offer_homes, until_free
@@ -136,6 +137,29 @@ def test_a_folder_is_looked_into_and_a_file_is_downloaded(visits: Visits, site: 
     assert visits.complaints == []
 
 
+def test_by_keys_alone_a_file_is_fetched_and_the_volume_removed(
+    visits: Visits, site: Site, reader: Reader
+) -> None:
+    page = visits.page(site.scene.ada)
+    keyboard = Keyboard(page)
+    page.goto(reverse("storage"))
+    keyboard.follow(page.get_by_role("button", name="Files"))
+    reader.give(json.dumps(LISTING).encode())
+    expect(page.get_by_role("button", name="renders", exact=True)).to_be_visible()
+    with page.expect_download() as download:
+        giving = Thread(target=reader.give, args=(BIG,), kwargs={"size": len(BIG)})
+        giving.start()
+        keyboard.use(page.get_by_role("button", name="Download last & final.exr", exact=True))
+    assert download.value.path().read_bytes() == BIG
+    giving.join()
+    wait_until(lambda: site.do(lambda _scene: HomeVolume.objects.get().state) == HomeState.DETACHED)
+    keyboard.follow(page.get_by_role("link", name="Storage"), back=True)
+    keyboard.follow(page.get_by_role("link", name="Remove"))
+    keyboard.follow(page.get_by_role("button", name="Remove it"))
+    expect(page.locator("[data-volume]")).to_contain_text("being removed")
+    assert visits.complaints == []
+
+
 def test_what_breaks_off_is_no_file_and_what_cannot_be_read_says_why(
     visits: Visits, site: Site, reader: Reader
 ) -> None:
@@ -167,6 +191,10 @@ def test_what_breaks_off_is_no_file_and_what_cannot_be_read_says_why(
     taking.join()
     assert isinstance(answers[0], httpx.RemoteProtocolError)
     reader.tell(goal.reading_id, "Not all of it could be read.")
+    late = site.do(lambda scene: asked_by(scene, cookie))
+    reader.tell(late.pk, "It is no file.")
+    answer = httpx.get(address(site, late), headers={"Cookie": session_cookie(cookie)})
+    assert (answer.status_code, answer.headers["location"]) == (303, reverse("home-reading", args=[late.pk]))
 
 
 def asked_by(scene: Scene, cookie: str) -> HomeReading:
