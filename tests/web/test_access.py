@@ -84,7 +84,7 @@ def looked_into(scene: Scene) -> dict[str, Any]:
     )
     entries = [
         {"name": "renders", "kind": "folder", "size": 4096, "changed_at": 1_790_000_000},
-        {"name": "a long name of a last & final picture.exr", "kind": "file", "size": 9, "changed_at": 0},
+        {"name": f"{'0042' * 20}&.exr", "kind": "file", "size": 9, "changed_at": 0},
     ]
     told = {
         "person": scene.ada, "host": scene.host.row, "wanted": "list", "path": "/shots/opening",
