@@ -259,7 +259,7 @@ def note_removed(host: Host, snapshot_id: UUID, *, at: datetime, now: datetime) 
 def _fail(snapshot: Snapshot, reason: Words, actor: Actor, *, at: datetime, now: datetime) -> None:
     _apply(snapshot, SnapshotEvent.FAIL, actor=actor, at=at, now=now, reason=str(reason))
     order_removal(snapshot, now=now)
-    body = filled(_FAILED, reason=reason)
+    body = filled(_FAILED if snapshot.lease.state == LeaseState.ACTIVE else _LOST, reason=reason)
     _tell(snapshot, "snapshot-failed", gettext_lazy("No snapshot of %(name)s could be taken"), body, now=now)
 
 
@@ -291,7 +291,11 @@ def _close(snapshot: Snapshot) -> None:
 
 
 _KEPT = gettext_lazy("You can book a workstation that starts from it.")
-_FAILED = gettext_lazy("Its disk could not be copied: %(reason)s")
+_FAILED = gettext_lazy("Its disk could not be copied. It is still there: try it again. Why: %(reason)s")
+_LOST = gettext_lazy(
+    "Its disk could not be copied. It went with the workstation, and what was on it is lost; a home volume is"
+    " not touched. Why: %(reason)s"
+)
 
 
 def _tell(snapshot: Snapshot, kind: str, subject: Promise, body: Any, *, now: datetime) -> None:

@@ -224,8 +224,19 @@ def test_what_is_wanted_at_the_end_is_taken_then_or_not_if_that_is_taken_back() 
     second.refresh_from_db()
     assert second.state == SnapshotState.REMOVING
     (notice,) = Notification.objects.filter(recipient=world.ada, kind="snapshot-failed")
+    assert "went with the workstation" in notice.body
     assert "No space left" in notice.body
     assert removed(world, second) == "applied"
+    check(world)
+
+
+def test_one_that_fails_while_the_workstation_is_off_leaves_its_disk_and_says_so() -> None:
+    world, _ = a_world()
+    lease = book(world)
+    world.start(lease)
+    failing(world, take(world, switched_off(world, lease)))
+    (notice,) = Notification.objects.filter(recipient=world.ada, kind="snapshot-failed")
+    assert "It is still there: try it again." in notice.body
     check(world)
 
 
