@@ -3,7 +3,8 @@
 #   .venv/   Python packages, exactly those of uv.lock
 #   var/     everything that the commands write: data, caches, logs
 
-PYTHON  ?= python3
+# Debian's own, as in production, whatever else is on the path.
+PYTHON  ?= $(or $(wildcard /usr/bin/python3),python3)
 PORT    ?= 8000
 SUITE   ?=
 BIN     := .venv/bin

@@ -5,10 +5,47 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from appliance import debian, initramfs
+
 KERNEL, INITRD, MANIFEST = "vmlinux", "initrd.img", "manifest.json"
+
+
+def build_image(
+    folder: Path,
+    *,
+    packages: Sequence[str],
+    recipe: Sequence[str],
+    contents: Callable[[Mapping[str, Path]], dict[str, initramfs.Entry]],
+    cmdline: str,
+    cache: Path,
+) -> Path:
+    """An image of Debian's kernel and of `contents`, unless it is there, made from the same.
+
+    `recipe` are the files that say how it is made; `contents` is given where each package was unpacked,
+    the kernel's as "kernel". Returns the manifest's path.
+    """
+    kernel = debian.kernel_package()
+    debs = debian.fetch_all([kernel, *packages], cache)
+    debs["kernel"] = debs.pop(kernel)
+    sources = [*recipe, __file__, debian.__file__, initramfs.__file__]
+    made_from = {name: deb.name for name, deb in debs.items()} | {"recipe": digest_of(*map(Path, sources))}
+    if is_current(folder, made_from):
+        return folder / MANIFEST
+    with tempfile.TemporaryDirectory() as scratch:
+        roots = {name: debian.unpack(deb, Path(scratch) / name) for name, deb in debs.items()}
+        compressed = next(roots["kernel"].glob("boot/vmlinuz-*")).read_bytes()
+        return write_image(
+            folder,
+            kernel=debian.uncompressed(compressed),
+            initrd=initramfs.pack(contents(roots)),
+            cmdline=cmdline,
+            made_from=made_from,
+        )
 
 
 def is_current(folder: Path, made_from: dict[str, str]) -> bool:

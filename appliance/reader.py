@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from appliance import debian, initramfs, kernel_image
@@ -30,32 +30,21 @@ def main() -> None:
 
 def build_reader(outdir: Path, *, cache: Path = DEFAULT_CACHE) -> Path:
     """Writes vmlinux, initrd.img and manifest.json, unless they are there, made from the same."""
-    names = {"busybox": "busybox-static", "kernel": debian.kernel_package()}
-    debs = {role: debian.fetch(name, cache) for role, name in names.items()}
-    recipe = [__file__, debian.__file__, initramfs.__file__, kernel_image.__file__]
-    made_from = {
-        **{role: deb.name for role, deb in debs.items()},
-        "recipe": kernel_image.digest_of(*map(Path, filter(None, recipe)), INIT),
-    }
-    if kernel_image.is_current(outdir, made_from):
-        return outdir / kernel_image.MANIFEST
-    with tempfile.TemporaryDirectory() as scratch:
-        roots = {role: debian.unpack(deb, Path(scratch) / role) for role, deb in debs.items()}
-        kernel = next(roots["kernel"].glob("boot/vmlinuz-*")).read_bytes()
-        return kernel_image.write_image(
-            outdir,
-            kernel=debian.uncompressed(kernel),
-            initrd=initramfs.pack(_contents(roots)),
-            cmdline=CMDLINE,
-            made_from=made_from,
-        )
+    return kernel_image.build_image(
+        outdir,
+        packages=["busybox-static"],
+        recipe=[__file__, str(INIT)],
+        contents=_contents,
+        cmdline=CMDLINE,
+        cache=cache,
+    )
 
 
-def _contents(roots: dict[str, Path]) -> dict[str, initramfs.Entry]:
+def _contents(roots: Mapping[str, Path]) -> dict[str, initramfs.Entry]:
     available = debian.modules_below(roots["kernel"] / "lib" / "modules")
     return {
         "bin": initramfs.directory(),
-        "bin/busybox": initramfs.program((roots["busybox"] / "bin/busybox").read_bytes()),
+        "bin/busybox": initramfs.program((roots["busybox-static"] / "bin/busybox").read_bytes()),
         "init": initramfs.program(INIT.read_bytes()),
         "modules": initramfs.directory(),
         **initramfs.numbered("modules/all", debian.load_order(available, MODULES)),

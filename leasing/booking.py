@@ -15,7 +15,7 @@ from hosts.models import UsbDevice
 from leasing import devices, holds, notices, offering, policy, quotas
 from leasing.actors import Actor
 from leasing.addresses import of_approvals
-from leasing.audit.log import record
+from leasing.audit.log import record, recording
 from leasing.billing.budget_warnings import warn
 from leasing.errors import InvalidRequest, NotVisible
 from leasing.homes import check_wish
@@ -23,7 +23,7 @@ from leasing.limits import check_window
 from leasing.locking import lock_tenant_and_person
 from leasing.membership.openness import require_open
 from leasing.models import Flavor, Image, Lease, Person, Snapshot, Tenant
-from leasing.prepared import insert
+from leasing.prepared import Change, inserting_row
 from leasing.pricing import Quote, keep_terms, quote_lease
 from leasing.reasons import filled
 from leasing.snapshots_kept import check_start
@@ -148,12 +148,17 @@ def _book(
     lease.needs_approval_because = reason
     lease.state = LeaseState.REQUESTED if reason else LeaseState.SCHEDULED
     lease.decide_by = decide_by(lease, now) if reason else None
-    insert(lease)
+
+    def writing(gpus: list[UUID]) -> Sequence[Change]:
+        facts = _request(lease, quote.terms, verdict, gpus, actor=actor, now=now)
+        if usb:
+            facts["usb"] = devices.told(usb)
+        return inserting_row(lease), recording(**facts)
+
+    offering.place_after_line(lease, now=now, writing=writing)
     keep_terms(lease, quote)
     devices.give(lease, usb)
-    gpus = offering.place_after_line(lease, now=now)
     devices.require_free(lease)
-    record_request(lease, quote.terms, verdict, gpus, actor=actor, now=now)
     if reason:
         ask_approvers(lease, now=now)
     warn(lease.tenant, verdict.measures, now=now)
@@ -216,7 +221,7 @@ def facts_of(
     if lease.series_id:
         facts |= {"series": str(lease.series_id), "occurs_on": str(lease.occurs_on)}
     if lease.bound_to_id:
-        facts["usb"] = [f"{each.usb_id} {each.port}" for each in devices.orders_of(lease)]
+        facts["usb"] = devices.told(devices.orders_of(lease))
     return facts
 
 
@@ -230,14 +235,28 @@ def record_request(
     now: datetime,
 ) -> None:
     """What was asked for, judged and given."""
-    record(
-        action="lease.request",
-        actor=actor,
-        subject=f"lease:{lease.pk}",
-        tenant=lease.tenant,
-        now=now,
-        **{"from": None, "to": lease.state, **facts_of(lease, terms, verdict, gpus)},
-    )
+    record(**_request(lease, terms, verdict, gpus, actor=actor, now=now))
+
+
+def _request(
+    lease: Lease,
+    terms: Sequence[Term],
+    verdict: quotas.Verdict,
+    gpus: Iterable[UUID],
+    *,
+    actor: Actor,
+    now: datetime,
+) -> dict[str, Any]:
+    return {
+        "action": "lease.request",
+        "actor": actor,
+        "subject": f"lease:{lease.pk}",
+        "tenant": lease.tenant,
+        "now": now,
+        "from": None,
+        "to": lease.state,
+        **facts_of(lease, terms, verdict, gpus),
+    }
 
 
 def ask_approvers(lease: Lease, *, now: datetime) -> None:

@@ -21,7 +21,7 @@ from leasing.billing.budget_warnings import warn
 from leasing.booking import check_limits, decide_by, fill_quote
 from leasing.errors import DomainError, InvalidRequest, NothingFree, WrongState
 from leasing.homes import check_wish
-from leasing.latest_end import extension_limit
+from leasing.latest_end import ExtensionLimit, extension_limit
 from leasing.limits import check_window
 from leasing.locking import locked
 from leasing.membership.openness import require_open
@@ -108,12 +108,7 @@ def _extend(actor: Actor, lease: Lease, ends_at: datetime, now: datetime) -> Non
     limit = extension_limit(lease, now=now)
     if ends_at > limit.until:
         raise NothingFree(
-            (
-                _("It can be extended until %(until)s at most; then its GPU is closed for maintenance.")
-                if limit.closed
-                else _("It can be extended until %(until)s at most; then somebody else has it.")
-            )
-            % {"until": tidings.local_time(limit.until, lease.owner)},
+            _why_no_longer(limit) % {"until": tidings.local_time(limit.until, lease.owner)},
             hint=_("Choose an earlier end."),
             field="ends_at",
         )
@@ -142,6 +137,14 @@ def _extend(actor: Actor, lease: Lease, ends_at: datetime, now: datetime) -> Non
         effects.tell_end(lease, ends_at=ends_at, now=now)
     else:
         _confirm(lease, extension, now=now)
+
+
+def _why_no_longer(limit: ExtensionLimit) -> str:
+    if limit.closed:
+        return _("It can be extended until %(until)s at most; then its GPU is closed for maintenance.")
+    if limit.home:
+        return _("It can be extended until %(until)s at most; then another workstation has its home volume.")
+    return _("It can be extended until %(until)s at most; then somebody else has it.")
 
 
 def cut(actor: Actor, lease: Lease, ends_at: datetime, *, now: datetime) -> None:

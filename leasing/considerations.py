@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from leasing import metering, quotas
-from leasing.holds import pool_of, window
+from leasing.holds import pool_for, window
 from leasing.limits import Measure
 from leasing.models import Lease
 from leasing.more_time import longest_inside
@@ -51,19 +51,13 @@ def considerations(lease: Lease, *, now: datetime) -> Considerations:
     held = span_of(*window(lease.flavor, lease.starts_at, lease.ends_at, now=now))
     return Considerations(
         measures=account.judge(whole).measures,
-        another_free=is_open(pool_of(lease.flavor), *held),
+        another_free=is_open(pool_for(lease), *held),
         inside_until=inside_until if could_start else None,
     )
 
 
 def of_series(waiting: Sequence[Lease], *, now: datetime) -> list[Measure]:
     """What approving all dates of a series that wait would do to each limit, at the most."""
-    account = quotas.account_of(
-        tenant=waiting[0].tenant,
-        person=waiting[0].owner,
-        starts_at=waiting[0].starts_at,
-        ends_at=waiting[-1].ends_at,
-        now=now,
-    )
+    account = quotas.account_around(waiting, now=now)
     wanted = [quotas.use_of(lease, metering.terms(lease)) for lease in waiting]
     return quotas.measured_together(account.before(wanted).judge_all(wanted))

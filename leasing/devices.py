@@ -76,7 +76,8 @@ def chosen_devices(flavor: Flavor, ids: Collection[int]) -> list[UsbDevice]:
 
 def give(lease: Lease, devices: Sequence[UsbDevice]) -> None:
     """The lease, which is saved, has these from now on, if it has GPUs and `require_free` agrees."""
-    LeaseDevice.objects.bulk_create(LeaseDevice(lease=lease, device=device) for device in devices)
+    if devices:
+        LeaseDevice.objects.bulk_create(LeaseDevice(lease=lease, device=device) for device in devices)
 
 
 def require_free(lease: Lease) -> None:
@@ -105,6 +106,11 @@ def are_there(lease: Lease) -> bool:
         return False
     others = LeaseDevice.objects.filter(device__in=devices, lease__state__in=ON_HOST)
     return not others.exclude(lease=lease).exists()
+
+
+def told(devices: Iterable[UsbDevice | m.UsbDevice]) -> list[str]:
+    """As the audit log calls them, by their ports."""
+    return [f"{each.usb_id} {each.port}" for each in sorted(devices, key=lambda each: each.port)]
 
 
 def orders_of(lease: Lease) -> tuple[m.UsbDevice, ...]:

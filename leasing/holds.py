@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
-from django.db.models import Exists, F, OuterRef, QuerySet
+from django.db.models import F, QuerySet
 from django.utils.translation import gettext as _
 
 from hosts.models import Gpu
 from leasing.errors import NothingFree
-from leasing.homes import elsewhere, nothing_with_storage
+from leasing.extras import PLAIN, Extras, extras_of, nothing_with
 from leasing.locking import locked
 from leasing.models import Block, Flavor, Hold, Lease
 from leasing.openings.search import Pool, lock_tightest_block, tightest_block
@@ -31,15 +31,23 @@ from leasing.openings.upkeep import (
     write_taken,
 )
 from leasing.placement import FreeGpu, choose_gpus
-from leasing.prepared import insert_rows
-from leasing.statements import columns_of
+from leasing.prepared import Change, inserting
+from leasing.readiness import is_ready, seen_ready
 from leasing.states.gpu import GpuState
 from leasing.states.lease import AHEAD, LeaseState
-from leasing.timing import HOST_SILENT_AFTER, OVERRUN_STEP
+from leasing.timing import OVERRUN_STEP
 
 OVERLAP = "leasing_hold_no_overlap"
 _INSTANT = timedelta(seconds=1)
 _HELD = ("lease_id", "gpu_id", "starts_at", "ends_at")
+
+
+# What is written at once with the holds of these GPUs, and before them.
+Writing = Callable[[list[UUID]], Sequence[Change]]
+
+
+def _nothing_more(gpus: list[UUID]) -> Sequence[Change]:
+    return ()
 
 
 class LineFirst(Exception):
@@ -66,19 +74,19 @@ def place(
     only_ready: bool = False,
     avoid: frozenset[UUID] = frozenset(),
     after_line: bool = False,
+    writing: Writing = _nothing_more,
 ) -> list[UUID]:
     """Hold GPUs for the lease, on the block whose opening has the fewest GPUs, and return them.
 
     Raises NothingFree: whoever goes on after that calls it in a transaction of its own, or a savepoint. The
     block is locked before it is looked at: what somebody else took meanwhile is seen, and the next one is
     tried. With `after_line`, nothing is placed on a block of which those who wait must be shown something
-    first; this raises LineFirst.
+    first; this raises LineFirst. `writing` says what is written together with the holds, such as the lease.
     """
     starts_at, ends_at = window(lease.flavor, lease.starts_at, lease.ends_at, now=now)
-    span, pool = span_of(starts_at, ends_at), pool_of(lease.flavor)
-    seen = set(elsewhere(lease))
+    span, pool, seen = span_of(starts_at, ends_at), pool_for(lease), set[int]()
     fallback: _Choice | None = None
-    while span.starts < span.ends and (block := _lock_next(lease, pool, span, seen)) is not None:
+    while span.starts < span.ends and (block := lock_tightest_block(pool, *span, without=seen)) is not None:
         seen.add(block.pk)
         if after_line and block.freed_from is not None:
             raise LineFirst(block)
@@ -86,20 +94,11 @@ def place(
         if choice is None:
             continue
         if starts_at > now or choice.unready == 0:
-            return _hold(lease, choice, starts_at, ends_at)
+            return _hold(lease, choice, starts_at, ends_at, writing)
         fallback = min(fallback or choice, choice, key=lambda one: one.unready)
     if fallback is None:
-        bound = lease.with_home or lease.snapshot_id is not None
-        raise nothing_with_storage(lease) if bound else _nothing_free(lease)
-    return _hold(lease, fallback, starts_at, ends_at)
-
-
-def _lock_next(lease: Lease, pool: Pool, span: Span, seen: set[int]) -> Block | None:
-    """The next block to try, locked. A lease that is bound to a host has only one."""
-    if lease.bound_to_id is None:
-        return lock_tightest_block(pool, *span, without=seen)
-    only = locked(Block.objects.filter(host=lease.bound_to_id, model=pool.model_id)).exclude(pk__in=seen)
-    return only.first()
+        raise _nothing_free(lease)
+    return _hold(lease, fallback, starts_at, ends_at, writing)
 
 
 def place_on(lease: Lease, block: Block, *, now: datetime) -> None:
@@ -112,12 +111,17 @@ def place_on(lease: Lease, block: Block, *, now: datetime) -> None:
     _hold(lease, choice, starts_at, ends_at)
 
 
-def lock_blocks_for(flavor: Flavor, windows: Iterable[tuple[datetime, datetime]], *, now: datetime) -> None:
-    """Lock the blocks that leases in these windows would go to as things are, before they are placed."""
-    pool = pool_of(flavor)
-    spans = [span_of(*window(flavor, starts_at, ends_at, now=now)) for starts_at, ends_at in windows]
-    found = (tightest_block(pool, *span) for span in spans if span.starts < span.ends)
+def lock_blocks_for(leases: Iterable[Lease], *, now: datetime) -> None:
+    """Lock the blocks that these leases would go to as things are, before they are placed."""
+    found = (_tightest_for(lease, now=now) for lease in leases)
     lock_blocks({block_id for block_id in found if block_id is not None})
+
+
+def _tightest_for(lease: Lease, *, now: datetime) -> int | None:
+    span = span_of(*window(lease.flavor, lease.starts_at, lease.ends_at, now=now))
+    if span.starts >= span.ends:
+        return None
+    return tightest_block(pool_for(lease), *span)
 
 
 def lock_blocks_of(leases: Iterable[Lease]) -> None:
@@ -126,25 +130,15 @@ def lock_blocks_of(leases: Iterable[Lease]) -> None:
     lock_blocks(set(held.values_list("pk", flat=True)))
 
 
-def pool_of(flavor: Flavor) -> Pool:
-    """Where a flavor's leases may go."""
-    return Pool(flavor.model_id, flavor.gpu_count, one_node=flavor.numa == Flavor.Numa.REQUIRED)
+def pool_of(flavor: Flavor, extras: Extras = PLAIN) -> Pool:
+    """Where a flavor's leases that are to have all this may go."""
+    one_node = flavor.numa == Flavor.Numa.REQUIRED
+    return Pool(flavor.model_id, flavor.gpu_count, one_node=one_node, within=extras.reach(flavor))
 
 
-def models_with_spare(*, now: datetime) -> frozenset[int]:
-    """The GPU models of which one could be handed over at this moment."""
-    busy = Hold.objects.filter(gpu=OuterRef("pk"), starts_at__lt=now + _INSTANT, ends_at__gt=now)
-    clean = Gpu.objects.filter(state=GpuState.CLEAN, host__last_seen_at__gt=now - HOST_SILENT_AFTER)
-    return frozenset(clean.exclude(Exists(busy)).values_list("model_id", flat=True))
-
-
-def is_ready(gpu: Gpu, *, now: datetime) -> bool:
-    """Clean, and its host was heard of lately."""
-    return _is_ready(gpu.state, gpu.host.last_seen_at, now=now)
-
-
-def _is_ready(state: str, seen: datetime | None, *, now: datetime) -> bool:
-    return state == GpuState.CLEAN and seen is not None and now - seen < HOST_SILENT_AFTER
+def pool_for(lease: Lease) -> Pool:
+    """Where a lease may go."""
+    return pool_of(lease.flavor, extras_of(lease))
 
 
 def move(lease: Lease, *, now: datetime, only_ready: bool) -> bool:
@@ -192,8 +186,7 @@ def could_make_way(lease: Lease, gpu_ids: frozenset[UUID], *, now: datetime) -> 
     """
     own = Block.objects.filter(host__gpus__holds__lease=lease, model=lease.flavor.model).first()
     span = span_of(*window(lease.flavor, lease.starts_at, lease.ends_at, now=now))
-    seen = elsewhere(lease) if own is None else elsewhere(lease) | {own.pk}
-    if lease.bound_to_id is None and tightest_block(pool_of(lease.flavor), *span, without=seen) is not None:
+    if tightest_block(pool_for(lease), *span, without={own.pk} if own else ()) is not None:
         return True
     if own is None:
         return False
@@ -203,12 +196,6 @@ def could_make_way(lease: Lease, gpu_ids: frozenset[UUID], *, now: datetime) -> 
             if time.gpu.pk == gpu_id:
                 time.free(span_of(starts_at, ends_at))
     return pick_gpus(lease.flavor, times, span, avoid=gpu_ids, now=now) is not None
-
-
-_OWN_BLOCK = f"""
-SELECT {columns_of(Block, "b")} FROM {Hold._meta.db_table} k JOIN {Gpu._meta.db_table} g ON g.id = k.gpu_id
-JOIN {Block._meta.db_table} b ON b.host_id = g.host_id AND b.model_id = g.model_id
-WHERE k.lease_id = %(lease)s LIMIT 1"""  # noqa: S608 - no values in it
 
 
 def drop(lease: Lease) -> None:
@@ -345,7 +332,7 @@ def pick_gpus(
         FreeGpu(
             gpu_id=time.gpu.pk,
             numa_node=time.gpu.numa_node,
-            ready=_is_ready(time.gpu.state, time.gpu.last_seen_at, now=now),
+            ready=seen_ready(time.gpu.state, time.gpu.last_seen_at, now=now),
             gap=time.gap_around(span),
         )
         for time in times
@@ -360,21 +347,30 @@ def pick_gpus(
 
 
 def _nothing_free(lease: Lease) -> NothingFree:
+    if extras := extras_of(lease):
+        return nothing_with(extras, lease.flavor)
     return NothingFree(
         _("No %(flavor)s is free from then until then.") % {"flavor": lease.flavor.name},
         hint=_("Somebody else has it. Choose another time, a shorter one, or another workstation."),
     )
 
 
-def _hold(lease: Lease, choice: _Choice, starts_at: datetime, ends_at: datetime) -> list[UUID]:
+def _hold(
+    lease: Lease,
+    choice: _Choice,
+    starts_at: datetime,
+    ends_at: datetime,
+    writing: Writing = _nothing_more,
+) -> list[UUID]:
     """In GPU order, so that two bookings never wait for each other; returns them by their addresses."""
     span = span_of(starts_at, ends_at)
     chosen = sorted(gpu.gpu_id for gpu in choice.chosen)
-    with overlap_is_nothing_free():
-        insert_rows(Hold, _HELD, [(lease.pk, gpu_id, starts_at, ends_at) for gpu_id in chosen])
+    holding = inserting(Hold, _HELD, [(lease.pk, gpu_id, starts_at, ends_at) for gpu_id in chosen])
     taken = [time for time in choice.times if time.gpu.pk in chosen]
-    write_taken(choice.block, choice.times, taken, span)
-    return [time.gpu.pk for time in sorted(taken, key=lambda time: time.gpu.address)]
+    gpus = [time.gpu.pk for time in sorted(taken, key=lambda time: time.gpu.address)]
+    with overlap_is_nothing_free():
+        write_taken(choice.block, choice.times, taken, span, holding=[*writing(gpus), holding])
+    return gpus
 
 
 @contextmanager

@@ -14,21 +14,20 @@ from uuid import UUID, uuid4
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Q, QuerySet, Subquery
+from django.db.models import QuerySet, Subquery
 from django.utils.translation import gettext as _
 
 from hosts.models import Host, StoragePool
 from leasing import goals, policy
 from leasing.actors import SYSTEM, Actor
 from leasing.audit.log import record
-from leasing.errors import InvalidRequest, NothingFree, NotVisible, WrongState
+from leasing.errors import InvalidRequest, NotVisible, WrongState
+from leasing.extras import extras_of, look_again, why_home_is_taken
 from leasing.keys import seal_storage_key
 from leasing.locking import locked
-from leasing.models import Block, HomeVolume, Lease, Person, StorageRate, Tenant
+from leasing.models import HomeVolume, Lease, Person, StorageRate, Tenant, WaitlistEntry
 from leasing.outbox import queue_command
-from leasing.snapshots_kept import out_of_reach
-from leasing.states.home import TRANSITIONS, HomeEvent, HomeState
-from leasing.states.lease import LeaseState
+from leasing.states.home import TRANSITIONS, USABLE, HomeEvent, HomeState
 from leasing.storing import follow_kept, monthly
 from leasing.timing import clamp
 from leasing.transactions import atomically
@@ -81,7 +80,7 @@ class HomesInReach:
 
 
 def homes_in_reach(person: Person, *, now: datetime) -> HomesInReach:
-    known = volumes_of(person).filter(state__in=_USABLE).first()
+    known = volumes_of(person).filter(state__in=USABLE).first()
     gib = known.size_gib if known else settings.HOME_GIB
     newest = StorageRate.objects.filter(valid_from__lte=now).order_by("-valid_from")
     offers = _hosts_with_pool().annotate(
@@ -93,52 +92,21 @@ def homes_in_reach(person: Person, *, now: datetime) -> HomesInReach:
     return HomesInReach(offer is not None, known is not None, gib, cost, currency or "")
 
 
-def elsewhere(lease: Lease) -> frozenset[int]:
-    """The blocks whose hosts cannot give the lease its home volume, or the snapshot that it starts from.
-
-    Where the person has volumes of the team, or is about to have one made by an earlier booking, it goes to
-    one of those pools; else to any host with a pool.
-    """
-    unfit = out_of_reach(lease)
-    if not lease.with_home:
-        return unfit
-    kept = HomeVolume.objects.filter(tenant=lease.tenant_id, person=lease.owner_id, state__in=_USABLE)
-    pools = set(kept.values_list("pool", flat=True)) or _pools_to_come(lease)
-    fits = Q(host__pool__in=pools) if pools else Q(host__pool__isnull=False)
-    blocks = Block.objects.filter(model=lease.flavor.model_id)
-    return unfit.union(blocks.exclude(fits).values_list("pk", flat=True))
-
-
 def check_wish(lease: Lease) -> None:
     """Whether the lease, whose person is locked, may want it: one at a time. Raises InvalidRequest."""
-    if not lease.with_home:
-        return
-    if not are_offered():
-        raise InvalidRequest(_("No host here keeps home volumes."), field="with_home")
-    others = Lease.objects.filter(
-        tenant=lease.tenant_id,
-        owner=lease.owner_id,
-        with_home=True,
-        starts_at__lt=lease.ends_at,
-        ends_at__gt=lease.starts_at,
-    ).exclude(Q(pk=lease.pk) | Q(state=LeaseState.ENDED))
-    if (other := others.first()) is not None:
+    check_offers(lease)
+    if (other := extras_of(lease).booked_with(lease.starts_at, lease.ends_at)) is not None:
         raise InvalidRequest(
-            _("Your home volume is booked with %(other)s then.") % {"other": other.machine_name},
+            str(why_home_is_taken(other)),
             hint=_("Only one workstation at a time has it. Book this one without, or for another time."),
             field="with_home",
         )
 
 
-def nothing_with_storage(lease: Lease) -> NothingFree:
-    """For one that is bound to the hosts of a pool."""
-    if lease.snapshot_id is not None:
-        words = _("No %(flavor)s that can start from your snapshot is free from then until then.")
-        hint = _("Choose another time, or book it without the snapshot.")
-    else:
-        words = _("No %(flavor)s that can have your home volume is free from then until then.")
-        hint = _("Choose another time, or book it without your home volume.")
-    return NothingFree(words % {"flavor": lease.flavor.name}, hint=hint)
+def check_offers(lease: Lease | WaitlistEntry) -> None:
+    """Whether any host could give the lease the home volume that it wants. Raises InvalidRequest."""
+    if lease.with_home and not are_offered():
+        raise InvalidRequest(_("No host here keeps home volumes."), field="with_home")
 
 
 def can_attach(lease: Lease) -> bool:
@@ -205,6 +173,7 @@ def remove_volume(*, actor: Actor, volume_id: UUID, now: datetime) -> HomeVolume
     change_state(volume, HomeEvent.REMOVE, actor=actor, at=now, now=now)
     follow_kept(volume, now=now)
     order_removal(volume, now=now)
+    look_again(WaitlistEntry.objects.filter(owner=volume.person, tenant=volume.tenant, with_home=True))
     transaction.on_commit(wake_control)
     return volume
 
@@ -245,17 +214,6 @@ def note_removed(host: Host, volume_id: UUID, *, at: datetime, now: datetime) ->
 
 def _hosts_with_pool() -> QuerySet[Host]:
     return Host.objects.filter(pool__isnull=False, retired_at=None)
-
-
-_USABLE = (HomeState.DETACHED, HomeState.ATTACHED, HomeState.READING)
-
-
-def _pools_to_come(lease: Lease) -> set[int]:
-    """Where the other leases with which the person has booked a home will have it made."""
-    others = Lease.objects.filter(tenant=lease.tenant_id, owner=lease.owner_id, with_home=True)
-    others = others.exclude(pk=lease.pk).exclude(state=LeaseState.ENDED)
-    hosts = Host.objects.filter(gpus__holds__lease__in=others, pool__isnull=False)
-    return set(hosts.values_list("pool__pk", flat=True))
 
 
 def _leads(person: Person, volume: HomeVolume) -> bool:

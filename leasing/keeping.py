@@ -18,6 +18,7 @@ from django.db.models import Count, Q
 
 from hosts.models import Gpu
 from leasing import holds, offering
+from leasing.extras import extras_of_entry
 from leasing.lines import fewest_in_the_way
 from leasing.locking import locked
 from leasing.models import Block, Closure, Flavor, Hold, WaitlistEntry
@@ -39,7 +40,11 @@ def lines_without() -> list[int]:
 def kept_in_vain() -> list[Block]:
     """Blocks that are kept for somebody who waits no more, or whom they cannot serve any more."""
     kept = Block.objects.filter(kept_for__isnull=False).select_related(
-        "kept_for__flavor__model", "kept_for__image", "kept_for__owner", "kept_for__tenant"
+        "kept_for__flavor__model",
+        "kept_for__image",
+        "kept_for__owner",
+        "kept_for__tenant",
+        "kept_for__snapshot",
     )
     return [block for block in kept.order_by("id") if _in_vain(block)]
 
@@ -58,7 +63,8 @@ def keep_for_first(model_id: int, *, now: datetime) -> None:
             (block_id, _node), gpu_ids = found
             _keep(entry, block_id, gpu_ids, now=now)
             return
-        too_many[flavor.numa] = flavor.gpu_count
+        if not extras_of_entry(entry):
+            too_many[flavor.numa] = flavor.gpu_count
 
 
 def in_the_way(entry: WaitlistEntry) -> int:
@@ -78,6 +84,8 @@ def _groups(entry: WaitlistEntry, *, now: datetime) -> dict[Group, dict[UUID, in
     closed = set(closures.filter(gpu=None).values_list("host_id", flat=True))
     shut = set(closures.filter(gpu__isnull=False).values_list("gpu_id", flat=True))
     blocks = Block.objects.filter(model=model_id, kept_for=None, gpus__gte=entry.flavor.gpu_count)
+    if (reach := extras_of_entry(entry).reach(entry.flavor)) is not None:
+        blocks = blocks.filter(pk__in=reach)
     block_of = dict(blocks.values_list("host_id", "pk"))
     held = Hold.objects.filter(overlapping, gpu__model=model_id).order_by()
     counts = dict(held.values_list("gpu_id").annotate(Count("pk")))
@@ -112,6 +120,9 @@ def _in_vain(block: Block) -> bool:
     assert block.kept_for is not None  # noqa: S101 - asked for by kept_in_vain
     ((entry, wish),) = offering.wishes([block.kept_for])
     if entry.closed_at is not None or wish.next_start(wish.last_start) is None:
+        return True
+    reach = extras_of_entry(entry).reach(entry.flavor)
+    if reach is not None and block.pk not in reach:
         return True
     gpus = entry.kept_gpus.all()
     overlapping = Q(starts_at__lt=entry.kept_until) & (Q(ends_at=None) | Q(ends_at__gt=entry.kept_from))

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from hosts.models import Gpu, GpuModel
 from leasing import holds
+from leasing.extras import extras_of
 from leasing.models import Closure, Flavor, Hold, Lease, WaitlistEntry
 from leasing.openings.upkeep import LAST
 from leasing.statements import Columns, ask, ask_joined, columns_of, fields_of
@@ -23,8 +24,8 @@ _KEPT_GPUS = WaitlistEntry.kept_gpus.through._meta.db_table
 class ExtensionLimit:
     """The latest end that a lease could have, and which lease would have to move for an end after `stays`.
 
-    `taken` says that somebody else has the GPUs then, `closed` that they are closed for maintenance; if
-    neither, no lease is longer.
+    `taken` says that somebody else has the GPUs then, `closed` that they are closed for maintenance, `home`
+    that its home volume is booked with another workstation; if none of them, no lease is longer.
     """
 
     until: datetime
@@ -32,6 +33,7 @@ class ExtensionLimit:
     stays: datetime
     moves: Lease | None = None
     closed: bool = False
+    home: bool = False
 
 
 def extension_limit(lease: Lease, *, now: datetime) -> ExtensionLimit:
@@ -39,6 +41,16 @@ def extension_limit(lease: Lease, *, now: datetime) -> ExtensionLimit:
 
     That the next lease can move is of no help against a closure, nor against somebody who waits.
     """
+    limit = _limit_of_gpus(lease, now=now)
+    taken = extras_of(lease).taken(lease.flavor, lease.ends_at)
+    until = min((one.starts_at for one in taken if one.starts_at >= lease.ends_at), default=limit.until)
+    if until >= limit.until:
+        return limit
+    moves = limit.moves if limit.stays < until else None
+    return ExtensionLimit(until, False, min(limit.stays, until), moves, home=True)
+
+
+def _limit_of_gpus(lease: Lease, *, now: datetime) -> ExtensionLimit:
     around = _Around(lease)
     longest = lease.starts_at + LONGEST_LEASE
     turnaround = timedelta(seconds=lease.flavor.model.turnaround_seconds)

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from fractions import Fraction
 from typing import TypeVar
 
-from leasing.openings.spans import Open, Span
+from leasing.openings.spans import Open, Span, first_beside
 from leasing.timing import CLAIM_WINDOW, LONGEST_SETBACK, SHORTEST_CLAIM
 
 G = TypeVar("G", bound=Hashable)
@@ -52,20 +52,17 @@ def claim_until(starts_at: datetime, duration: timedelta, *, now: datetime) -> d
 
 @dataclass(frozen=True)
 class Wish:
-    """What an entry waits for, in microseconds; `passed` are the windows of offers that it let pass."""
+    """What an entry waits for, in microseconds; of what overlaps `apart` it takes nothing."""
 
     gpus: int
     duration: int
     earliest: int
     last_start: int
-    passed: tuple[Span, ...] = ()
+    apart: tuple[Span, ...] = ()
 
     def next_start(self, start: int) -> int | None:
         """The first start from `start` on that it would take; None if that is too late."""
-        start = max(start, self.earliest)
-        for span in sorted(self.passed):
-            if start < span.ends and start + self.duration > span.starts:
-                start = span.ends
+        start = first_beside(self.apart, max(start, self.earliest), self.duration)
         return start if start <= self.last_start else None
 
 

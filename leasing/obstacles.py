@@ -16,6 +16,7 @@ from uuid import UUID
 from django.db.models import Q, QuerySet
 
 from hosts.models import Gpu
+from leasing.extras import PLAIN, Extras
 from leasing.holds import window
 from leasing.models import Block, Closure, Flavor, Hold, Lease, Person
 from leasing.openings.spans import micros
@@ -59,13 +60,21 @@ class InTheWay:
 
 
 def in_the_way(
-    flavor: Flavor, starts_at: datetime, ends_at: datetime, *, person: Person, now: datetime
+    flavor: Flavor,
+    starts_at: datetime,
+    ends_at: datetime,
+    *,
+    person: Person,
+    extras: Extras = PLAIN,
+    now: datetime,
 ) -> InTheWay:
-    """What keeps the person from a lease of the flavor in this window."""
+    """What keeps the person from a lease of the flavor in this window, where it could be with the extras."""
     span = window(flavor, starts_at, ends_at, now=now)
-    groups = _groups(flavor, starts_at, ends_at, span, person=person)
+    hosts = _hosts_in_reach(flavor, extras)
+    groups = _groups(flavor, starts_at, ends_at, span, person=person, hosts=hosts)
     if all(len(group) < flavor.gpu_count for group in groups):
-        return InTheWay([because("too-few-together", gpus=flavor.gpu_count, model=flavor.model.name)], [])
+        too_few = "too-few-with-extras" if extras else "too-few-together"
+        return InTheWay([because(too_few, gpus=flavor.gpu_count, model=flavor.model.name)], [])
     causes = telling(groups, flavor.gpu_count)
     own = _own(flavor, span, person) if Cause.OWN in causes else []
     return InTheWay([_said(cause, flavor) for cause in causes], own)
@@ -92,9 +101,15 @@ def _fits(groups: Iterable[Blocked], count: int, without: frozenset[Cause]) -> b
 
 
 def _groups(
-    flavor: Flavor, starts_at: datetime, ends_at: datetime, span: Held, *, person: Person
+    flavor: Flavor,
+    starts_at: datetime,
+    ends_at: datetime,
+    span: Held,
+    *,
+    person: Person,
+    hosts: frozenset[UUID] | None,
 ) -> list[Blocked]:
-    """For each host, or NUMA node where one must serve alone, the causes of each GPU of the model."""
+    """For each of the hosts, or NUMA node where one must serve alone, the causes of each GPU of the model."""
     causes: dict[UUID, set[Cause]] = defaultdict(set)
     facts = _meeting(flavor, span).values_list(
         "gpu_id", "lease__owner_id", "lease__state", "lease__starts_at", "lease__ends_at"
@@ -110,13 +125,23 @@ def _groups(
         causes[gpu_id].add(Cause.KEPT)
     closed = _closed(span)
     groups: dict[tuple[UUID, int], list[frozenset[Cause]]] = defaultdict(list)
-    gpus = Gpu.objects.filter(model=flavor.model).values_list("pk", "host_id", "numa_node", "state")
-    for gpu_id, host_id, node, state in gpus:
+    gpus = Gpu.objects.filter(model=flavor.model)
+    if hosts is not None:
+        gpus = gpus.filter(host__in=hosts)
+    for gpu_id, host_id, node, state in gpus.values_list("pk", "host_id", "numa_node", "state"):
         if state not in BOOKABLE or gpu_id in closed or host_id in closed:
             causes[gpu_id].add(Cause.OUT_OF_SERVICE)
         key = host_id, node if flavor.numa == Flavor.Numa.REQUIRED else 0
         groups[key].append(frozenset(causes[gpu_id]))
     return list(groups.values())
+
+
+def _hosts_in_reach(flavor: Flavor, extras: Extras) -> frozenset[UUID] | None:
+    """None: all."""
+    reach = extras.reach(flavor)
+    if reach is None:
+        return None
+    return frozenset(Block.objects.filter(pk__in=reach).values_list("host_id", flat=True))
 
 
 def _closed(span: Held) -> set[UUID]:

@@ -24,6 +24,8 @@ from leasing import holds, metering, policy, tidings
 from leasing.actors import SYSTEM, Actor
 from leasing.audit.log import record
 from leasing.errors import InvalidRequest, NothingFree
+from leasing.extras import extras_of_entry, look_again
+from leasing.homes import are_offered
 from leasing.lines import Wish, claim_until, first_start
 from leasing.locking import locked
 from leasing.models import Block, Flavor, Lease, WaitlistEntry
@@ -35,6 +37,7 @@ from leasing.reasons import NONE, Reason, because
 from leasing.slots import find_start
 from leasing.states.gpu import BOOKABLE
 from leasing.states.lease import LeaseEvent, LeaseState, Outcome
+from leasing.states.snapshot import SnapshotState
 from leasing.transitions import apply_lease_event
 
 # Who lets so many offers pass is no longer in line.
@@ -43,11 +46,11 @@ _ENDS = WaitlistEntry.Outcome
 _IN_LINE = ("entry__rank_at", "entry__joined_at", "entry")
 
 
-def place_after_line(lease: Lease, *, now: datetime) -> list[UUID]:
+def place_after_line(lease: Lease, *, now: datetime, **more: Any) -> list[UUID]:
     """Hold GPUs for a new booking, as `holds.place` does: those who wait come first."""
     while True:
         try:
-            return holds.place(lease, now=now, after_line=True)
+            return holds.place(lease, now=now, after_line=True, **more)
         except holds.LineFirst as first:
             show_freed(first.block, now=now)
 
@@ -62,6 +65,8 @@ def show_freed(block: Block, *, now: datetime) -> None:
     """Offer what came free of a block, which the caller has locked, to those who wait, each in turn."""
     while _frees_more(block, now=now):
         pass
+    # Whose GPUs came free may have given back a home volume as well, and that goes to other blocks too.
+    look_again(WaitlistEntry.objects.filter(with_home=True))
     block.freed_from = block.freed_until = None
     block.save(update_fields=["freed_from", "freed_until"])
 
@@ -119,17 +124,22 @@ def line(model_id: int | None = None) -> QuerySet[WaitlistEntry]:
     waiting = WaitlistEntry.objects.filter(~Exists(offers), closed_at=None)
     if model_id is not None:
         waiting = waiting.filter(flavor__model=model_id)
-    return waiting.select_related("flavor__model", "image", "owner", "tenant").order_by(
+    return waiting.select_related("flavor__model", "image", "owner", "tenant", "snapshot").order_by(
         "rank_at", "joined_at", "id"
     )
 
 
 def free_start(entry: WaitlistEntry, wish: Wish, *, now: datetime) -> datetime | None:
     """The first start that is free anywhere and that the entry would take."""
-    asked = wish.next_start(micros(now))
+    asked, extras = wish.next_start(micros(now)), extras_of_entry(entry)
     while asked is not None:
         start = find_start(
-            entry.flavor, entry.duration, earliest=moment(asked), deadline=entry.deadline_at, now=now
+            entry.flavor,
+            entry.duration,
+            earliest=moment(asked),
+            deadline=entry.deadline_at,
+            extras=extras,
+            now=now,
         )
         if start is None:
             return None
@@ -210,6 +220,9 @@ class _Freed:
 
     def start_for(self, entry: WaitlistEntry, wish: Wish, *, now: datetime) -> int | None:
         """The first start on this block; what is kept for the entry is free for it."""
+        reach = extras_of_entry(entry).reach(entry.flavor)
+        if reach is not None and self.block.pk not in reach:
+            return None
         found = self.with_kept if self.block.kept_for_id == entry.pk else self.openings
         model = entry.flavor.model
         return first_start(
@@ -227,23 +240,28 @@ def _within_reach(flavor: Flavor, found: list[tuple[Scope, Open]]) -> Iterator[O
 
 
 def wishes(entries: Iterable[WaitlistEntry]) -> list[tuple[WaitlistEntry, Wish]]:
-    """What each waits for. Nothing that overlaps an offer which it let pass is offered to it again."""
+    """What each waits for. Nothing that overlaps an offer which it let pass is offered to it again, nor
+    anything while its home volume is in another workstation.
+    """
     waiting = list(entries)
-    passed: dict[UUID, list[Span]] = defaultdict(list)
+    apart: dict[UUID, list[Span]] = defaultdict(list)
     refused = [entry.pk for entry in waiting if entry.passes]
     rows = Lease.objects.filter(entry__in=refused, outcome=Outcome.PASSED)
     for entry_id, starts_at, ends_at in rows.values_list("entry_id", "starts_at", "ends_at"):
-        passed[entry_id].append(span_of(starts_at, ends_at))
-    return [(entry, wish_of(entry, passed[entry.pk])) for entry in waiting]
+        apart[entry_id].append(span_of(starts_at, ends_at))
+    for entry in waiting:
+        taken = extras_of_entry(entry).taken(entry.flavor, entry.earliest_at)
+        apart[entry.pk] += [one.span for one in taken]
+    return [(entry, wish_of(entry, apart[entry.pk])) for entry in waiting]
 
 
-def wish_of(entry: WaitlistEntry, passed: list[Span]) -> Wish:
+def wish_of(entry: WaitlistEntry, apart: list[Span]) -> Wish:
     return Wish(
         gpus=entry.flavor.gpu_count,
         duration=entry.duration // MICROSECOND,
         earliest=micros(entry.earliest_at),
         last_start=micros(entry.last_start_at),
-        passed=tuple(passed),
+        apart=tuple(apart),
     )
 
 
@@ -311,6 +329,10 @@ def impossible_because(entry: WaitlistEntry) -> Reason:
         return because("wait-no-member")
     if not (entry.flavor.offered and entry.image.offered):
         return because("wait-not-offered")
+    if entry.with_home and not are_offered():
+        return because("wait-no-homes")
+    if entry.snapshot is not None and entry.snapshot.state != SnapshotState.KEPT:
+        return because("wait-no-snapshot")
     return NONE
 
 
@@ -332,6 +354,8 @@ def _new_offer(entry: WaitlistEntry, starts_at: datetime, *, now: datetime) -> L
         requested_at=now,
         decide_by=claim_until(starts_at, entry.duration, now=now),
         purpose=entry.purpose,
+        with_home=entry.with_home,
+        snapshot=entry.snapshot,
         rate_per_hour=quote.rate_per_hour,
         currency=quote.currency,
         quoted_total=quote.total,

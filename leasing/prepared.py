@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from functools import cache
+from functools import cache, lru_cache
+from itertools import chain
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -21,6 +22,8 @@ from django.db.models.expressions import RawSQL
 
 Value = datetime | UUID | str | int
 Row = tuple[Any, ...]
+# A statement that changes rows, and its parameters.
+Change = tuple[str, Sequence[Any]]
 M = TypeVar("M", bound=Model)
 # Stands for no object at all, where a query leaves one out.
 NOBODY = UUID(int=0)
@@ -135,24 +138,62 @@ def cursor_of(db: BaseDatabaseWrapper) -> CursorWrapper:
 
 def insert(row: M) -> M:
     """Insert a row without asking whether it is there; the database makes its key if it has none."""
-    db = this_connection()
     makes_key = row.pk is None
-    returning = f" RETURNING {row._meta.pk.column}" if makes_key else ""
-    cursor = cursor_of(db)
-    cursor.execute(f"{_inserting(type(row), makes_key)}{returning}", _given(row, makes_key, db))
+    statement, given = inserting_row(row)
+    cursor = cursor_of(this_connection())
+    cursor.execute(f"{statement} RETURNING {row._meta.pk.column}" if makes_key else statement, given)
     if makes_key:
         ((row.pk,),) = cursor.fetchall()
-    row._state.adding, row._state.db = False, db.alias
     return row
+
+
+def inserting_row(row: Model) -> Change:
+    """The same, to be done together with something else: it counts as inserted, without a key of its own."""
+    db = this_connection()
+    makes_key = row.pk is None
+    given = _given(row, makes_key, db)
+    row._state.adding, row._state.db = False, db.alias
+    return _inserting(type(row), makes_key), given
 
 
 def insert_rows(model: type[Model], names: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> None:
     """Insert rows of these columns at once, as the database takes them; the others are null, or keys."""
+    change(inserting(model, names, rows))
+
+
+def inserting(model: type[Model], names: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> Change:
+    """The same, to be done together with something else."""
+    return _inserting_rows(model, names, len(rows)), [value for row in rows for value in row]
+
+
+def change(*changes: Change) -> list[int]:
+    """How many rows each statement has changed; parameters go by their place.
+
+    None of them may need what another one does. PostgreSQL is given all of them as one: to send, take and
+    answer a statement costs more than what most of these do.
+    """
     db = this_connection()
-    given = [value for row in rows for value in row]
+    if db.vendor == "postgresql" and len(changes) > 1:
+        cursor = cursor_of(db)
+        statements, given = zip(*changes, strict=True)
+        cursor.execute(_at_once(statements), list(chain.from_iterable(given)))
+        return list(cursor.fetchall()[0])
+    return [_change(db, *one) for one in changes]
+
+
+def _change(db: BaseDatabaseWrapper, statement: str, given: Sequence[Any]) -> int:
     if not db.features.has_native_uuid_field:
         given = [adapted(value) for value in given]
-    cursor_of(db).execute(_inserting_rows(model, names, len(rows)), given)
+    cursor = cursor_of(db)
+    cursor.execute(statement, given)
+    return int(cursor.rowcount)
+
+
+@lru_cache(maxsize=256)
+def _at_once(statements: tuple[str, ...]) -> str:
+    parts = ", ".join(f"c{number} AS ({one} RETURNING 1)" for number, one in enumerate(statements))
+    counts = ", ".join(f"(SELECT count(*) FROM c{number})" for number in range(len(statements)))  # noqa: S608
+    return f"WITH {parts} SELECT {counts}"
 
 
 # Values of these types need no conversion for fields of these on PostgreSQL.

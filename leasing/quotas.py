@@ -147,6 +147,17 @@ def account_of(
     return Account(limits, uses, months, tenant.timezone, now)
 
 
+def account_around(leases: Sequence[Lease], *, now: datetime) -> Account:
+    """The same around leases of one person, by their start, that are to be judged together."""
+    return account_of(
+        tenant=leases[0].tenant,
+        person=leases[0].owner,
+        starts_at=leases[0].starts_at,
+        ends_at=leases[-1].ends_at,
+        now=now,
+    )
+
+
 def use_of(lease: Lease, terms: Sequence[Term], currency: str = "") -> Use:
     """What a lease with these terms counts as, for its owner."""
     flavor = lease.flavor

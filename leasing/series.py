@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from datetime import date, datetime
+from typing import Any
 from uuid import UUID
 
 from django.db import transaction
@@ -23,13 +24,16 @@ from leasing.audit.log import record
 from leasing.billing.budget_warnings import warn
 from leasing.booking import check_offered, decide_by, member_of, record_request, starts_now
 from leasing.errors import InvalidRequest, NothingFree, Words
+from leasing.extras import extras_of
+from leasing.homes import check_offers
 from leasing.locking import lock_tenant_and_person
 from leasing.membership.openness import require_open
-from leasing.models import Flavor, Image, Lease, Series, Tenant
+from leasing.models import Flavor, Image, Lease, Series, Snapshot, Tenant
 from leasing.pricing import keep_terms
 from leasing.reasons import Reason, filled
 from leasing.recurrence import Occurrence, Pattern
 from leasing.series_plan import impossible, judged, priced, window_of, windows
+from leasing.snapshots_kept import check_start
 from leasing.states.lease import LeaseState
 from leasing.tags import checked_tags
 from leasing.transactions import atomically
@@ -64,9 +68,11 @@ def book_series(
     purpose: str = "",
     project: str = "",
     cost_centre: str = "",
+    with_home: bool = False,
+    snapshot: Snapshot | None = None,
     now: datetime,
 ) -> Series:
-    """Book every date of the pattern but those in `without`, or nothing.
+    """Book every date of the pattern but those in `without`, or nothing. Each disk begins as `snapshot`.
 
     Raises DatesLost for dates that cannot be had, InvalidRequest, or NotVisible.
     """
@@ -93,18 +99,21 @@ def book_series(
         requested_at=now,
     )
     tags = checked_tags(project=project, cost_centre=cost_centre)
-    return _book(actor, series, wanted, tags, now)
+    return _book(actor, series, wanted, {**tags, "with_home": with_home, "snapshot": snapshot}, now)
 
 
 @atomically
 def _book(
-    actor: Actor, series: Series, wanted: list[Occurrence], tags: Mapping[str, str], now: datetime
+    actor: Actor, series: Series, wanted: list[Occurrence], alike: Mapping[str, Any], now: datetime
 ) -> Series:
     series.tenant = lock_tenant_and_person(series.tenant_id, series.owner_id)
     require_open(series.tenant)
     series.save(force_insert=True)
-    possible = [one for one in wanted if not impossible(one, now=now)]
-    leases = [_lease(series, one, tags, now=now) for one in possible]
+    possible = {one.day for one in wanted if not impossible(one, now=now)}
+    every_date = [_lease(series, one, alike, now=now) for one in wanted]
+    check_offers(every_date[0])
+    check_start(every_date[0])
+    leases = [lease for lease in every_date if lease.occurs_on in possible and _has_its_home(lease)]
     quotes = priced(leases, now=now)
     verdicts = judged(leases, quotes, now=now)
     for verdict in verdicts:
@@ -114,9 +123,8 @@ def _book(
     Lease.objects.bulk_create(leases)
     for lease, quote in zip(leases, quotes, strict=True):
         keep_terms(lease, quote)
-    lost = {one.day for one in wanted} - {one.day for one in possible}
-    held = _place(series.flavor, leases, now=now)
-    lost |= {lease.occurs_on for lease in leases if lease.occurs_on and lease.pk not in held}
+    held = _place(leases, now=now)
+    lost = {one.day for one in wanted} - {lease.occurs_on for lease in leases if lease.pk in held}
     if lost:
         raise DatesLost(sorted(lost))
     for lease, quote, verdict in zip(leases, quotes, verdicts, strict=True):
@@ -130,7 +138,8 @@ def _book(
     return series
 
 
-def _lease(series: Series, occurrence: Occurrence, tags: Mapping[str, str], *, now: datetime) -> Lease:
+def _lease(series: Series, occurrence: Occurrence, alike: Mapping[str, Any], *, now: datetime) -> Lease:
+    """One of it; `alike` is what all of them have."""
     return Lease(
         tenant=series.tenant,
         owner=series.owner,
@@ -141,9 +150,13 @@ def _lease(series: Series, occurrence: Occurrence, tags: Mapping[str, str], *, n
         occurs_on=occurrence.day,
         requested_at=now,
         state_since=now,
-        **tags,
+        **alike,
         **window_of(occurrence, now),
     )
+
+
+def _has_its_home(lease: Lease) -> bool:
+    return extras_of(lease).booked_with(lease.starts_at, lease.ends_at) is None
 
 
 def _settle(leases: list[Lease], reason: Reason, *, now: datetime) -> None:
@@ -153,9 +166,9 @@ def _settle(leases: list[Lease], reason: Reason, *, now: datetime) -> None:
         lease.decide_by = decide_by(lease, now) if reason else None
 
 
-def _place(flavor: Flavor, leases: list[Lease], *, now: datetime) -> dict[UUID, list[UUID]]:
+def _place(leases: list[Lease], *, now: datetime) -> dict[UUID, list[UUID]]:
     """Hold GPUs for each; those of each lease for which there are some."""
-    holds.lock_blocks_for(flavor, [(lease.starts_at, lease.ends_at) for lease in leases], now=now)
+    holds.lock_blocks_for(leases, now=now)
     held = {}
     for lease in leases:
         with suppress(NothingFree), transaction.atomic():

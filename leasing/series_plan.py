@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 from django.utils.translation import gettext as _
 
@@ -14,9 +15,10 @@ from leasing import quotas
 from leasing.actors import Actor
 from leasing.booking import fill_quote, member_of
 from leasing.errors import InvalidRequest
+from leasing.extras import Extras, extras_of
 from leasing.limits import Measure
-from leasing.models import Flavor, Lease, Person, Tenant
-from leasing.obstacles import InTheWay, in_the_way
+from leasing.models import Flavor, Lease, Snapshot, Tenant
+from leasing.obstacles import InTheWay
 from leasing.pricing import Quote, quote_lease
 from leasing.reasons import NONE, Reason, because
 from leasing.recurrence import (
@@ -28,7 +30,7 @@ from leasing.recurrence import (
     moment_of,
     zone_named,
 )
-from leasing.slots import Slot, find_start, is_free, shorter_slot
+from leasing.slots import Slot, find_start, is_free, obstacles, shorter_slot
 from leasing.timing import PAST_TOLERANCE, SHORTEST_LEASE
 
 # What would be free instead is looked up for so many dates that are not.
@@ -86,16 +88,21 @@ def preview_series(
     flavor: Flavor,
     pattern: Pattern,
     without: Collection[date] = (),
+    with_home: bool = False,
+    snapshot: Snapshot | None = None,
     now: datetime,
 ) -> Plan:
     """Every date with its price, and whether it can be had. Changes nothing. Raises as `book_series` does."""
     person = member_of(actor, tenant)
-    planned = list(_planned(person, tenant, flavor, pattern, frozenset(without), now))
-    leases = [
-        Lease(tenant=tenant, owner=person, flavor=flavor, **window_of(one.occurrence, now))
-        for one in planned
-        if one.is_booked
-    ]
+    alike = {
+        "tenant": tenant,
+        "owner": person,
+        "flavor": flavor,
+        "with_home": with_home,
+        "snapshot": snapshot,
+    }
+    planned = list(_planned(alike, pattern, frozenset(without), now))
+    leases = [Lease(**alike, **window_of(one.occurrence, now)) for one in planned if one.is_booked]
     quotes = [one.quote for one in planned if one.is_booked]
     verdicts = judged(leases, quotes, now=now)
     return Plan(planned, quotas.together_beyond(verdicts), quotas.measured_together(verdicts))
@@ -114,29 +121,32 @@ def windows(flavor: Flavor, pattern: Pattern, without: frozenset[date], now: dat
 
 
 def _planned(
-    person: Person,
-    tenant: Tenant,
-    flavor: Flavor,
-    pattern: Pattern,
-    without: frozenset[date],
-    now: datetime,
+    alike: dict[str, Any], pattern: Pattern, without: frozenset[date], now: datetime
 ) -> Iterator[Planned]:
-    explained = 0
-    for one in windows(flavor, pattern, without, now):
-        window = window_of(one, now)
-        quote = quote_lease(flavor=flavor, tenant=tenant, **window, now=now)
+    """`alike` is what the leases of all dates have."""
+    explained, extras = 0, extras_of(Lease(**alike))
+    for one in windows(alike["flavor"], pattern, without, now):
+        lease = Lease(**alike, **window_of(one, now))
+        quote = _quote(lease, now=now)
         if one.day in without:
             yield Planned(one, quote, left_out=True)
         elif reason := impossible(one, now=now):
             yield Planned(one, quote, lost=InTheWay([reason], []))
-        elif is_free(flavor, **window, now=now):
+        elif is_free(lease.flavor, lease.starts_at, lease.ends_at, extras=extras, now=now):
             yield Planned(one, quote)
         elif explained < MOST_EXPLAINED:
             explained += 1
-            lost = in_the_way(flavor, **window, person=person, now=now)
-            yield Planned(one, quote, lost=lost, instead=tuple(_instead(tenant, flavor, pattern, one, now)))
+            window = lease.starts_at, lease.ends_at
+            lost = obstacles(lease.flavor, *window, person=lease.owner, extras=extras, now=now)
+            yield Planned(one, quote, lost=lost, instead=tuple(_instead(lease, extras, pattern, one, now)))
         else:
             yield Planned(one, quote, lost=InTheWay([], []))
+
+
+def _quote(lease: Lease, *, now: datetime) -> Quote:
+    return quote_lease(
+        flavor=lease.flavor, tenant=lease.tenant, starts_at=lease.starts_at, ends_at=lease.ends_at, now=now
+    )
 
 
 def impossible(occurrence: Occurrence, *, now: datetime) -> Reason:
@@ -148,18 +158,18 @@ def impossible(occurrence: Occurrence, *, now: datetime) -> Reason:
 
 
 def _instead(
-    tenant: Tenant, flavor: Flavor, pattern: Pattern, occurrence: Occurrence, now: datetime
+    lease: Lease, extras: Extras, pattern: Pattern, occurrence: Occurrence, now: datetime
 ) -> Iterator[Slot]:
     """What would be free on that day: for a shorter time, and at another one."""
-    starts_at, ends_at = window_of(occurrence, now).values()
-    shorter = shorter_slot(flavor, starts_at, ends_at, tenant=tenant, now=now)
+    flavor, tenant, length = lease.flavor, lease.tenant, lease.ends_at - lease.starts_at
+    shorter = shorter_slot(flavor, lease.starts_at, lease.ends_at, tenant=tenant, extras=extras, now=now)
     if shorter is not None:
         yield shorter
     zone = zone_named(pattern.zone)
     begin, end = (moment_of(day, pattern.starts.min, zone) for day in (occurrence.day, occurrence.day + DAY))
-    start = find_start(flavor, ends_at - starts_at, earliest=max(begin, now), now=now)
+    start = find_start(flavor, length, earliest=max(begin, now), extras=extras, now=now)
     if start is not None and start < end:
-        until = start + (ends_at - starts_at)
+        until = start + length
         quote = quote_lease(flavor=flavor, tenant=tenant, starts_at=start, ends_at=until, now=now)
         yield Slot(start, until, quote)
 
@@ -179,12 +189,6 @@ def judged(leases: list[Lease], quotes: list[Quote], *, now: datetime) -> list[q
     """Each at its price, given those before it."""
     if not leases:
         return []
-    account = quotas.account_of(
-        tenant=leases[0].tenant,
-        person=leases[0].owner,
-        starts_at=leases[0].starts_at,
-        ends_at=leases[-1].ends_at,
-        now=now,
-    )
+    account = quotas.account_around(leases, now=now)
     asked = zip(leases, quotes, strict=True)
     return account.judge_all(quotas.use_of(lease, quote.terms, quote.currency) for lease, quote in asked)

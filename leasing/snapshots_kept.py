@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from django.db.models import F, Min, QuerySet
+from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 
 from leasing import policy
 from leasing.errors import InvalidRequest, NotVisible
 from leasing.locking import locked
-from leasing.models import Block, Image, Lease, Person, Snapshot, Tenant
+from leasing.models import Image, Lease, Person, Snapshot, Tenant, WaitlistEntry
 from leasing.states.snapshot import SnapshotState
 
 _SHOWN = ("tenant", "person", "pool", "lease__flavor", "image")
@@ -56,7 +56,7 @@ def snapshot_named(person: Person, snapshot_id: UUID) -> Snapshot:
     return found
 
 
-def check_start(lease: Lease) -> None:
+def check_start(lease: Lease | WaitlistEntry) -> None:
     """Whether the lease, whose person is locked, may start from its snapshot. Raises InvalidRequest."""
     if lease.snapshot_id is None:
         return
@@ -79,19 +79,6 @@ def fits_image(snapshot: Snapshot, image: Image) -> bool:
     if "direct-kernel" in (taken.format, image.format):
         return taken.pk == image.pk
     return (taken.slug, taken.firmware) == (image.slug, image.firmware)
-
-
-def out_of_reach(lease: Lease) -> frozenset[int]:
-    """The blocks whose hosts do not have the snapshot that it starts from, or no room for its disk."""
-    snapshot = lease.snapshot
-    if snapshot is None:
-        return frozenset()
-    blocks = Block.objects.filter(model=lease.flavor.model_id)
-    shares = blocks.filter(host__gpus__model=F("model")).annotate(share=Min("host__gpus__share_disk_gib"))
-    fits = shares.filter(
-        host__pool=snapshot.pool_id, share__gte=-(-snapshot.size_gib // lease.flavor.gpu_count)
-    )
-    return frozenset(blocks.exclude(pk__in=fits.values("pk")).values_list("pk", flat=True))
 
 
 def _leads(person: Person, snapshot: Snapshot) -> bool:

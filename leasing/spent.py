@@ -15,8 +15,10 @@ from django.db.models import (
     DurationField,
     ExpressionWrapper,
     F,
+    OuterRef,
     Q,
     QuerySet,
+    Subquery,
     Sum,
     Value,
     When,
@@ -24,7 +26,7 @@ from django.db.models import (
 from django.db.models.functions import Coalesce, Greatest, Least
 
 from leasing.limits import HOUR, MonthUse, exact_seconds, month_spans
-from leasing.models import Lease, LeaseTerm, Tenant, UsageSegment
+from leasing.models import Flavor, Lease, LeaseTerm, Tenant, UsageSegment
 from leasing.prepared import NOBODY, Prepared
 from leasing.states.lease import LeaseState
 
@@ -90,12 +92,23 @@ def _summed(
         starts_at__lt=end,
         ends_at__gt=begin,
     ).exclude(never_used | Q(**{state: LeaseState.OFFERED}))
-    flavor = (f"{to_lease}flavor__gpu_count", f"{to_lease}flavor__model_id")
-    priced = (*flavor, "own", "rate_per_hour", f"{to_lease}currency")
+    priced = ("own", "rate_per_hour", f"{to_lease}currency")
     summed = Sum(ExpressionWrapper(until - since, output_field=DurationField()))
     own = is_one(**{f"{to_lease}owner": person_id})
-    found: QuerySet[Any, Any] = rows.annotate(own=own).order_by().values_list(*priced).annotate(total=summed)
+    rows = rows.annotate(own=own).order_by()
+    found: QuerySet[Any, Any]
+    if to_lease:
+        flavor = (f"{to_lease}flavor__gpu_count", f"{to_lease}flavor__model_id")
+        found = rows.values_list(*flavor, *priced).annotate(total=summed)
+    else:
+        # Flavors are looked up for the few sums, not for each of the many rows.
+        facts = {name: Subquery(_FLAVOR.values(name)) for name in ("gpu_count", "model_id")}
+        sums = rows.values("flavor", *priced).annotate(total=summed)
+        found = sums.annotate(**facts).values_list(*facts, *priced, "total")
     return found
+
+
+_FLAVOR = Flavor.objects.filter(pk=OuterRef("flavor")).order_by()
 
 
 def _kept(*, tenant_id: UUID, person_id: UUID, begin: datetime, end: datetime) -> QuerySet[Any, Any]:

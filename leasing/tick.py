@@ -24,6 +24,7 @@ from leasing import (
     keeping,
     offering,
     outbox,
+    readiness,
     reading,
     reminders,
     snapshots,
@@ -91,7 +92,7 @@ def start_due(now: datetime) -> None:
         .select_related("flavor__model", "owner")
         .order_by("starts_at", "requested_at")
     )
-    spare = holds.models_with_spare(now=now)
+    spare = readiness.models_with_spare(now=now)
     _each_locked(due, lambda lease: _start(lease, spare=spare, now=now))
 
 
@@ -269,7 +270,7 @@ def _ready(lease: Lease, *, now: datetime) -> bool:
     return (
         len(held) == lease.flavor.gpu_count
         and all(hold.starts_at <= now for hold in held)
-        and all(holds.is_ready(hold.gpu, now=now) for hold in held)
+        and all(readiness.is_ready(hold.gpu, now=now) for hold in held)
     )
 
 

@@ -129,9 +129,12 @@ def ends_soon(lease: Lease, more: MoreTime, *, now: datetime) -> None:
         until = _local_time(more.pending_until, lease.owner)
         lines.append(filled(_("A later end waits for the host's word: %(until)s."), until=until))
     lines += [_offer_words(offer, lease.owner) for offer in more.offers]
+    until = _local_time(more.limit.until, lease.owner)
     if more.limit.taken:
-        until = _local_time(more.limit.until, lease.owner)
         lines.append(filled(_("Until %(until)s at most, then somebody else has it."), until=until))
+    if more.limit.home:
+        words = _("Until %(until)s at most, then another workstation has its home volume.")
+        lines.append(filled(words, until=until))
     if more.why_not_longer:
         lines.append(more.why_not_longer)
     if any(not offer.outside for offer in more.offers):

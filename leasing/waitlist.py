@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from django.db import transaction
@@ -27,16 +28,19 @@ from leasing.booking import (
     starts_now,
 )
 from leasing.errors import InvalidRequest, NotVisible, WrongState
+from leasing.extras import extras_of_entry
 from leasing.fair_share import shares_of
+from leasing.homes import check_offers, check_wish
 from leasing.limits import check_window
 from leasing.lines import Share, setback, times_fair
 from leasing.locking import lock_tenant_and_person, locked
 from leasing.membership.openness import require_open
-from leasing.models import Block, Flavor, Image, Lease, Person, Tenant, WaitlistEntry
+from leasing.models import Block, Flavor, Image, Lease, Person, Snapshot, Tenant, WaitlistEntry
 from leasing.openings.upkeep import give_up_kept
 from leasing.pricing import price_or_refuse
 from leasing.reasons import Reason, because
 from leasing.slots import find_start
+from leasing.snapshots_kept import check_start
 from leasing.states.lease import LeaseEvent, LeaseState
 from leasing.tidings import local_time
 from leasing.transactions import atomically
@@ -84,6 +88,8 @@ def join_waitlist(
     earliest: datetime | None = None,
     deadline: datetime,
     purpose: str = "",
+    with_home: bool = False,
+    snapshot: Snapshot | None = None,
     now: datetime,
 ) -> WaitlistEntry:
     """Wait for what cannot be had in time; no `earliest` means now. Raises InvalidRequest or WrongState."""
@@ -98,12 +104,15 @@ def join_waitlist(
         earliest_at=max(earliest or now, now),
         last_start_at=deadline - duration,
         purpose=purpose,
+        with_home=with_home,
+        snapshot=snapshot,
         joined_at=now,
     )
     check_window(entry.earliest_at, entry.earliest_at + duration, now=now)
     price_or_refuse(flavor, tenant, at=entry.earliest_at)
     _check_deadline(entry, now=now)
-    _check_size(flavor)
+    check_offers(entry)
+    _check_size(entry)
     return _join(actor, entry, now=now)
 
 
@@ -137,7 +146,9 @@ def decline_offer(*, actor: Actor, entry_id: UUID, now: datetime) -> WaitlistEnt
 
 def entries_of(person: Person) -> QuerySet[WaitlistEntry]:
     """One's own, in tenants where one still is a member; the latest first."""
-    entries = WaitlistEntry.objects.select_related("tenant", "flavor__model", "image", "owner")
+    entries = WaitlistEntry.objects.select_related(
+        "tenant", "flavor__model", "image", "owner", "snapshot__lease"
+    )
     return entries.filter(owner=person, tenant__in=policy.tenants_with_role(person, "member")).order_by(
         "-joined_at", "id"
     )
@@ -145,7 +156,8 @@ def entries_of(person: Person) -> QuerySet[WaitlistEntry]:
 
 def outlook(entry: WaitlistEntry, *, now: datetime) -> Outlook:
     """How it looks for an entry that waits. It tells nothing of others but how many come before."""
-    start = find_start(entry.flavor, entry.duration, earliest=entry.earliest_at, now=now)
+    extras = extras_of_entry(entry)
+    start = find_start(entry.flavor, entry.duration, earliest=entry.earliest_at, extras=extras, now=now)
     return Outlook(
         entry=entry,
         offer=_offers(entry).first(),
@@ -161,6 +173,7 @@ def _join(actor: Actor, entry: WaitlistEntry, *, now: datetime) -> WaitlistEntry
     tenant = locked(Tenant.objects.all()).get(pk=entry.tenant_id)
     person = locked(Person.objects.all()).get(pk=entry.owner_id)
     require_open(tenant)
+    check_start(entry)
     if WaitlistEntry.objects.filter(owner=person, closed_at=None).count() >= MOST_ENTRIES:
         raise WrongState(
             _("You are in line %(count)d times already.") % {"count": MOST_ENTRIES},
@@ -182,6 +195,7 @@ def _join(actor: Actor, entry: WaitlistEntry, *, now: datetime) -> WaitlistEntry
         earliest=entry.earliest_at,
         deadline=entry.deadline_at,
         rank=entry.rank_at,
+        **_extras_noted(entry),
     )
     transaction.on_commit(wake_control)
     return entry
@@ -224,6 +238,8 @@ def _claim(actor: Actor, entry_id: UUID, now: datetime) -> Lease:
     offer.tenant = tenant
     member_of(actor, tenant)
     check_offered(offer.flavor, offer.image)
+    check_wish(offer)
+    check_start(offer)
     metering.cut_terms(offer, max(offer.starts_at, now), offer.ends_at)
     terms = metering.terms(offer)
     verdict = check_limits(offer, terms, now=now)
@@ -254,6 +270,11 @@ def _decline(actor: Actor, entry_id: UUID, now: datetime) -> WaitlistEntry:
     offering.pass_on(offer, because("offer-declined"), actor=actor, now=now)
     transaction.on_commit(wake_control)
     return WaitlistEntry.objects.get(pk=entry_id)
+
+
+def _extras_noted(entry: WaitlistEntry) -> dict[str, Any]:
+    facts: dict[str, Any] = {"with_home": True} if entry.with_home else {}
+    return facts | ({"snapshot": str(entry.snapshot_id)} if entry.snapshot_id else {})
 
 
 def _let_pass(actor: Actor, entry_id: UUID, reason: Reason, *, now: datetime) -> None:
@@ -312,8 +333,16 @@ def _check_deadline(entry: WaitlistEntry, *, now: datetime) -> None:
         )
 
 
-def _check_size(flavor: Flavor) -> None:
-    if not Block.objects.filter(model=flavor.model_id, gpus__gte=flavor.gpu_count).exists():
+def _check_size(entry: WaitlistEntry) -> None:
+    flavor, reach = entry.flavor, extras_of_entry(entry).reach(entry.flavor)
+    blocks = Block.objects.filter(model=flavor.model_id, gpus__gte=flavor.gpu_count)
+    if reach is not None and blocks.exists() and not blocks.filter(pk__in=reach).exists():
+        raise InvalidRequest(
+            _("No host that it could be on has so many of these GPUs."),
+            hint=_("Choose a smaller workstation, or wait without your home volume or snapshot."),
+            field="flavor",
+        )
+    if not blocks.exists():
         raise InvalidRequest(
             _("No host has so many of these GPUs."),
             hint=_("Choose a smaller workstation."),
@@ -323,7 +352,12 @@ def _check_size(flavor: Flavor) -> None:
 
 def _check_nothing_fits(entry: WaitlistEntry, *, now: datetime) -> None:
     start = find_start(
-        entry.flavor, entry.duration, earliest=entry.earliest_at, deadline=entry.deadline_at, now=now
+        entry.flavor,
+        entry.duration,
+        earliest=entry.earliest_at,
+        deadline=entry.deadline_at,
+        extras=extras_of_entry(entry),
+        now=now,
     )
     if start is not None:
         raise InvalidRequest(

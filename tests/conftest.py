@@ -12,6 +12,16 @@ from django.db.backends.base.operations import BaseDatabaseOperations
 from pytest_django import Settings
 
 from tools import servers
+from tools.pace import slowness
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A slow machine has more time for each test."""
+    usual = float(config.getini("timeout"))
+    for item in items:
+        mark = item.get_closest_marker("timeout")
+        seconds = mark.args[0] if mark else usual
+        item.add_marker(pytest.mark.timeout(seconds * slowness()), append=False)
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--write-golden", action="store_true", help="Write the golden files anew instead of comparing"
     )
+    parser.addoption(
+        "--histories", type=int, metavar="N", help="Play so many random histories in each fault campaign"
+    )
+    parser.addoption(
+        "--first-seed", type=int, default=0, metavar="SEED", help="Begin the fault campaigns with this seed"
+    )
     parser.addoption("--pictures", metavar="FOLDER", help="Draw every page of the portal into this folder")
     parser.addoption(
         "--scrub-machine",

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from hosts.agent.disks import DiskError
 from hosts.agent.divisions import division_of
+from hosts.agent.home_steps import open_pool
 from hosts.agent.plans import gpu_lock, lease_lock, machine_locks
 from hosts.agent.records import MachineRecord
 from hosts.agent.rig import Rig
@@ -119,6 +121,10 @@ def _take_visit(rig: Rig, goal: OpenConsole | ReadHome) -> None:
     if isinstance(goal, ReadHome):
         if not rig.config.reads_homes:
             raise Refusal("This host has no system to read home volumes with.")
+        try:
+            open_pool(rig.config, goal.pool)
+        except DiskError as error:
+            raise Refusal(str(error)) from error
         return
     if _kept_machine(rig, goal.lease_id).state != "on":
         raise Refusal("The machine of this lease does not run.")

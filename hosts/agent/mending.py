@@ -36,6 +36,7 @@ from hosts.agent.network.ways import NetworkError
 from hosts.agent.orders import OrderRefused, order
 from hosts.agent.plans import gpu_lock
 from hosts.agent.proven import recall_proven, this_boot
+from hosts.agent.reading_desk import end_left_readings
 from hosts.agent.records import GpuRecord
 from hosts.agent.rig import Rig
 from hosts.agent.small_machine import remove_small_machine
@@ -59,9 +60,17 @@ def mend(rig: Rig, earlier: Sequence[Check] = ()) -> None:
     What was found `earlier` in the same round is told with it.
     """
     slices = (*earlier, *look_at_divisions(rig))
+    _end_left_readings(rig)
     seen = _look(rig)
     found = [_mend(rig, each) for each in differences(seen, _read(rig))]
     note_differences(rig, (*slices, *found, *_guard(rig)))
+
+
+def _end_left_readings(rig: Rig) -> None:
+    try:
+        end_left_readings(rig)
+    except (DiskError, HypervisorError):
+        log.exception("What was being read could not be let go")
 
 
 def _look(rig: Rig) -> Seen:

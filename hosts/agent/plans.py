@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
@@ -192,10 +192,11 @@ class Plans:
                 "UPDATE plan SET state = 'running' WHERE id = ? AND state = 'waiting'", plan_id
             )
 
-    def begin_step(self, plan_id: int) -> None:
-        """Count another run of the current step."""
+    def begin_step(self, plan_id: int) -> Plan:
+        """Count another run of the current step; the plan as it is then."""
         with self._journal.transaction():
-            self._journal.execute("UPDATE plan SET attempt = attempt + 1 WHERE id = ?", plan_id)
+            counted = "UPDATE plan SET attempt = attempt + 1 WHERE id = ? RETURNING *"
+            return _plan(self._journal.execute(counted, plan_id).fetchone())
 
     def note_progress(self, plan_id: int, done: int, total: int) -> None:
         """How much of the current step is done, in whatever it counts."""
@@ -241,6 +242,9 @@ class Plans:
             self._journal.execute("UPDATE plan SET progress = ? WHERE id = ?", progress, plan_id)
 
 
+_GOALS: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Goal)
+
+
 def _plan(row: sqlite3.Row) -> Plan:
     return Plan(
         plan_id=row["id"],
@@ -248,7 +252,7 @@ def _plan(row: sqlite3.Row) -> Plan:
         origin=Origin(row["subject"], row["generation"], row["command_id"] and UUID(row["command_id"])),
         lease_id=row["lease_id"] and UUID(row["lease_id"]),
         locks=frozenset(json.loads(row["locks"])),
-        goal=msgspec.json.decode(row["goal"], type=Goal),
+        goal=_GOALS.decode(row["goal"]),
         state=row["state"],
         step=row["step"],
         attempt=row["attempt"],

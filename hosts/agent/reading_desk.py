@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from contextlib import suppress
 
 import msgspec
@@ -23,9 +24,11 @@ from hosts.agent.reading_machine import (
     Volume,
     asked,
     listing_of,
+    machine_name,
     remove_reading_machines,
 )
 from hosts.agent.rig import Rig
+from hosts.agent.small_machine import remove_small_machine
 from hosts.agent.spool import Origin
 from hosts.protocol.homes import HomeRead, ReadHome
 from hosts.protocol.signing import ForgedMessage, unseal
@@ -34,6 +37,7 @@ log = logging.getLogger(__name__)
 
 DIAL_SECONDS = 10.0
 CLOSE_SECONDS = 2.0
+AGAIN_SECONDS = 5.0
 AT_ONCE = 4
 END = "end"
 # What may go wrong while something is read, in words for whoever wanted it.
@@ -54,7 +58,8 @@ class ReadingDesk:
         if not self._free.acquire(blocking=False):
             self._end(goal, origin, "The host is reading for others. Try again in a minute.")
             return
-        name = f"reading-{goal.reading_id}"
+        self._rig.readings.add(goal.reading_id)
+        name = machine_name(goal.reading_id)
         threading.Thread(target=self._run, args=(goal, origin), name=name, daemon=True).start()
 
     def _run(self, goal: ReadHome, origin: Origin) -> None:
@@ -67,6 +72,9 @@ class ReadingDesk:
         except (*_ON_THE_HOST, *_ON_THE_WAY) as error:
             reason = str(error)
         finally:
+            while not self._is_let_go(goal):
+                time.sleep(AGAIN_SECONDS)
+            self._rig.readings.discard(goal.reading_id)
             self._free.release()
             self._end(goal, origin, reason)
 
@@ -87,25 +95,34 @@ class ReadingDesk:
             with asked(room, volume, goal.wanted, goal.path) as answer:
                 _pass_on(goal, answer, gateway)
 
-    def _end(self, goal: ReadHome, origin: Origin, reason: str) -> None:
-        """The volume is free before the portal hears so."""
-        log.info("Reading %s ended: %s", goal.reading_id, reason or "all of it")
+    def _is_let_go(self, goal: ReadHome) -> bool:
+        """Nobody else may have the volume while its machine may still run."""
         try:
-            open_pool(self._rig.config, goal.pool).detach(goal.reading_id)
-        except (DiskError, OSError):
-            log.exception("The claim of reading %s was not given up", goal.reading_id)
-            return
+            remove_small_machine(self._rig.hypervisor, machine_name(goal.reading_id))
+            pool = open_pool(self._rig.config, goal.pool)
+            pool.check()
+            pool.detach(goal.reading_id)
+        except (DiskError, HypervisorError, OSError) as error:
+            log.warning("Reading %s keeps its volume for now: %s", goal.reading_id, error)
+            return False
+        return True
+
+    def _end(self, goal: ReadHome, origin: Origin, reason: str) -> None:
+        log.info("Reading %s ended: %s", goal.reading_id, reason or "all of it")
         self._rig.spool.add(HomeRead(reading_id=goal.reading_id, reason=reason[:2000]), origin)
 
 
-def end_readings(rig: Rig) -> None:
-    """No reading outlives the program: what an earlier one has left is removed, and reported as over."""
-    for name in remove_reading_machines(rig.hypervisor):
+def end_left_readings(rig: Rig) -> None:
+    """No reading outlives the program: what an earlier one has left is removed, and reported as over.
+
+    DiskError or HypervisorError if that cannot be done now.
+    """
+    for name in remove_reading_machines(rig.hypervisor, but=rig.readings):
         log.warning("Removed %s, which an earlier worker had started", name)
     if rig.config.home_pool is None:
         return
     pool = open_pool(rig.config, rig.config.home_pool.name)
-    for reading_id in pool.holders("reading"):
+    for reading_id in pool.holders("reading") - rig.readings:
         pool.detach(reading_id)
         over = HomeRead(reading_id=reading_id, reason="The host's worker was restarted.")
         with rig.journal.transaction():

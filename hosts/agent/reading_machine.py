@@ -3,7 +3,8 @@
 A file system that somebody else has written never meets this host's kernel. The machine may not write, has
 no network, and is gone when it has answered. It is asked in one line over virtio-serial, `nonce wanted path`,
 the path in base64. It answers with a line `nonce size state`, where the size is -1 if nobody knows it before;
-with what was asked for; and with a last line, `nonce done`, or what went wrong.
+with what was asked for; and with a last line, `nonce done`, or what went wrong. Then it waits until the host
+hangs up.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import socket
 import stat
 import threading
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,9 +90,9 @@ class Answer:
 
     def __init__(self, channel: socket.socket, nonce: str) -> None:
         self._said = channel.makefile("rb")
-        self._nonce = nonce.encode()
+        self._mark = f"\n{nonce} ".encode()
         words = self._line().split()
-        if len(words) != 3 or words[0] != self._nonce or words[2] not in (b"clean", b"unclean"):
+        if len(words) != 3 or words[0] != nonce.encode() or words[2] not in (b"clean", b"unclean"):
             raise ReadingFailed("The reading machine has ended without an answer.")
         size = int(words[1])
         self.size = None if size < 0 else size
@@ -100,21 +101,26 @@ class Answer:
     def chunks(self) -> Iterator[bytes]:
         """All that was asked for. ReadingFailed as soon as it is known that something is missing."""
         held, passed = b"", 0
-        while chunk := self._more():
-            held += chunk
+        while not self._has_last_line(held):
             if len(held) > LAST_BYTES:
                 passed += len(held) - LAST_BYTES
                 yield held[:-LAST_BYTES]
                 held = held[-LAST_BYTES:]
-        rest, found, last = held.rpartition(b"\n" + self._nonce + b" ")
-        if not found or not last.endswith(b"\n"):
-            raise ReadingFailed("The reading machine ended in the middle.")
+            chunk = self._more()
+            if not chunk:
+                raise ReadingFailed("The reading machine ended in the middle.")
+            held += chunk
+        rest, _found, last = held.rpartition(self._mark)
         if last != b"done\n":
             raise ReadingFailed(last.decode(errors="replace").strip())
         if self.size not in (None, passed + len(rest)):
             raise ReadingFailed("The file is not as long as it should be.")
         if rest:
             yield rest
+
+    def _has_last_line(self, held: bytes) -> bool:
+        """Nothing comes after it, but the machine waits until it was heard. No file can know the nonce."""
+        return held.endswith(b"\n") and self._mark in held[-LAST_BYTES:]
 
     def _line(self) -> bytes:
         try:
@@ -163,9 +169,9 @@ def listing_of(answer: Answer) -> Listing:
     return Listing(tuple(entries[:MOST_ENTRIES]), more, len(found) - len(named))
 
 
-def remove_reading_machines(host: MachineHost) -> list[str]:
-    """Those that an earlier worker has left; their names."""
-    left = [facts.name for facts in host.machines() if facts.reads is not None]
+def remove_reading_machines(host: MachineHost, *, but: Collection[UUID]) -> list[str]:
+    """Those of no reading that is going on; their names."""
+    left = [facts.name for facts in host.machines() if facts.reads is not None and facts.reads not in but]
     for name in left:
         remove_small_machine(host, name)
     return left

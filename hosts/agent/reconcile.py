@@ -9,13 +9,11 @@ from __future__ import annotations
 import logging
 
 from hosts.agent.bus import BusError
-from hosts.agent.disks import DiskError
 from hosts.agent.divisions import look_at_divisions
 from hosts.agent.inventory import take_inventory
 from hosts.agent.machines import HypervisorError, MachineFacts, MachineState
 from hosts.agent.mending import mend
 from hosts.agent.proven import begin_boot
-from hosts.agent.reading_desk import end_readings
 from hosts.agent.records import MachineRecord
 from hosts.agent.rig import Rig
 from hosts.agent.scrub_machine import remove_scrub_machines
@@ -30,7 +28,6 @@ def reconcile(rig: Rig, *, boot_id: str) -> None:
     begin_boot(rig, boot_id)
     _recover_bus(rig)
     _remove_scrub_machines(rig)
-    _end_readings(rig)
     slices = look_at_divisions(rig)
     with rig.journal.transaction():
         known_boot = rig.journal.recall("boot_id")
@@ -62,13 +59,6 @@ def _remove_scrub_machines(rig: Rig) -> None:
             log.warning("Removed %s, which an earlier worker had started", name)
     except HypervisorError:
         log.exception("A scrub machine could not be removed")
-
-
-def _end_readings(rig: Rig) -> None:
-    try:
-        end_readings(rig)
-    except (HypervisorError, DiskError):
-        log.exception("What was being read could not be let go")
 
 
 def _ours(rig: Rig) -> list[MachineFacts]:

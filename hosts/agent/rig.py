@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from hosts.agent.bus import PciBus
@@ -44,7 +44,10 @@ class Books:
 
 @dataclass(frozen=True)
 class Rig(Books):
-    """The host worker's parts. `close_consoles` ends every console of a lease before it returns."""
+    """The host worker's parts. `close_consoles` ends every console of a lease before it returns.
+
+    `readings` are those that are going on.
+    """
 
     bus: PciBus
     hypervisor: MachineHost
@@ -52,6 +55,7 @@ class Rig(Books):
     reader: Reader
     network: Network
     close_consoles: Callable[[UUID], None]
+    readings: set[UUID] = field(default_factory=set)
 
     def find_machine(self, lease_id: UUID) -> MachineFacts | None:
         """The lease's machine as the hypervisor knows it."""

@@ -50,8 +50,7 @@ class Runner:
         kind = self._kinds[plan.kind]
         step = kind.step(plan.step)
         try:
-            self._attempt(plan, kind, step)
-            return self._complete(plan, kind, step)
+            return self._complete(self._attempt(plan, kind, step), kind, step)
         except Overtaken as reason:
             self._end(plan, kind, step, "cancelled", reason)
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the plan has to end in the journal
@@ -75,27 +74,28 @@ class Runner:
             log.exception("What it means that plan %d failed cannot be written", plan.plan_id)
             self._end(current, kind, step, "failed", reason)
 
-    def _attempt(self, plan: Plan, kind: PlanKind, step: Step) -> None:
-        """Try the step as often as it allows. The last error goes to the caller."""
-        for remaining in reversed(range(step.attempts)):
+    def _attempt(self, plan: Plan, kind: PlanKind, step: Step) -> Plan:
+        """Try the step as often as it allows; the plan as it was in the last run, whose error is raised."""
+        remaining = step.attempts
+        while True:
+            remaining -= 1
             try:
-                self._try_once(plan, kind, step)
+                return self._try_once(plan, kind, step)
             except Exception as error:
                 if not remaining or is_final(error):
                     raise
-                self._report_step(plan, kind, step, "failed", str(error))
+                self._report_step(self._rig.plans.get(plan.plan_id), kind, step, "failed", str(error))
                 log.warning("%s:%s failed and is tried again: %s", kind.name, step.name, error)
-            else:
-                return
 
-    def _try_once(self, plan: Plan, kind: PlanKind, step: Step) -> None:
+    def _try_once(self, plan: Plan, kind: PlanKind, step: Step) -> Plan:
         with self._rig.journal.transaction():
-            self._rig.plans.begin_step(plan.plan_id)
-            self._report_step(plan, kind, step, "started")
+            begun = self._rig.plans.begin_step(plan.plan_id)
+            self._report_step(begun, kind, step, "started")
         log.info("%s:%s begins (plan %d)", kind.name, step.name, plan.plan_id)
         self._on_boundary(f"{kind.name}:{step.name}:before")
-        step.run(Job(self._rig.plans.get(plan.plan_id), self._rig))
+        step.run(Job(begun, self._rig))
         self._on_boundary(f"{kind.name}:{step.name}:after")
+        return begun
 
     def _complete(self, plan: Plan, kind: PlanKind, step: Step) -> bool:
         """Record that the step is done; with the last one, in the same transaction, what the plan means."""
@@ -121,13 +121,12 @@ class Runner:
     def _end(self, plan: Plan, kind: PlanKind, step: Step, state: PlanState, reason: Exception) -> None:
         with self._rig.journal.transaction():
             detail = str(reason) or type(reason).__name__
-            self._report_step(plan, kind, step, "failed", detail)
+            self._report_step(self._rig.plans.get(plan.plan_id), kind, step, "failed", detail)
             self._rig.plans.set_state(plan.plan_id, state, failure=detail[:2000])
 
     def _report_step(
         self, plan: Plan, kind: PlanKind, step: Step, state: StepState, detail: str = ""
     ) -> None:
-        attempt = self._rig.plans.get(plan.plan_id).attempt
         event = StepReport(
             lease_id=plan.lease_id,
             gpu_id=plan.goal.gpu.gpu_id if isinstance(plan.goal, Intake | Divide | Undivide) else None,
@@ -136,7 +135,7 @@ class Runner:
             index=kind.steps.index(step) + 1,
             total=len(kind.steps),
             state=state,
-            attempt=attempt,
+            attempt=plan.attempt,
             detail=detail[:2000],
         )
         self._rig.spool.add(event, plan.origin)

@@ -73,7 +73,9 @@ V = TypeVar("V", Command, Report)
 
 
 def _as_of(value: Any, protocol: int) -> Any:
-    """The value without what came after that version."""
+    """The value without what came after that version; all of it in the newest."""
+    if protocol == PROTOCOL:
+        return value
     if isinstance(value, tuple):
         return [_as_of(each, protocol) for each in value]
     if not isinstance(value, Message):

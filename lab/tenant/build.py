@@ -7,7 +7,7 @@ Run as `python -m lab.tenant.build OUTDIR`.
 from __future__ import annotations
 
 import argparse
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from appliance import debian, initramfs, kernel_image
@@ -47,26 +47,17 @@ def build_tenant(outdir: Path, *, cache: Path = DEFAULT_CACHE) -> Path:
     """Writes vmlinux, initrd.img and manifest.json to `outdir`, unless they are there already, made from the
     same. Returns the manifest's path; the manifest's own digest stands for the whole image.
     """
-    kernel = debian.kernel_package()
-    debs = debian.fetch_all([kernel, "busybox-static", "qemu-guest-agent", *LIBRARIES], cache)
-    debs["kernel"] = debs.pop(kernel)
-    recipe = kernel_image.digest_of(*map(Path, (__file__, debian.__file__, initramfs.__file__)), INIT)
-    made_from = {role: deb.name for role, deb in debs.items()} | {"recipe": recipe}
-    if kernel_image.is_current(outdir, made_from):
-        return outdir / kernel_image.MANIFEST
-    with tempfile.TemporaryDirectory() as scratch:
-        roots = {role: debian.unpack(deb, Path(scratch) / role) for role, deb in debs.items()}
-        image = next(roots["kernel"].glob("boot/vmlinuz-*")).read_bytes()
-        return kernel_image.write_image(
-            outdir,
-            kernel=debian.uncompressed(image),
-            initrd=initramfs.pack(contents(roots)),
-            cmdline=CMDLINE,
-            made_from=made_from,
-        )
+    return kernel_image.build_image(
+        outdir,
+        packages=["busybox-static", "qemu-guest-agent", *LIBRARIES],
+        recipe=[__file__, str(INIT)],
+        contents=contents,
+        cmdline=CMDLINE,
+        cache=cache,
+    )
 
 
-def contents(roots: dict[str, Path]) -> dict[str, initramfs.Entry]:
+def contents(roots: Mapping[str, Path]) -> dict[str, initramfs.Entry]:
     """Everything in the initramfs, from the unpacked packages."""
     entries = {
         "bin": initramfs.directory(),

@@ -8,7 +8,7 @@ from typing import Any
 
 from leasing.actors import Actor
 from leasing.models import AuditEntry, Person, Tenant
-from leasing.prepared import insert
+from leasing.prepared import Change, insert, inserting_row
 
 SPARINGLY_PER_MINUTE = 30
 
@@ -33,6 +33,39 @@ def record(
 
     `behalf` is whose it is that somebody else has acted on.
     """
+    entry = _entry(
+        action=action,
+        actor=actor,
+        subject=subject,
+        now=now,
+        tenant=tenant,
+        effective_at=effective_at,
+        behalf=behalf,
+        detail=detail,
+    )
+    return insert(entry)
+
+
+def recording(
+    *, action: str, actor: Actor, subject: str, now: datetime, tenant: Tenant, **detail: Any
+) -> Change:
+    """The same, to be done together with what it tells of."""
+    return inserting_row(
+        _entry(action=action, actor=actor, subject=subject, now=now, tenant=tenant, detail=detail)
+    )
+
+
+def _entry(
+    *,
+    action: str,
+    actor: Actor,
+    subject: str,
+    now: datetime,
+    tenant: Tenant | None,
+    detail: dict[str, Any],
+    effective_at: datetime | None = None,
+    behalf: Person | None = None,
+) -> AuditEntry:
     others = behalf is not None and (actor.person is None or behalf.pk != actor.person.pk)
     text = canonical(
         {
@@ -48,10 +81,9 @@ def record(
             "tenant": tenant.slug if tenant else None,
         }
     )
-    entry = AuditEntry(
+    return AuditEntry(
         recorded_at=now, action=action, actor=actor.name, subject=subject, tenant=tenant, text=text
     )
-    return insert(entry)
 
 
 def record_sparingly(*, action: str, actor: Actor, subject: str, now: datetime, **detail: Any) -> None:

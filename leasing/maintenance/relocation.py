@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from leasing.holds import pick_gpus, pool_of, window
-from leasing.homes import elsewhere
+from leasing.holds import pick_gpus, pool_for, pool_of, window
 from leasing.models import Block, Closure, Flavor, Lease
 from leasing.openings.search import tightest_block
 from leasing.openings.spans import Span, micros
@@ -85,14 +84,11 @@ class Board:
     def find(self, lease: Lease, *, now: datetime) -> Move | None:
         """Where a booking of it would be placed. Blocks that have to be looked into come onto the board."""
         starts_at, ends_at = window(lease.flavor, lease.starts_at, lease.ends_at, now=now)
-        span, pool = span_of(starts_at, ends_at), pool_of(lease.flavor)
-        if lease.bound_to_id is not None:
-            return self._find_bound(lease, span, now)
-        unfit = elsewhere(lease)
-        shown = self.blocks.keys() - unfit
+        span, pool = span_of(starts_at, ends_at), pool_for(lease)
+        shown = self.blocks.keys() if pool.within is None else self.blocks.keys() & pool.within
         found = [one for pk in sorted(shown) if (one := self._rank(pk, lease, span, now)) is not None]
         # The tightest of those that are not on the board yet; if nothing of it is ready, also the others.
-        while (pk := tightest_block(pool, *span, without=unfit | self.blocks.keys())) is not None:
+        while (pk := tightest_block(pool, *span, without=self.blocks.keys())) is not None:
             self.show(Block.objects.filter(pk=pk))
             ranked = self._rank(pk, lease, span, now)
             found += [ranked] if ranked is not None else []
@@ -101,18 +97,6 @@ class Board:
         if not found:
             return None
         _unready, _width, block_id, gpu_ids = min(found)
-        return Move(lease, block_id, gpu_ids, starts_at, ends_at)
-
-    def _find_bound(self, lease: Lease, span: Span, now: datetime) -> Move | None:
-        """On other GPUs of the only host that can serve it."""
-        only = Block.objects.filter(host=lease.bound_to_id, model=lease.flavor.model_id)
-        self.show(only.exclude(pk__in=self.blocks))
-        ranked = [self._rank(pk, lease, span, now) for pk in only.values_list("pk", flat=True)]
-        found = [one for one in ranked if one is not None]
-        if not found:
-            return None
-        _unready, _width, block_id, gpu_ids = min(found)
-        starts_at, ends_at = window(lease.flavor, lease.starts_at, lease.ends_at, now=now)
         return Move(lease, block_id, gpu_ids, starts_at, ends_at)
 
     def _rank(

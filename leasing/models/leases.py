@@ -98,9 +98,23 @@ class Lease(models.Model):
             models.Index(fields=["state", "ends_at"], name="leasing_lease_due_to_end"),
             models.Index(fields=["tenant", "-starts_at"], name="leasing_lease_of_tenant"),
             models.Index(fields=["owner", "-starts_at"], name="leasing_lease_of_owner"),
-            # What a limit counts ends after a time and starts before another: the index knows both, and no
-            # row is fetched in vain.
-            models.Index(fields=["tenant", "ends_at", "starts_at"], name="leasing_lease_of_tenant_until"),
+            # What a limit counts ends after a time and starts before another: the index knows both, and what
+            # leasing.spent sums, so that no row is fetched for it.
+            models.Index(
+                fields=["tenant", "ends_at", "starts_at"],
+                include=[
+                    "id",
+                    "owner",
+                    "flavor",
+                    "state",
+                    "active_at",
+                    "stopped_at",
+                    "varied",
+                    "rate_per_hour",
+                    "currency",
+                ],
+                name="leasing_lease_of_tenant_until",
+            ),
             # A lease that is booked has neither yet.
             models.Index(fields=["host"], condition=Q(host__isnull=False), name="leasing_lease_on_host"),
             models.Index(

@@ -12,11 +12,13 @@ from django.utils.translation import gettext_lazy as _
 from hosts.models import Gpu
 from leasing.models.catalogue import Flavor, Image
 from leasing.models.people import Person, Tenant
+from leasing.models.snapshots import Snapshot
 from leasing.reasons import ReasonField
 
 
 class WaitlistEntry(models.Model):
-    """A person waits for a flavor, `duration` long, not before `earliest_at`, begun by `last_start_at`.
+    """A person waits for a flavor, `duration` long, not before `earliest_at`, begun by `last_start_at`, with
+    their home volume or from a snapshot if they say so.
 
     `rank_at` is its place in the line for the GPU model and never changes (leasing.lines). `fresh` means that
     what is free is still to be looked at for it. `passes` counts offers that its owner let pass. GPUs may be
@@ -39,6 +41,8 @@ class WaitlistEntry(models.Model):
     earliest_at = models.DateTimeField()
     last_start_at = models.DateTimeField()
     purpose = models.CharField(max_length=500, blank=True)
+    with_home = models.BooleanField(default=False)
+    snapshot = models.ForeignKey(Snapshot, models.PROTECT, null=True, related_name="+", db_index=False)
     joined_at = models.DateTimeField()
     rank_at = models.DateTimeField()
     fresh = models.BooleanField(default=True)

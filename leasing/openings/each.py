@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-from leasing.openings.search import BLOCKS, LONGEST, Pool, Scope, covering
+from leasing.openings.search import BLOCKS, LONGEST, Pool, Scope, covering, width
 from leasing.openings.spans import UNENDING, classes_from
 from leasing.statements import ask
 
@@ -53,7 +53,7 @@ def _statement(count: int) -> str:
         f"({number}, %(model)s, %(scope)s, {', '.join(f'%({name}{number})s' for name in _COLUMNS)})"
         for number in range(count)
     )
-    probes = f"SELECT 1 FROM scopes s CROSS JOIN {_CLASSES} WHERE {covering('t.gpus - 1')} IS NOT NULL"
+    probes = f"SELECT 1 FROM scopes s CROSS JOIN {_CLASSES} WHERE {covering('t.next')} IS NOT NULL"
     classes = ", ".join(f"CAST({name} AS integer) AS {name}" for name in _COLUMNS[2:])
     of_model = f"{BLOCKS} WHERE model_id = %(model)s"
     return f"""WITH RECURSIVE
@@ -68,10 +68,10 @@ def _statement(count: int) -> str:
         UNION ALL SELECT {Scope.ONLY_NODE:d} WHERE EXISTS (SELECT 1 FROM {of_model} AND nodes <= 1)
     ),
     kinds(shift, part, step) AS (VALUES {_KINDS}),
-    tried(n, gpus, found) AS (
-        SELECT n, (SELECT max(gpus) + 1 FROM {of_model}), 1 = 0 FROM asked
+    tried(n, gpus, found, next) AS (
+        SELECT n, 0, 1 = 0, {width("max")} FROM asked a
         UNION ALL
-        SELECT t.n, t.gpus - 1, EXISTS ({probes})
-        FROM tried t JOIN asked a ON a.n = t.n WHERE NOT t.found AND t.gpus > %(count)s
+        SELECT t.n, t.next, EXISTS ({probes}), {width("max", "AND gpus < t.next")}
+        FROM tried t JOIN asked a ON a.n = t.n WHERE NOT t.found AND t.next >= %(count)s
     )
     SELECT n, max(CASE WHEN found THEN gpus ELSE 0 END) FROM tried GROUP BY n"""

@@ -34,20 +34,31 @@ class Scope(IntEnum):
 
 @dataclass(frozen=True)
 class Pool:
-    """Where to look: at least `count` GPUs of a model on one host, or on one NUMA node of it."""
+    """Where to look: at least `count` GPUs of a model on one host, or on one NUMA node of it.
+
+    `within` are the only blocks that serve; None: any block of the model.
+    """
 
     model_id: int
     count: int
     one_node: bool = False
+    within: frozenset[int] | None = None
 
     @property
     def scopes(self) -> tuple[Scope, Scope]:
         return (Scope.ONE_OF_SEVERAL if self.one_node else Scope.SEVERAL_NODES, Scope.ONLY_NODE)
 
+    @property
+    def bounds(self) -> str:
+        """A condition for openings: that they are of a block that serves."""
+        if self.within is None:
+            return ""
+        return f"AND block_id IN ({', '.join(map(str, sorted(self.within))) or 0})"
+
 
 def is_open(pool: Pool, starts: int, ends: int) -> bool:
     """Whether GPUs of the pool are free throughout `[starts, ends)`."""
-    return bool(_answer(_IS_OPEN, _values(pool, starts, ends)))
+    return bool(_answer(_is_open(pool.bounds), _values(pool, starts, ends)))
 
 
 def first_start(pool: Pool, starts: int, ends: int, *, length: int) -> int | None:
@@ -55,12 +66,12 @@ def first_start(pool: Pool, starts: int, ends: int, *, length: int) -> int | Non
 
     Otherwise when the first opening begins, later than that, that lasts for `length`, which is not shorter.
     """
-    return _answer(_FIRST_START, _values(pool, starts, ends, length))
+    return _answer(_first_start(pool.bounds), _values(pool, starts, ends, length))
 
 
 def latest_end(pool: Pool, starts: int) -> int | None:
     """How long GPUs of the pool that are free at `starts` stay free together, at most."""
-    return _answer(_LATEST_END, _values(pool, starts, starts))
+    return _answer(_latest_end(pool.bounds), _values(pool, starts, starts))
 
 
 def longest_open(pool: Pool, starts: int, ends: int) -> list[Span]:
@@ -68,7 +79,7 @@ def longest_open(pool: Pool, starts: int, ends: int) -> list[Span]:
 
     What was open before counts from `starts` on. This one does look through all openings of the model.
     """
-    return [Span(*row) for row in ask(_LONGEST_OPEN, _values(pool, starts, ends))]
+    return [Span(*row) for row in ask(_longest_open(pool.bounds), _values(pool, starts, ends))]
 
 
 def tightest_block(pool: Pool, starts: int, ends: int, *, without: Collection[int] = ()) -> int | None:
@@ -84,7 +95,7 @@ def lock_tightest_block(pool: Pool, starts: int, ends: int, *, without: Collecti
 
     What was free when it was found may be taken once it is locked.
     """
-    statement, values = _tightest_but(without)
+    statement, values = _tightest_but(pool, without)
     wanted = f"{_A_BLOCK} b.id = ({_FOUND}) {lock_of('b', skip_locked=True)}"
     found = ask_rows(Block, f"{statement} {wanted}", {**_values(pool, starts, ends), **values})
     return found[0] if found else _lock_as_tight(pool, starts, ends, without)
@@ -111,18 +122,19 @@ def _tightest_and_gpus(
     pool: Pool, starts: int, ends: int, without: Collection[int]
 ) -> tuple[int | None, int | None]:
     """Its id, and how many GPUs its opening has."""
-    statement, values = _tightest_but(without)
+    statement, values = _tightest_but(pool, without)
     rows: list[tuple[int | None, int | None]] = ask(
         f"{statement} {_FOUND_GPUS}", {**_values(pool, starts, ends), **values}
     )
     return rows[0]
 
 
-def _tightest_but(without: Collection[int]) -> tuple[str, dict[str, int]]:
+def _tightest_but(pool: Pool, without: Collection[int]) -> tuple[str, dict[str, int]]:
     """The statement, and the blocks to leave out that it is given; only further ones are in its text."""
     first, more = sorted(without)[:_LEFT_OUT], sorted(without)[_LEFT_OUT:]
     first += [0] * (_LEFT_OUT - len(first))
-    return _tightest(tuple(more)), {f"other{number}": block_id for number, block_id in enumerate(first)}
+    values = {f"other{number}": block_id for number, block_id in enumerate(first)}
+    return _tightest(pool.bounds, tuple(more)), values
 
 
 def _answer(statement: str, values: dict[str, int]) -> int | None:
@@ -159,15 +171,25 @@ asked(
         CAST(%(middles)s AS integer), CAST(%(coarse)s AS integer), CAST(%(coarses)s AS integer)
 )"""
 _BLOCKS_OF_MODEL = f"{BLOCKS} WHERE model_id = (SELECT model_id FROM asked)"
-_WIDTHS = f"""
-widths(gpus) AS (
-    SELECT count FROM asked
-    UNION ALL SELECT gpus + 1 FROM widths WHERE gpus < (SELECT max(gpus) FROM {_BLOCKS_OF_MODEL})
-)"""
 _SCOPES = f"""
 scopes(scope) AS (
     SELECT scope FROM asked WHERE EXISTS (SELECT 1 FROM {_BLOCKS_OF_MODEL} AND nodes > 1)
     UNION ALL SELECT {Scope.ONLY_NODE:d} WHERE EXISTS (SELECT 1 FROM {_BLOCKS_OF_MODEL} AND nodes <= 1)
+)"""
+
+
+def width(which: str, bound: str = "") -> str:
+    """The least (`min`) or greatest (`max`) number of GPUs in a bound of an opening for `a`, or NULL."""
+    of_scope = f"SELECT {which}(gpus) FROM {TABLE} WHERE model_id = a.model_id AND scope = s.scope {bound}"
+    return f"(SELECT {which}(({of_scope})) FROM scopes s)"
+
+
+# The numbers of GPUs that openings have: in an empty fleet all have as many, and others need not be tried.
+_WIDTHS = f"""
+widths(gpus) AS (
+    SELECT {width("min", "AND gpus >= a.count")} FROM asked a
+    UNION ALL
+    SELECT {width("min", "AND gpus > w.gpus")} FROM widths w CROSS JOIN asked a WHERE w.gpus IS NOT NULL
 )"""
 LONGEST = f"""CASE WHEN shift < 0 OR (number + 1) << shift > {LAST_BOUNDED} THEN {FOREVER}
         ELSE CAST((number + 1) << shift AS bigint) * {QUARTER} END"""
@@ -188,12 +210,12 @@ classes(shift, number, longest) AS (
 _WHERE = f"WITH RECURSIVE {_ASKED}, {_SCOPES}, {_CLASSES}"
 
 
-def _probe(what: str, held: str, *, gpus: str = "w.gpus", unbegun: str = "") -> str:
+def _probe(what: str, held: str, *, others: str, gpus: str = "w.gpus", unbegun: str = "") -> str:
     """What one row of a class `c` says, of openings with so many GPUs in a scope `s`.
 
-    `held` and, for those that never began, `unbegun` say which row it is.
+    `held` and, for those that never began, `unbegun` say which row it is; `others` leaves some out.
     """
-    openings = f"{TABLE} WHERE model_id = a.model_id AND scope = s.scope AND gpus = {gpus}"
+    openings = f"{TABLE} WHERE model_id = a.model_id AND scope = s.scope AND gpus = {gpus} {others}"
     fine, middle, coarse = (
         f"(SELECT {what} FROM {openings} AND {column} = c.number {held})"
         for column in ("fine", "middle", "coarse")
@@ -209,33 +231,52 @@ def covering(gpus: str = "w.gpus", others: str = "") -> str:
     return _probe(
         "block_id",
         "AND starts <= a.starts AND starts > a.ends - c.longest AND ends >= a.ends"
-        f" {others} ORDER BY starts DESC LIMIT 1",
+        " ORDER BY starts DESC LIMIT 1",
+        others=others,
         gpus=gpus,
-        unbegun=f"AND ends >= a.ends {others} ORDER BY ends DESC LIMIT 1",
+        unbegun="AND ends >= a.ends ORDER BY ends DESC LIMIT 1",
     )
 
 
 _EACH = "FROM asked a CROSS JOIN widths w CROSS JOIN scopes s CROSS JOIN classes c"
-_COVERED = f"EXISTS (SELECT 1 {_EACH} WHERE {covering()} IS NOT NULL)"
-_NEXT = _probe("starts", "AND starts > a.starts AND ends - starts >= a.length ORDER BY starts LIMIT 1")
-_LASTING = _probe(
-    "max(ends)",
-    "AND starts <= a.starts AND starts > a.starts - c.longest AND ends > a.starts",
-    unbegun="AND ends > a.starts",
-)
 
-_IS_OPEN = f"{_WHERE}, {_WIDTHS} SELECT {_COVERED}"
-_FIRST_START = (
-    f"{_WHERE}, {_WIDTHS} SELECT CASE WHEN {_COVERED} THEN starts ELSE (SELECT min({_NEXT}) {_EACH}) END"
-    " FROM asked"
-)
-_LATEST_END = f"{_WHERE}, {_WIDTHS} SELECT max({_LASTING}) {_EACH}"
-_LONGEST_OPEN = f"""WITH RECURSIVE {_ASKED}, {_SCOPES}, {_WIDTHS},
+
+def _covered(bounds: str) -> str:
+    return f"EXISTS (SELECT 1 {_EACH} WHERE {covering(others=bounds)} IS NOT NULL)"
+
+
+@lru_cache(maxsize=16)
+def _is_open(bounds: str) -> str:
+    return f"{_WHERE}, {_WIDTHS} SELECT {_covered(bounds)}"
+
+
+@lru_cache(maxsize=16)
+def _first_start(bounds: str) -> str:
+    held = "AND starts > a.starts AND ends - starts >= a.length ORDER BY starts LIMIT 1"
+    following = f"SELECT min({_probe('starts', held, others=bounds)}) {_EACH}"
+    found = f"CASE WHEN {_covered(bounds)} THEN starts ELSE ({following}) END"
+    return f"{_WHERE}, {_WIDTHS} SELECT {found} FROM asked"
+
+
+@lru_cache(maxsize=16)
+def _latest_end(bounds: str) -> str:
+    lasting = _probe(
+        "max(ends)",
+        "AND starts <= a.starts AND starts > a.starts - c.longest AND ends > a.starts",
+        others=bounds,
+        unbegun="AND ends > a.starts",
+    )
+    return f"{_WHERE}, {_WIDTHS} SELECT max({lasting}) {_EACH}"
+
+
+@lru_cache(maxsize=16)
+def _longest_open(bounds: str) -> str:
+    return f"""WITH RECURSIVE {_ASKED}, {_SCOPES}, {_WIDTHS},
     touching(starts, ends) AS (
         SELECT CASE WHEN o.starts > a.starts THEN o.starts ELSE a.starts END, o.ends
         FROM asked a CROSS JOIN widths w CROSS JOIN scopes s JOIN {TABLE} o
             ON o.model_id = a.model_id AND o.scope = s.scope AND o.gpus = w.gpus
-        WHERE o.starts < a.ends AND o.ends > a.starts
+        WHERE o.starts < a.ends AND o.ends > a.starts {bounds}
     ),
     reached(starts, ends, sooner) AS (
         SELECT starts, ends, max(ends) OVER (
@@ -256,16 +297,16 @@ _OTHERS = 3
 
 
 @lru_cache(maxsize=16)
-def _tightest(without: tuple[int, ...]) -> str:
+def _tightest(bounds: str, without: tuple[int, ...]) -> str:
     """One number of GPUs after the other is tried, until a block is found."""
     given = [f"%(other{number})s" for number in range(_LEFT_OUT)]
-    others = f"AND block_id NOT IN ({', '.join([*given, *map(str, without)])})"
-    probes = f"SELECT {covering('t.gpus + 1', others)} AS found FROM scopes s CROSS JOIN classes c"
+    others = f"{bounds} AND block_id NOT IN ({', '.join([*given, *map(str, without)])})"
+    probes = f"SELECT {covering('t.next', others)} AS found FROM scopes s CROSS JOIN classes c"
     return f"""{_WHERE},
-    tried(gpus, block_id) AS (
-        SELECT count - 1, CAST(NULL AS bigint) FROM asked
+    tried(gpus, block_id, next) AS (
+        SELECT 0, CAST(NULL AS bigint), {width("min", "AND gpus >= a.count")} FROM asked a
         UNION ALL
-        SELECT t.gpus + 1, (SELECT found FROM ({probes}) AS probed WHERE found IS NOT NULL LIMIT 1)
-        FROM tried t CROSS JOIN asked a
-        WHERE t.block_id IS NULL AND t.gpus < (SELECT max(gpus) FROM {_BLOCKS_OF_MODEL})
+        SELECT t.next, (SELECT found FROM ({probes}) AS probed WHERE found IS NOT NULL LIMIT 1),
+            {width("min", "AND gpus > t.next")}
+        FROM tried t CROSS JOIN asked a WHERE t.block_id IS NULL AND t.next IS NOT NULL
     )"""

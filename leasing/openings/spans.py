@@ -31,6 +31,14 @@ class Span(NamedTuple):
     ends: int
 
 
+def first_beside(spans: Iterable[Span], start: int, length: int) -> int:
+    """The first start, from this one on, of a span of this length that overlaps none of them."""
+    for span in sorted(spans):
+        if start < span.ends and start + length > span.starts:
+            start = span.ends
+    return start
+
+
 class Open(NamedTuple):
     """`gpus` GPUs are free together in `[starts, ends)`."""
 

@@ -7,10 +7,11 @@ the other has not committed yet.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import NamedTuple
+from itertools import chain
+from typing import NamedTuple, TypeVar
 from uuid import UUID
 
 from django.db import transaction
@@ -33,17 +34,20 @@ from leasing.openings.spans import (
     openings,
     touching,
 )
-from leasing.prepared import cursor_of, insert_rows, this_connection
+from leasing.prepared import Change, change
 from leasing.statements import Columns, ask, fields_of
 from leasing.states.gpu import BOOKABLE
 
 _COLUMNS = ("block_id", "model_id", "scope", "gpus", "starts", "ends", "fine", "middle", "coarse")
+# Said, because a column of nothing but nulls has no type.
+_NUMBERS = ", ".join(f"CAST(column{number} AS bigint)" for number, _name in enumerate(_COLUMNS, 1))
 _HOLDS = Hold._meta.db_table
 # As far as the database's moments go.
 LAST = datetime.max.replace(tzinfo=UTC)
 
 
 ScopedOpening = tuple[Scope, Open]
+R = TypeVar("R")
 
 
 class BlockGpu(NamedTuple):
@@ -168,15 +172,21 @@ def _near(span: Span, region: Span) -> Span:
 
 # GPUs with their holds, from the last that begins before a region to the first that begins after it, and the
 # closures of their host. Holds of a GPU do not overlap: no earlier one touches the region, and no later one.
+# Both ends are found once a GPU: a plan made for an empty table would look for them again at each hold.
 _READ = f"""
-SELECT g.id, g.address, g.numa_node, g.state, h.last_seen_at, k.starts_at, k.ends_at
-FROM {Gpu._meta.db_table} g JOIN {Host._meta.db_table} h ON h.id = g.host_id
-LEFT JOIN {_HOLDS} k ON k.gpu_id = g.id
-    AND k.starts_at >= COALESCE(
-        (SELECT max(starts_at) FROM {_HOLDS} WHERE gpu_id = g.id AND starts_at < %(begin)s), %(begin)s)
-    AND k.starts_at <= COALESCE(
-        (SELECT min(starts_at) FROM {_HOLDS} WHERE gpu_id = g.id AND starts_at > %(end)s), %(end)s)
-WHERE g.host_id = %(host)s AND g.model_id = %(model)s
+WITH gpus AS MATERIALIZED (
+    SELECT g.id, g.address, g.numa_node, g.state, h.last_seen_at,
+        COALESCE(
+            (SELECT max(starts_at) FROM {_HOLDS} WHERE gpu_id = g.id AND starts_at < %(begin)s), %(begin)s
+        ) AS first,
+        COALESCE(
+            (SELECT min(starts_at) FROM {_HOLDS} WHERE gpu_id = g.id AND starts_at > %(end)s), %(end)s
+        ) AS last
+    FROM {Gpu._meta.db_table} g JOIN {Host._meta.db_table} h ON h.id = g.host_id
+    WHERE g.host_id = %(host)s AND g.model_id = %(model)s
+)
+SELECT g.id, g.address, g.numa_node, g.state, g.last_seen_at, k.starts_at, k.ends_at
+FROM gpus g LEFT JOIN {_HOLDS} k ON k.gpu_id = g.id AND k.starts_at >= g.first AND k.starts_at <= g.last
 UNION ALL
 SELECT c.gpu_id, NULL, NULL, NULL, NULL, c.starts_at, c.ends_at
 FROM {Closure._meta.db_table} c WHERE c.host_id = %(host)s"""
@@ -189,50 +199,63 @@ _READ_COLUMNS = Columns(
 
 def write(block: Block, times: list[GpuTime], region: Span) -> None:
     """Replace the openings that touch the region."""
-    cursor_of(this_connection()).execute(
-        f"DELETE FROM {TABLE} WHERE block_id = %s AND starts <= %s AND ends >= %s",
-        [block.pk, region.ends, region.starts],
-    )
-    _insert(block, openings_of(times, region))
+    touching_it = f"DELETE FROM {TABLE} WHERE block_id = %s AND starts <= %s AND ends >= %s"
+    change((touching_it, [block.pk, region.ends, region.starts]))
+    for insertion in _inserting(block, openings_of(times, region)):
+        change(insertion)
 
 
-def write_taken(block: Block, times: list[GpuTime], taken: Collection[GpuTime], span: Span) -> None:
+def write_taken(
+    block: Block,
+    times: list[GpuTime],
+    taken: Collection[GpuTime],
+    span: Span,
+    *,
+    holding: Sequence[Change],
+) -> None:
     """The GPUs `taken` of a block, which is as it was read, are busy in a span: replace what that changes.
 
-    Most openings around a lease stay as they are.
+    Most openings around a lease stay as they are. `holding` writes the holds themselves, at once with it.
     """
     before = set(openings_of(times, span))
     for time in taken:
         time.busy.append(span)
     after = set(openings_of(times, span))
-    if _delete(block, before - after) == len(before - after):
-        _insert(block, after - before)
-    else:
+    gone, new = before - after, after - before
+    changed = change(*holding, *_deleting(block, gone), *_inserting(block, new))
+    if gone and changed[len(holding)] != len(gone):
         write(block, times, span)
 
 
-def _delete(block: Block, gone: Collection[ScopedOpening]) -> int:
-    """How many of them there were. Repeats the last, so that the database has few statements to plan."""
-    if not gone:
-        return 0
-    rows = [(int(scope), *found) for scope, found in gone]
-    rows += rows[-1:] * (-len(rows) % 8)
-    marks = ", ".join(["(%s, %s, %s, %s)"] * len(rows))
-    cursor = cursor_of(this_connection())
-    cursor.execute(
-        f"DELETE FROM {TABLE} WHERE block_id = %s AND (scope, starts, ends, gpus) IN (VALUES {marks})",
-        [block.pk, *(value for row in rows for value in row)],
-    )
-    return int(cursor.rowcount)
+def _deleting(block: Block, gone: Collection[ScopedOpening]) -> Iterator[Change]:
+    rows = [(int(scope), *found) for scope, found in sorted(gone)]
+    if rows:
+        filled = _filled(rows)
+        marks = ", ".join(["(%s, %s, %s, %s)"] * len(filled))
+        yield (
+            f"DELETE FROM {TABLE} WHERE block_id = %s AND (scope, starts, ends, gpus) IN (VALUES {marks})",
+            [block.pk, *chain.from_iterable(filled)],
+        )
 
 
-def _insert(block: Block, found: Iterable[ScopedOpening]) -> None:
+def _inserting(block: Block, found: Iterable[ScopedOpening]) -> Iterator[Change]:
     rows = [
         (block.pk, block.model_id, int(scope), gpus, starts, ends, *length_classes(starts, ends))
-        for scope, (starts, ends, gpus) in found
+        for scope, (starts, ends, gpus) in sorted(found)
     ]
     if rows:
-        insert_rows(Opening, _COLUMNS, rows)
+        filled = _filled(rows)
+        marks = ", ".join([f"({', '.join(['%s'] * len(_COLUMNS))})"] * len(filled))
+        given = f"(VALUES {marks}) AS given"
+        yield (
+            f"INSERT INTO {TABLE} ({', '.join(_COLUMNS)}) SELECT DISTINCT {_NUMBERS} FROM {given}",
+            [*chain.from_iterable(filled)],
+        )
+
+
+def _filled(rows: list[R]) -> list[R]:
+    """With the last one repeated, so that the database has few statements to plan."""
+    return rows + rows[-1:] * (-len(rows) % 8)
 
 
 def openings_of(times: list[GpuTime], region: Span) -> Iterator[ScopedOpening]:

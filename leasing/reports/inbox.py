@@ -11,7 +11,7 @@ from django.db import DataError, IntegrityError, transaction
 from hosts.models import Gpu, Host, ReceivedReport
 from hosts.protocol.codec import MessageError, ReportHeader, decode_report, decode_report_header
 from hosts.protocol.messages import Inventory, Report
-from hosts.protocol.signing import ForgedMessage, parse_envelope
+from hosts.protocol.signing import ForgedMessage, Verifier, parse_envelope
 from leasing import slices
 from leasing.actors import SYSTEM, Actor
 from leasing.audit.log import record, record_sparingly
@@ -39,8 +39,9 @@ def receive_report(envelope: str, *, now: datetime) -> ReceivedReport | None:
     kept = _store(host, report, envelope, now=now)
     if kept is None:
         return None
-    apply_pending(host, now=now)
     stored, is_new = kept
+    if is_new or stored.applied_at is None:
+        apply_pending(host, now=now)
     return stored if is_new else None
 
 
@@ -81,27 +82,34 @@ def apply_pending(host: Host, *, now: datetime) -> None:
 
 @atomically
 def _apply_next(host_id: UUID, *, now: datetime) -> bool:
+    """Whether there is another one behind it."""
     host = locked(Host.objects.all()).get(pk=host_id)
     if host.journal_id is None:
         return False
-    stored = ReceivedReport.objects.filter(
-        host=host, journal_id=host.journal_id, sequence=host.applied_sequence + 1
-    ).first()
-    if stored is None:
+    following = host.applied_sequence + 1
+    near = ReceivedReport.objects.filter(
+        host=host, journal_id=host.journal_id, sequence__in=[following, following + 1]
+    )
+    arrived = [*near.order_by("sequence")]
+    if not arrived or arrived[0].sequence != following:
         return False
+    _settle(host, arrived[0], now=now)
+    return len(arrived) > 1
+
+
+def _settle(host: Host, stored: ReceivedReport, *, now: datetime) -> None:
     stored.verdict = _apply(host, stored, now=now)[:300]
     stored.applied_at = now
     stored.save(update_fields=["verdict", "applied_at"])
     host.applied_sequence = stored.sequence
     host.save(update_fields=["applied_sequence", "protocol"])
-    return True
 
 
 def _apply(host: Host, stored: ReceivedReport, *, now: datetime) -> str:
     """A report that cannot be read or stored is refused: those behind it must not wait for it for ever."""
     try:
         with transaction.atomic():
-            report = decode_report(stored_report_verifier(host).open(stored.envelope))
+            report = decode_report(_verifier_of(host, stored.envelope).open(stored.envelope))
             host.protocol = _protocol_of(host, report)
             return apply_report(host, report, stored, now=now)
     except (MessageError, DataError, IntegrityError, ValueError) as error:
@@ -116,6 +124,11 @@ def _apply(host: Host, stored: ReceivedReport, *, now: datetime) -> str:
             sequence=stored.sequence,
         )
         return f"refused: {reason}"
+
+
+def _verifier_of(host: Host, envelope: str) -> Verifier:
+    """Former keys are looked up only for what one of them has signed."""
+    return report_verifier(host) if _has_its_key(host, envelope) else stored_report_verifier(host)
 
 
 def _protocol_of(host: Host, report: Report) -> int:
@@ -138,7 +151,11 @@ def _open(envelope: str) -> tuple[Host, ReportHeader]:
 
 def _still_trusted(host: Host, envelope: str) -> bool:
     """Whether it has not been retired, or been given other keys, since the envelope was opened."""
-    return host.retired_at is None and parse_envelope(envelope).key_id == host.key_id
+    return host.retired_at is None and _has_its_key(host, envelope)
+
+
+def _has_its_key(host: Host, envelope: str) -> bool:
+    return parse_envelope(envelope).key_id == host.key_id
 
 
 def _adopt_journal(host: Host, report: ReportHeader, *, now: datetime) -> bool:

@@ -13,6 +13,7 @@ from leasing import devices, slices
 from leasing.actors import Actor
 from leasing.cards import card_at, remember_cards, told_changes
 from leasing.models import Lease
+from leasing.openings.upkeep import refresh_host
 from leasing.reasons import because
 from leasing.reports import scrubs
 from leasing.states.gpu import GpuState
@@ -31,6 +32,7 @@ def take(host: Host, event: m.Inventory, *, at: datetime, now: datetime) -> str:
     """
     for fact in _FACTS:
         setattr(host, fact, getattr(event, fact))
+    pool_before = host.pool_id
     host.pool = StoragePool.objects.get_or_create(name=event.pool)[0] if event.pool else host.pool
     host.inventory_at = now
     host.save(update_fields=[*_FACTS, "inventory_at", "pool"])
@@ -41,6 +43,9 @@ def take(host: Host, event: m.Inventory, *, at: datetime, now: datetime) -> str:
     devices.take_devices(host, event.usb, now=now)
     for gpu in Gpu.objects.filter(host=host).exclude(state__in=_OUT_OF_SERVICE).order_by("id"):
         _compare(gpu, host, cards.get(gpu.address), now=now)
+    if host.pool_id != pool_before:
+        # For those who wait for it with what lies in that pool it is as if it had come free.
+        refresh_host(host.pk, now, None)
     return "applied"
 
 

@@ -34,3 +34,6 @@ TRANSITIONS: dict[tuple[HomeState, HomeEvent], HomeState] = {
     (S.DETACHED, E.REMOVE): S.REMOVING,
     (S.REMOVING, E.GONE): S.REMOVED,
 }
+
+# In these it can be given to a lease, at once or once it is free.
+USABLE = frozenset({S.DETACHED, S.ATTACHED, S.READING})

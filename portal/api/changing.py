@@ -52,6 +52,9 @@ class MoreTimeSerializer(serializers.Serializer[Any]):
     closed = serializers.BooleanField(
         source="limit.closed", help_text="Whether they are closed for maintenance from then on"
     )
+    home = serializers.BooleanField(
+        source="limit.home", help_text="Whether another workstation has its home volume from then on"
+    )
     pending_until = serializers.DateTimeField(
         default_timezone=UTC, allow_null=True, help_text="A later end that its host is to confirm"
     )

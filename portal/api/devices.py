@@ -14,8 +14,8 @@ from rest_framework.response import Response
 from leasing import policy
 from leasing.choosing_devices import choose_devices
 from leasing.devices import devices_for
-from portal.api.fields import StrictSerializer
-from portal.api.leases import DevicesField, shown
+from portal.api.fields import DevicesField, StrictSerializer
+from portal.api.leases import shown
 from portal.api.named import flavor_named
 from portal.api.serializers import LeaseDetailSerializer, UsbDeviceSerializer
 from portal.api.views import ActionView, api_actor, checked, person_of

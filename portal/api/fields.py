@@ -9,6 +9,8 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from rest_framework import serializers
 
+from leasing.models.catalogue import MOST_USB_DEVICES
+
 T = TypeVar("T")
 EARLIEST, LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 
@@ -45,3 +47,12 @@ class StrictSerializer(serializers.Serializer[T]):
                 {str(name)[:100]: _("There is no such field.") for name in sorted(map(str, unknown))}
             )
         return super().to_internal_value(data)
+
+
+class DevicesField(serializers.ListField):
+    """Numbers of USB devices, from /api/v1/usb-devices/."""
+
+    child = serializers.IntegerField(min_value=1, max_value=2**53)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(max_length=MOST_USB_DEVICES, **kwargs)

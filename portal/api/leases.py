@@ -19,26 +19,16 @@ from leasing.console import open_console
 from leasing.ending import end_lease
 from leasing.idleness import say_in_use
 from leasing.models import Lease
-from leasing.models.catalogue import MOST_USB_DEVICES
 from leasing.models.leases import LONGEST_TAG
 from leasing.power import switch_power
 from leasing.snapshots_kept import snapshot_named
 from leasing.states.lease import LeaseState
 from leasing.timing import TICKET_LIFETIME
-from portal.api.fields import StrictSerializer
+from portal.api.fields import DevicesField, StrictSerializer
 from portal.api.named import flavor_named, image_named, tenant_named
 from portal.api.serializers import LeaseDetailSerializer, LeaseSerializer
 from portal.api.slots import WindowSerializer, end_of
 from portal.api.views import ActionView, ListView, api_actor, checked, credential_of_request, person_of
-
-
-class DevicesField(serializers.ListField):
-    """Numbers of USB devices, from /api/v1/usb-devices/."""
-
-    child = serializers.IntegerField(min_value=1, max_value=2**53)
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(max_length=MOST_USB_DEVICES, **kwargs)
 
 
 class BookingSerializer(WindowSerializer):

@@ -22,6 +22,7 @@ from leasing.models.leases import LONGEST_TAG
 from leasing.recurrence import MOST_OCCURRENCES, MOST_WEEKS_BETWEEN, Pattern
 from leasing.series import book_series
 from leasing.series_plan import Plan, preview_series
+from leasing.snapshots_kept import snapshot_named
 from portal.api.approvals import NoteSerializer, ReasonSerializer
 from portal.api.fields import StrictSerializer
 from portal.api.leases import NothingSerializer
@@ -55,6 +56,12 @@ class RepeatSerializer(StrictSerializer[dict[str, Any]]):
         max_length=MOST_OCCURRENCES,
         default=list,
         help_text="Dates to do without; of all others each is booked, or nothing is",
+    )
+    with_home = serializers.BooleanField(
+        required=False, default=False, help_text="Attach your home volume to each of them"
+    )
+    snapshot = serializers.UUIDField(
+        required=False, allow_null=True, default=None, help_text="Your snapshot that each disk begins as"
     )
 
 
@@ -151,6 +158,7 @@ class SeriesList(ListView[Series]):
             image=image_named(asked["image"]),
             pattern=_pattern(asked),
             without=asked["without"],
+            **_storage(request, asked),
             purpose=asked["purpose"],
             project=asked["project"],
             cost_centre=asked["cost_centre"],
@@ -175,6 +183,7 @@ class SeriesPreview(ActionView):
             flavor=flavor_named(asked["flavor"]),
             pattern=_pattern(asked),
             without=asked["without"],
+            **_storage(request, asked),
             now=timezone.now(),
         )
         return Response(SeriesPlanSerializer(_plan(plan)).data)
@@ -232,6 +241,14 @@ def _pattern(asked: dict[str, Any]) -> Pattern:
         last_on=asked["last_on"],
         every_weeks=asked["every_weeks"],
     )
+
+
+def _storage(request: Request, asked: dict[str, Any]) -> dict[str, Any]:
+    snapshot = asked["snapshot"]
+    return {
+        "with_home": asked["with_home"],
+        "snapshot": snapshot_named(person_of(request), snapshot) if snapshot else None,
+    }
 
 
 def _plan(plan: Plan) -> dict[str, Any]:

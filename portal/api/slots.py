@@ -14,10 +14,13 @@ from rest_framework.response import Response
 
 from leasing import policy
 from leasing.booking import judge_booking, quote_lease
+from leasing.devices import chosen_devices
+from leasing.extras import PLAIN, Extras, extras_for
 from leasing.limits import check_window
-from leasing.models import Person, Tenant
+from leasing.models import Flavor, Person, Tenant
 from leasing.slots import find_slots, near_misses
-from portal.api.fields import MomentField, StrictSerializer
+from leasing.snapshots_kept import snapshot_named
+from portal.api.fields import DevicesField, MomentField, StrictSerializer
 from portal.api.named import flavor_named, tenant_named
 from portal.api.serializers import TermSerializer
 from portal.api.views import ActionView, checked, person_of
@@ -59,6 +62,9 @@ class SlotQuerySerializer(serializers.Serializer[dict[str, Any]]):
     earliest = MomentField(required=False, default=None)
     deadline = MomentField(required=False, default=None, help_text="The latest end")
     count = serializers.IntegerField(required=False, default=3, min_value=1, max_value=10)
+    with_home = serializers.BooleanField(required=False, default=False, help_text="With your home volume")
+    snapshot = serializers.UUIDField(required=False, default=None, help_text="From this snapshot of yours")
+    usb = DevicesField(required=False, default=list)
 
 
 class SlotSerializer(serializers.Serializer[Any]):
@@ -83,6 +89,7 @@ class SlotsSerializer(serializers.Serializer[Any]):
 
     slots = SlotSerializer(many=True)
     obstacles = ObstacleSerializer(many=True)
+    plain = SlotSerializer(allow_null=True, help_text="As asked, but without home volume, snapshot, devices")
     shorter = SlotSerializer(allow_null=True)
     later = SlotSerializer(many=True)
     others = OtherSlotSerializer(many=True)
@@ -123,22 +130,42 @@ class SlotsView(ActionView):
     def get(self, request: Request) -> Response:
         """When a flavor is free for so long: the first slot, then alternatives, or what nearly fits."""
         now = timezone.now()
-        asked = checked(SlotQuerySerializer, request.query_params.dict())
-        flavor = flavor_named(asked.pop("flavor"))
-        duration, count = timedelta(seconds=asked.pop("duration_seconds")), asked.pop("count")
-        tenant = _pays(person_of(request), asked.pop("tenant", None))
-        asked |= {"tenant": tenant, "now": now}
-        slots = find_slots(flavor, duration, count=count, **asked)
-        answer: dict[str, Any] = {"slots": slots, "obstacles": [], "shorter": None, "later": [], "others": []}
+        person, given = person_of(request), checked(SlotQuerySerializer, request.query_params)
+        flavor, duration = flavor_named(given["flavor"]), timedelta(seconds=given["duration_seconds"])
+        asked = {
+            "earliest": given["earliest"],
+            "deadline": given["deadline"],
+            "tenant": _pays(person, given.get("tenant")),
+            "extras": _extras(person, flavor, given),
+            "now": now,
+        }
+        slots = find_slots(flavor, duration, count=given["count"], **asked)
+        answer: dict[str, Any] = {"slots": slots, "obstacles": [], "plain": None, "shorter": None}
+        answer |= {"later": [], "others": []}
         if not slots:
-            nearly = near_misses(flavor, duration, person=person_of(request), **asked)
+            nearly = near_misses(flavor, duration, person=person, **asked)
             answer |= {
                 "obstacles": nearly.obstacles.reasons,
+                "plain": nearly.plain,
                 "shorter": nearly.shorter,
                 "later": nearly.later,
                 "others": [{"flavor": other.slug, "slot": slot} for other, slot in nearly.others],
             }
         return Response(SlotsSerializer(answer).data)
+
+
+def _extras(person: Person, flavor: Flavor, given: dict[str, Any]) -> Extras:
+    """Storage is of one team: whoever is in several must say which."""
+    devices = chosen_devices(flavor, given["usb"])
+    if not (given["with_home"] or given["snapshot"] or devices):
+        return PLAIN
+    return extras_for(
+        tenant_named(person, given.get("tenant")),
+        person,
+        with_home=given["with_home"],
+        snapshot=snapshot_named(person, given["snapshot"]) if given["snapshot"] else None,
+        devices=devices,
+    )
 
 
 def _pays(person: Person, slug: str | None) -> Tenant | None:

@@ -17,6 +17,7 @@ from rest_framework.response import Response
 from leasing import metering, waitlist
 from leasing.booking import limits_met
 from leasing.models import Lease, WaitlistEntry
+from leasing.snapshots_kept import snapshot_named
 from leasing.waitlist import Outlook
 from portal.api.fields import MomentField, StrictSerializer
 from portal.api.leases import NothingSerializer
@@ -33,6 +34,10 @@ class JoinSerializer(StrictSerializer[dict[str, Any]]):
     earliest = MomentField(required=False, allow_null=True, default=None, help_text="None means now")
     deadline = MomentField(help_text="The latest end")
     purpose = serializers.CharField(required=False, allow_blank=True, default="", max_length=500)
+    with_home = serializers.BooleanField(required=False, default=False, help_text="With your home volume")
+    snapshot = serializers.UUIDField(
+        required=False, allow_null=True, default=None, help_text="Your snapshot that its disk begins as"
+    )
 
 
 class DeadlineSerializer(StrictSerializer[dict[str, Any]]):
@@ -80,7 +85,7 @@ class WaitlistEntrySerializer(serializers.ModelSerializer[WaitlistEntry]):
         model = WaitlistEntry
         fields = [
             "id", "tenant", "flavor", "image", "duration_seconds", "earliest", "deadline", "purpose",
-            "joined_at", "closed_at", "outcome", "outcome_reason", "outlook",
+            "with_home", "snapshot", "joined_at", "closed_at", "outcome", "outcome_reason", "outlook",
         ]  # fmt: skip
         read_only_fields = fields
 
@@ -107,16 +112,18 @@ class WaitlistView(ListView[WaitlistEntry]):
     @extend_schema(request=JoinSerializer, responses={201: WaitlistEntrySerializer})
     def post(self, request: Request) -> Response:
         """Wait for what cannot be had in time. What comes free is held for the first whom it fits."""
-        asked = checked(JoinSerializer, request.data)
+        asked, person = checked(JoinSerializer, request.data), person_of(request)
         entry = waitlist.join_waitlist(
             actor=api_actor(request),
-            tenant=tenant_named(person_of(request), asked.get("tenant")),
+            tenant=tenant_named(person, asked.get("tenant")),
             flavor=flavor_named(asked["flavor"]),
             image=image_named(asked["image"]),
             duration=timedelta(seconds=asked["duration_seconds"]),
             earliest=asked["earliest"],
             deadline=asked["deadline"],
             purpose=asked["purpose"],
+            with_home=asked["with_home"],
+            snapshot=snapshot_named(person, asked["snapshot"]) if asked["snapshot"] else None,
             now=timezone.now(),
         )
         location = reverse("api-waitlist-entry", args=[entry.pk])

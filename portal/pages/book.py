@@ -20,7 +20,7 @@ from leasing.homes import homes_in_reach
 from leasing.models import Flavor, Image, Lease, Series, Tenant
 from leasing.pricing import rates_of
 from leasing.series import book_series
-from leasing.snapshots_kept import snapshot_named, snapshots_of
+from leasing.snapshots_kept import snapshots_of
 from leasing.states.snapshot import SnapshotState
 from portal.middleware import PersonRequest
 from portal.pages.booking_form import LENGTHS, WEEKS, BookingForm, Choices, add_domain_error, choices_for
@@ -62,12 +62,10 @@ def _booked(request: PersonRequest, form: BookingForm, now: datetime) -> Lease |
     names = ("tenant", "flavor", "image", "purpose", "project", "cost_centre")
     asked = {"actor": request.actor, "now": now, **{name: chosen[name] for name in names}}
     try:
+        asked |= form.storage()
         if form.is_repeated:
             return book_series(pattern=form.pattern(now), without=chosen["without"], **asked)
-        asked |= {"usb": chosen["usb"], "with_home": chosen["with_home"]}
-        if chosen["snapshot"]:
-            asked["snapshot"] = snapshot_named(request.user, chosen["snapshot"])
-        return request_lease(starts_at=form.starts(), ends_at=form.ends(now), **asked)
+        return request_lease(starts_at=form.starts(), ends_at=form.ends(now), usb=chosen["usb"], **asked)
     except DomainError as error:
         add_domain_error(form, error)
         return None
@@ -92,12 +90,12 @@ def _suggested(request: PersonRequest, choices: Choices) -> dict[str, Any]:
         "length": "4h",
     }
     chosen = {name: request.GET[name] for name in _IN_ADDRESS if name in request.GET}
-    return first | chosen | {"weekdays": request.GET.getlist("weekdays")}
+    return first | chosen | {name: request.GET.getlist(name) for name in ("weekdays", "usb")}
 
 
 _IN_ADDRESS = (
     *("tenant", "flavor", "image", "when", "starts_at", "length", "ends_at"),
-    *("last_on", "every_weeks", "days", "snapshot"),
+    *("last_on", "every_weeks", "days", "with_home", "snapshot"),
 )
 
 

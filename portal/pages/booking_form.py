@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -17,11 +17,13 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from hosts.models import UsbDevice
-from leasing.devices import devices_with_models
+from leasing.devices import chosen_devices, devices_with_models
 from leasing.errors import DomainError, InvalidRequest, NotVisible
+from leasing.extras import PLAIN, Extras, extras_for
 from leasing.models import Flavor, Image, Person, Tenant
 from leasing.models.leases import LONGEST_TAG
 from leasing.recurrence import Pattern
+from leasing.snapshots_kept import snapshot_named
 from portal.middleware import PersonRequest
 from portal.pages.context import roles_in
 
@@ -40,6 +42,8 @@ WEEKS = {
     4: gettext_lazy("every 4th week"),
 }
 UNTIL = "until"
+# The fields of what a workstation has beside its GPUs.
+EXTRAS = ("with_home", "snapshot", "usb")
 LOCAL_TIME = "%Y-%m-%dT%H:%M"
 YEARS = range(2000, 2100)
 
@@ -179,14 +183,6 @@ class BookingForm(forms.Form):
             self.add_error("starts_at", _("Say from when, or choose “now”."))
         if given.get("length") == UNTIL and not given.get("ends_at") and "ends_at" not in self.errors:
             self.add_error("ends_at", _("Say until when, or choose a length."))
-        if given.get("weekdays") and given.get("with_home"):
-            self.add_error(
-                "with_home", _("What is repeated cannot have the home volume: book the dates one by one.")
-            )
-        if given.get("weekdays") and given.get("snapshot"):
-            self.add_error(
-                "snapshot", _("What is repeated cannot start from a snapshot: book the dates one by one.")
-            )
         if given.get("weekdays") and not given.get("last_on") and "last_on" not in self.errors:
             self.add_error("last_on", _("Say until which date it is repeated."))
         if given.get("last_on") and not given.get("weekdays") and "weekdays" not in self.errors:
@@ -209,11 +205,30 @@ class BookingForm(forms.Form):
         """A moment as the form says it, in the person's zone."""
         return at.astimezone(ZoneInfo(self.person.timezone)).strftime(LOCAL_TIME)
 
-    def address(self, **changes: str) -> str:
+    def address(self, *, without: Collection[str] = (), **changes: str) -> str:
         """The book page with the choice so far, changed."""
         names = ("tenant", "flavor", "image", "when", "starts_at", "length", "ends_at", "days")
-        chosen = {name: self.data[name] for name in names if name in self.data}
-        return f"{reverse('book')}?{urlencode(chosen | changes)}"
+        chosen: dict[str, Any] = {name: self.data[name] for name in names if name in self.data}
+        for name in EXTRAS:
+            if name not in without and (value := self[name].value()):
+                chosen[name] = "1" if value is True else value
+        return f"{reverse('book')}?{urlencode(chosen | changes, doseq=True)}"
+
+    def extras(self) -> Extras:
+        """What is chosen beside the GPUs, as far as it can be had at all. Raises InvalidRequest."""
+        chosen = self.cleaned_data
+        if not {"tenant", "flavor", *EXTRAS} <= chosen.keys():
+            return PLAIN
+        devices = chosen_devices(chosen["flavor"], chosen["usb"])
+        return extras_for(chosen["tenant"], self.person, devices=devices, **self.storage())
+
+    def storage(self) -> dict[str, Any]:
+        """What outlives workstations and is to be with these. Raises InvalidRequest."""
+        snapshot = self.cleaned_data["snapshot"]
+        return {
+            "with_home": self.cleaned_data["with_home"],
+            "snapshot": snapshot_named(self.person, snapshot) if snapshot else None,
+        }
 
     @property
     def is_repeated(self) -> bool:

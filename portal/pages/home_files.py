@@ -7,17 +7,17 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.http import HttpResponse, HttpResponseRedirect
-from django.shortcuts import redirect, render
+from django.http import HttpResponse
+from django.shortcuts import render
+from django.urls import reverse
 from django.utils import timezone
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_safe
 
-from leasing.errors import DomainError, NotVisible
 from leasing.models import HomeReading
 from leasing.reading import fetch_reading, read_home
 from portal.middleware import PersonRequest
+from portal.pages.actions import action
 
 Wanted = HomeReading.Wanted
 
@@ -32,28 +32,19 @@ class Found(NamedTuple):
     at: datetime | None
 
 
-@login_required
-@require_POST
-def read(request: PersonRequest, volume_id: UUID) -> HttpResponse:
+@action
+def read(request: PersonRequest, volume_id: UUID) -> str:
     """The button that was pressed says what is wanted, and its value of what."""
     wanted = next((each for each in Wanted.values if each in request.POST), Wanted.LIST.value)
-    try:
-        reading = read_home(
-            actor=request.actor,
-            volume_id=volume_id,
-            wanted=wanted,
-            path=request.POST.get(wanted, ""),
-            session_key=request.session.session_key or "",
-            now=timezone.now(),
-        )
-    except NotVisible:
-        raise
-    except DomainError as error:
-        messages.error(request, " ".join(filter(None, (str(error.message), str(error.hint)))))
-        return redirect("storage")
-    if wanted == Wanted.LIST:
-        return redirect("home-reading", reading.pk)
-    return HttpResponseRedirect(download_path(reading.pk))
+    reading = read_home(
+        actor=request.actor,
+        volume_id=volume_id,
+        wanted=wanted,
+        path=request.POST.get(wanted, ""),
+        session_key=request.session.session_key or "",
+        now=timezone.now(),
+    )
+    return reverse("home-reading", args=[reading.pk]) if wanted == Wanted.LIST else download_path(reading.pk)
 
 
 @login_required

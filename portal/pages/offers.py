@@ -21,7 +21,7 @@ from leasing.recurrence import Pattern
 from leasing.series_plan import Plan, Planned, preview_series
 from leasing.slots import NearMisses, Slot, is_free, near_misses
 from leasing.timing import SHORTEST_LEASE
-from portal.pages.booking_form import UNTIL, BookingForm, add_domain_error
+from portal.pages.booking_form import EXTRAS, UNTIL, BookingForm, add_domain_error
 from portal.pages.calendar_windows import next_whole_minute, whole_minute
 from portal.pages.waitlist import deadline_for
 
@@ -104,6 +104,7 @@ def _repeated(form: BookingForm, now: datetime) -> RepeatedOffer:
         tenant=chosen["tenant"],
         flavor=chosen["flavor"],
         pattern=pattern,
+        **form.storage(),
         now=now,
     )
     return RepeatedOffer(
@@ -144,16 +145,25 @@ def _once(form: BookingForm, now: datetime) -> Offer:
 
 def _instead(form: BookingForm, starts_at: datetime, ends_at: datetime, now: datetime) -> Instead | None:
     flavor, duration, asked = form.cleaned_data["flavor"], ends_at - starts_at, max(starts_at, now)
-    if is_free(flavor, asked, ends_at, now=now):
+    extras = form.extras()
+    if is_free(flavor, asked, ends_at, extras=extras, now=now):
         return None
     nearly = near_misses(
-        flavor, duration, person=form.person, tenant=form.cleaned_data["tenant"], earliest=asked, now=now
+        flavor,
+        duration,
+        person=form.person,
+        tenant=form.cleaned_data["tenant"],
+        earliest=asked,
+        extras=extras,
+        now=now,
     )
     deadline = deadline_for(form, asked, duration, nearly.later[0] if nearly.later else None)
     return Instead(nearly.obstacles, list(_proposals(form, flavor, asked, nearly)), deadline)
 
 
 def _proposals(form: BookingForm, flavor: Flavor, asked: datetime, nearly: NearMisses) -> Iterator[Proposal]:
+    if nearly.plain is not None:
+        yield Proposal(_without(form), None, nearly.plain, form.address(without=EXTRAS))
     shorter = nearly.shorter
     if shorter is not None and whole_minute(shorter.ends_at) - shorter.starts_at >= SHORTEST_LEASE:
         ends_at = form.local(whole_minute(shorter.ends_at))
@@ -164,6 +174,19 @@ def _proposals(form: BookingForm, flavor: Flavor, asked: datetime, nearly: NearM
         how = _("smaller") if other.model_id == flavor.model_id else _("another")
         when = {} if slot.starts_at == asked else _moved(form, slot)
         yield Proposal(how, other, slot, form.address(flavor=other.slug, **when))
+
+
+def _without(form: BookingForm) -> str | Promise:
+    """What is left out, if it is one thing."""
+    chosen = [name for name in EXTRAS if form.cleaned_data[name]]
+    return _WITHOUT[chosen[0]] if len(chosen) == 1 else _("without extras")
+
+
+_WITHOUT = {
+    "with_home": _("without your home volume"),
+    "snapshot": _("without the snapshot"),
+    "usb": _("without devices"),
+}
 
 
 def _moved(form: BookingForm, slot: Slot) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from itertools import pairwise
@@ -16,6 +17,8 @@ from django.utils import timezone
 from django.utils.dateparse import parse_date
 from django.views.decorators.http import require_safe
 
+from leasing.errors import InvalidRequest
+from leasing.extras import PLAIN, Extras
 from leasing.models import Flavor
 from leasing.openings.spans import Span, moment
 from leasing.slots import bookable
@@ -101,7 +104,7 @@ def timeline_of(form: BookingForm, first: str, now: datetime) -> Timeline | None
     today = now.astimezone(zone).date()
     day = min(max(_date(first) or today, today), today + FARTHEST_START - DAYS * DAY)
     edges = [midnight(day + number * DAY, zone) for number in range(DAYS + 1)]
-    spans = bookable(flavor, edges[0], edges[-1], now=now)
+    spans = bookable(flavor, edges[0], edges[-1], extras=_extras(form), now=now)
     chosen = _chosen(form, now)
     windows = [[_milliseconds(moment(edge)) for edge in span] for span in spans]
     drawing = _Drawing(form, list(_joined(spans)), chosen, zone, now)
@@ -115,6 +118,13 @@ def timeline_of(form: BookingForm, first: str, now: datetime) -> Timeline | None
         earlier=_week(form, day - DAYS * DAY) if day > today else None,
         later=_week(form, day + DAYS * DAY),
     )
+
+
+def _extras(form: BookingForm) -> Extras:
+    """Those that are chosen; what is wrong with them is said beside the price."""
+    with suppress(InvalidRequest):
+        return form.extras()
+    return PLAIN
 
 
 def _week(form: BookingForm, first: date) -> Week:

@@ -74,6 +74,11 @@ def join(request: PersonRequest) -> str:
     form, now = BookingForm(request.user, choices_for(request), request.POST), timezone.now()
     if not form.is_valid():
         raise InvalidRequest(_("Choose what, when and how long first."))
+    if form.cleaned_data["usb"]:
+        raise InvalidRequest(
+            _("There is no line for devices."),
+            hint=_("Wait without them, and choose them on the workstation’s page when you have it."),
+        )
     joined = waitlist.join_waitlist(
         actor=request.actor,
         tenant=form.cleaned_data["tenant"],
@@ -83,6 +88,7 @@ def join(request: PersonRequest) -> str:
         earliest=form.starts(),
         deadline=_deadline(request),
         purpose=form.cleaned_data["purpose"],
+        **form.storage(),
         now=now,
     )
     messages.success(request, _("You are in line. You are told by e-mail and here when it comes free."))

@@ -24,6 +24,7 @@ const PARTS = "[id], [data-lease], [data-part], [data-volume]";
 
 let kept = null;
 document.addEventListener("htmx:beforeSwap", () => {
+  kept = null;
   const element = document.activeElement;
   if (!element || element === document.body) return;
   const signs = [both, leads, reads].map((sign) => [sign, sign(element), among(element, sign).indexOf(element)]);

@@ -30,7 +30,28 @@ document.addEventListener("input", (event) => {
   }
 });
 
+// What is swapped out while it is pressed, with a pointer or the space bar, would never be clicked: what comes by
+// itself waits until it is let go.
 const live = document.querySelector("[data-live]");
+let pressed = null;
+let missed = false;
+const letGo = () => setTimeout(() => { // a finger's click comes a moment after it is lifted
+  pressed = null;
+  if (missed) htmx.trigger(live, "refresh");
+  missed = false;
+}, 50);
+document.addEventListener("pointerdown", (event) => { pressed = event.button === 0 ? event.target : null; });
+document.addEventListener("pointermove", (event) => { if (pressed && !(event.buttons & 1)) letGo(); });
+document.addEventListener("keydown", (event) => { if (event.key === " ") pressed = event.target; });
+for (const end of ["pointerup", "pointercancel", "contextmenu", "dragend", "keyup", "blur"]) {
+  window.addEventListener(end, letGo);
+}
+document.body.addEventListener("htmx:beforeSwap", (event) => {
+  const { target } = event.detail;
+  if (!pressed || !target.contains(pressed) || !(target.getAttribute("hx-trigger") ?? "").includes("every")) return;
+  event.detail.shouldSwap = false;
+  missed ||= target === live; // others ask again by themselves
+});
 if (live) {
   const lost = document.querySelector("[data-live-lost]");
   const age = lost.querySelector("[data-live-age]");
@@ -53,7 +74,7 @@ if (live) {
   document.body.addEventListener("htmx:afterRequest", (event) => {
     if (event.detail.elt !== live) return;
     if (event.detail.successful) window.dispatchEvent(new Event("news"));
-    if (event.detail.successful) fetched = Date.now();
+    if (event.detail.successful && !missed) fetched = Date.now();
     gone = !event.detail.successful;
     show();
   });

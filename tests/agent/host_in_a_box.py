@@ -24,7 +24,7 @@ from hosts.agent.hardware import Hardware
 from hosts.agent.host_plans import PLAN_KINDS
 from hosts.agent.journal import Journal
 from hosts.agent.network.settings import NetworkSettings
-from hosts.agent.network.ways import BridgedNetwork
+from hosts.agent.network.ways import BridgedNetwork, Network
 from hosts.agent.reconcile import reconcile
 from hosts.agent.rig import Rig, make_rig, open_books
 from hosts.agent.runner import Boundary
@@ -52,11 +52,12 @@ from hosts.protocol.signing import COMMAND, REPORT, Signer, Verifier, key_id, pu
 from tests.agent.fake_appliance import write_appliance
 from tests.agent.fake_filter import FakeFilter
 from tests.agent.fake_machines import FakeMachines
+from tools.pace import slowness
 
 E = TypeVar("E")
 HOST = "box"
 MIB = 1 << 20
-SETTLE_SECONDS = 20.0
+SETTLE_SECONDS = 20.0 * slowness()
 
 
 def wait_for(condition: Callable[[], object], *, seconds: float = SETTLE_SECONDS) -> None:
@@ -154,7 +155,7 @@ class Box:
             hypervisor=self.machines,
             scrubbers={**load_scrubbers(), "machine": self.scrub_machine()},
             reader=Reader(self.directory / "kernel"),
-            network=BridgedNetwork(self.config.network, self.machines, nft=self.filter),
+            network=self.make_network(),
         )
         books = open_books(
             config=self.config,
@@ -177,6 +178,9 @@ class Box:
 
     def make_filter(self) -> FakeFilter:
         return FakeFilter()
+
+    def make_network(self) -> Network:
+        return BridgedNetwork(self.config.network, self.machines, nft=self.filter)
 
     def make_bus(self) -> SimulatedBus:
         return SimulatedBus(self.bus_directory, demo_topology(MIB))

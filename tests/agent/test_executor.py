@@ -57,10 +57,10 @@ def test_a_step_that_is_about_to_run_keeps_its_locks_when_it_is_overtaken(tmp_pa
     with a_box(tmp_path, on_boundary=look_for_release) as host:
         order, attempt = host.intake(), host.executor.runner._attempt
 
-        def attempt_late(plan: Plan, kind: PlanKind, step: Step) -> None:
+        def attempt_late(plan: Plan, kind: PlanKind, step: Step) -> Plan:
             if step.name == "identify":
                 host.deliver(host.release(), subject=LEASE)
-            attempt(plan, kind, step)
+            return attempt(plan, kind, step)
 
         host.executor.runner._attempt = attempt_late  # type: ignore[method-assign]
         host.carry_out(host.provision(order), subject=LEASE)

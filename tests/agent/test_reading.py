@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import UUID, uuid4
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,11 +26,14 @@ from websockets.sync.server import ServerConnection, serve
 
 from appliance.debian import DEFAULT_CACHE
 from appliance.reader import build_reader
+from hosts.agent import reading_desk
 from hosts.agent.config import HomePool, ReaderSystem
 from hosts.agent.domain import DirectKernel
 from hosts.agent.hypervisor import Hypervisor
 from hosts.agent.images import open_kernel_image, sha256_of
 from hosts.agent.inventory import take_inventory
+from hosts.agent.machines import ACTIVE, HypervisorError, MachineState
+from hosts.agent.mending import mend
 from hosts.agent.reading_desk import ReadingDesk
 from hosts.agent.reading_machine import (
     CHANNEL,
@@ -47,7 +51,7 @@ from hosts.protocol.homes import HomeRead, ReadHome, Wanted
 from hosts.protocol.messages import Refused
 from hosts.protocol.signing import public_hex, seal
 from tests.agent.fake_machines import FakeMachines
-from tests.agent.host_in_a_box import HOST, Box, a_box, wait_for
+from tests.agent.host_in_a_box import HOST, Box, a_box, wait_for, write_image
 from tests.agent.test_homes import VOLUME, a_pool
 
 READING = UUID(int=77)
@@ -68,9 +72,9 @@ def room(embedded: Hypervisor, reader_system: Path, tmp_path: Path) -> ReadingRo
     return ReadingRoom(embedded, "qemu", tmp_path / "machines", system)
 
 
-def a_volume(folder: Path, *, in_use: bool = False) -> Path:
-    """A home as somebody left it. `in_use`: its machine was cut off."""
-    tree, plain, disk = folder / "tree", folder / "plain", folder / "home.qcow2"
+def a_home(folder: Path) -> Path:
+    """The file system of a home as somebody left it."""
+    tree, plain = folder / "tree", folder / "plain"
     for name, content in FILES.items():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_bytes(content)
@@ -81,6 +85,12 @@ def a_volume(folder: Path, *, in_use: bool = False) -> Path:
     plain.write_bytes(b"")
     os.truncate(plain, 64 << 20)
     subprocess.run(["/sbin/mkfs.ext4", "-q", "-F", "-d", str(tree), str(plain)], check=True)
+    return plain
+
+
+def a_volume(folder: Path, *, in_use: bool = False) -> Path:
+    """A volume with it. `in_use`: its machine was cut off."""
+    plain, disk = a_home(folder), folder / "home.qcow2"
     if in_use:
         subprocess.run(["/sbin/debugfs", "-w", "-R", "feature needs_recovery", str(plain)], check=True)
     subprocess.run(["qemu-img", "convert", "-O", "qcow2", str(plain), str(disk)], check=True)
@@ -88,8 +98,12 @@ def a_volume(folder: Path, *, in_use: bool = False) -> Path:
 
 
 def answer(room: ReadingRoom, disk: Path, wanted: Wanted, path: str) -> tuple[bool, bytes]:
-    with asked(room, Volume(uuid4(), disk, None), wanted, path) as said:
-        return said.clean, b"".join(said.chunks())
+    with asked(room, Volume(READING, disk, None), wanted, path) as said:
+        found = said.clean, b"".join(said.chunks())
+        assert room.hypervisor.state(machine_name(READING)) is MachineState.RUNNING, (
+            "it ends once it was heard"
+        )
+        return found
 
 
 @pytest.mark.timeout(180)
@@ -244,6 +258,13 @@ def test_a_host_without_the_system_refuses(tmp_path: Path, gateway: Gateway) -> 
         assert not take_inventory(box.rig).reads_homes
 
 
+def test_a_host_refuses_to_read_in_a_pool_that_it_does_not_have(box: Box, gateway: Gateway) -> None:
+    goal = msgspec.structs.replace(order(box, gateway), pool="other")
+    box.deliver(goal, subject=f"home:{VOLUME}")
+    assert "no pool other" in box.last(Refused).reason
+    assert box.readings == []
+
+
 def test_what_a_killed_worker_was_reading_is_let_go(tmp_path: Path) -> None:
     pool = a_pool(tmp_path / "homes", host=HOST)
     settings: dict[str, Any] = {
@@ -261,6 +282,65 @@ def test_what_a_killed_worker_was_reading_is_let_go(tmp_path: Path) -> None:
         assert pool.holders("reading") == set()
         assert a_pool(tmp_path / "homes", host="another").holders("reading") == {UUID(int=80)}
         assert [each.reading_id for each in box.events(HomeRead)] == [READING]
+
+
+class Stubborn(FakeMachines):
+    """Three times it does not destroy what runs; `held` is who had a volume then."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.held: list[set[UUID]] = []
+
+    def channel_socket(self, name: str, channel: str) -> Path:
+        raise HypervisorError(f"Cannot find {channel} of {name}.")
+
+    def destroy(self, name: str) -> None:
+        if self.state(name) in ACTIVE and len(self.held) < 3:
+            self.held.append(a_pool(self.directory / "homes", host=HOST).holders("reading"))
+            raise HypervisorError(f"Cannot destroy {name}.")
+        super().destroy(name)
+
+
+class StubbornBox(Box):
+    def make_machines(self) -> FakeMachines:
+        return Stubborn(self.directory)
+
+
+def test_the_volume_is_free_once_the_machine_is_gone_and_not_before(
+    tmp_path: Path, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading_desk, "AGAIN_SECONDS", 0.01)
+    pool = a_pool(tmp_path / "homes", host=HOST)
+    a_volume(tmp_path).rename(pool.path(VOLUME))
+    image = write_image(tmp_path, "reader")
+    box = StubbornBox(
+        tmp_path,
+        home_pool=HomePool(name="studio", directory=tmp_path / "homes"),
+        reader=ReaderSystem(directory=tmp_path / "reader", sha256=image.digest),
+    )
+    box.machines.keeps_keys = False
+    goal = order(box, gateway)
+    assert "Cannot" in read(box, goal).reason
+    assert cast(Stubborn, box.machines).held == [{goal.reading_id}] * 3
+    assert (box.machines.machines(), pool.holders("reading"), box.rig.readings) == ([], set(), set())
+
+
+def test_what_could_not_be_let_go_at_the_start_is_let_go_when_its_pool_is_there(tmp_path: Path) -> None:
+    a_pool(tmp_path / "homes", host=HOST).claim(VOLUME, READING, "reading")
+    with a_box(tmp_path, home_pool=HomePool(name="studio", directory=tmp_path / "homes")) as box:
+        assert [each.reading_id for each in box.events(HomeRead)] == [READING]
+        a_pool(tmp_path / "homes", host=HOST).claim(VOLUME, UUID(int=78), "reading")
+        (tmp_path / "homes").rename(tmp_path / "not mounted")
+        reconcile(box.rig, boot_id=box.boot_id)
+        assert len(box.events(HomeRead)) == 1
+        (tmp_path / "not mounted").rename(tmp_path / "homes")
+        box.rig.readings.add(UUID(int=78))
+        mend(box.rig)
+        assert len(box.events(HomeRead)) == 1
+        box.rig.readings.clear()
+        mend(box.rig)
+        assert [each.reading_id for each in box.events(HomeRead)] == [READING, UUID(int=78)]
+        assert a_pool(tmp_path / "homes", host=HOST).holders("reading") == set()
 
 
 def reading_domain(folder: Path) -> str:
@@ -290,6 +370,7 @@ def test_the_machine_has_the_volume_and_may_not_write_to_it(tmp_path: Path) -> N
         (b"nonce 5 clean\nhello", "in the middle"),
         (b"nonce 5 clean\nhello\nother done\n", "in the middle"),
         (b"nonce 6 clean\nhello\nnonce done\n", "not as long"),
+        (b"nonce 2 clean\n\n\nnonce done", "in the middle"),
         (b"nonce -1 clean\n\nnonce It is not there.\n", "It is not there."),
     ],
 )
@@ -306,6 +387,7 @@ def test_what_does_not_come_to_its_end_is_never_taken_for_all_of_it(said: bytes,
 def test_all_of_it_comes_through_whatever_is_in_it(content: bytes, piece: int) -> None:
     here, there = socket.socketpair()
     whole = b"nonce %d clean\n%s\nnonce done\n" % (len(content), content)
+    here.settimeout(10)
     with here, there:
         sender = threading.Thread(target=send_in_pieces, args=(there, whole, piece))
         sender.start()
@@ -316,4 +398,3 @@ def test_all_of_it_comes_through_whatever_is_in_it(content: bytes, piece: int) -
 def send_in_pieces(channel: socket.socket, whole: bytes, piece: int) -> None:
     for start in range(0, len(whole), piece):
         channel.sendall(whole[start : start + piece])
-    channel.shutdown(socket.SHUT_WR)

@@ -28,11 +28,12 @@ from hosts.protocol.messages import GuestOrder, Mount
 from lab.workstation.build import prepare_workstation
 from tests.agent.host_in_a_box import wait_for
 from tests.agent.machine_specs import LEASE, idle_machine
+from tools.pace import slowness
 from tools.servers import free_port
 
 Shell = Callable[[str], subprocess.CompletedProcess[str]]
 USER = "designer"
-BOOT_SECONDS = 540
+BOOT_SECONDS = 540 * slowness()
 SETTINGS = NetworkSettings(mode="user", address="127.0.0.1")
 
 

@@ -46,13 +46,14 @@ from hosts.protocol.messages import (
 )
 from hosts.protocol.signing import REPORT, Verifier, key_id
 from tests.agent.host_in_a_box import MIB, Control
+from tools.pace import slowness
 from tools.servers import RedisServer
 
 E = TypeVar("E")
 ROOT = Path(__file__).resolve().parents[2]
 HOST = "box"
 PASSWORD = "only-for-this-test"
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 60.0 * slowness()
 POLL_SECONDS = 0.02
 
 

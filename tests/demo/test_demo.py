@@ -22,9 +22,11 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from appliance.debian import DEFAULT_CACHE
 from lab.tenant.build import build_tenant
+from tools.pace import slowness
 from tools.servers import free_port
 
 ROOT = Path(__file__).parents[2]
+expect.set_options(timeout=5_000 * slowness())
 TENANT = DEFAULT_CACHE.parent / "tenant"
 CHROMIUM = (
     "--no-sandbox",
@@ -68,15 +70,22 @@ class RunningDemo:
         self.url = f"http://127.0.0.1:{self.port}"
         return self
 
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
+        if kind is not None:
+            self.print_logs()
         self.process.send_signal(signal.SIGINT)
         try:
-            rest = self.process.communicate(timeout=90)[0]
+            rest = self.process.communicate(timeout=90 * slowness())[0]
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             raise
         assert self.process.returncode == 0, rest
         assert processes_of(self.var) == []
+
+    def print_logs(self) -> None:
+        """The last lines of each, for whoever has to find out."""
+        for log in sorted((self.var / "logs").glob("*.log")):
+            print(f"--- {log.name}", *log.read_text(errors="replace").splitlines()[-40:], sep="\n")
 
     def call(self, path: str, who: tuple[str, str], body: dict[str, Any] | None = None) -> Any:
         request = urllib.request.Request(  # noqa: S310 - the demo's own loopback address
@@ -87,7 +96,7 @@ class RunningDemo:
                 "Content-Type": "application/json",
             },
         )
-        with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=10 * slowness()) as response:  # noqa: S310
             text = response.read().decode()
         return json.loads(text) if "json" in response.headers["Content-Type"] else text
 
@@ -112,9 +121,9 @@ def processes_of(var: Path) -> list[str]:
 
 
 def eventually(holds: Callable[[], bool], what: str, *, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds * slowness()
     while not holds():
-        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        assert time.monotonic() < deadline, f"{what}: not within {seconds * slowness():.0f} s"
         time.sleep(0.2)
 
 
@@ -132,7 +141,9 @@ def var() -> Iterator[Path]:
 def page() -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=list(CHROMIUM))
-        yield browser.new_page(viewport={"width": 1280, "height": 900})
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(30_000 * slowness())
+        yield page
         browser.close()
 
 
@@ -218,7 +229,9 @@ def book(page: Page) -> str:
 def see_it_come_up(page: Page) -> None:
     """The page follows by itself: nothing here reloads it."""
     page.evaluate("window.untouched = true")
-    expect(page.locator("[data-state=active][data-machine=running]")).to_be_visible(timeout=60_000)
+    expect(page.locator("[data-state=active][data-machine=running]")).to_be_visible(
+        timeout=60_000 * slowness()
+    )
     expect(page.locator("[data-step=start][data-step-state=done]")).to_be_visible()
     assert page.evaluate("window.untouched")
 
@@ -226,7 +239,7 @@ def see_it_come_up(page: Page) -> None:
 def see_a_picture(page: Page, lease_url: str) -> None:
     """More than one colour on the console's canvas: a live machine, drawn by the browser."""
     page.get_by_role("link", name="Open console").click()
-    expect(page.locator("#console-state")).to_contain_text("Connected", timeout=20_000)
+    expect(page.locator("#console-state")).to_contain_text("Connected", timeout=20_000 * slowness())
     colours = """() => {
         const canvas = document.querySelector('#screen canvas');
         if (!canvas || !canvas.width) return 0;

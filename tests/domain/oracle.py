@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -24,11 +25,26 @@ class Busy:
 
 
 class Oracle:
-    """What the fleet is like at one moment; all times in it are whole minutes."""
+    """What the fleet is like at one moment; all times in it are whole minutes.
 
-    def __init__(self, flavor: Flavor, *, now: datetime, horizon: datetime) -> None:
+    Only `hosts` may serve, if they are given; no lease may overlap any of `apart`, and no hold any of
+    `in_use`.
+    """
+
+    def __init__(
+        self,
+        flavor: Flavor,
+        *,
+        now: datetime,
+        horizon: datetime,
+        hosts: Collection[UUID] | None = None,
+        apart: Collection[Busy] = (),
+        in_use: Collection[Busy] = (),
+    ) -> None:
         self.flavor, self.now, self.horizon = flavor, now, horizon
-        self.gpus = list(Gpu.objects.filter(model=flavor.model, state__in=BOOKABLE))
+        self.apart, self.in_use = apart, in_use
+        gpus = Gpu.objects.filter(model=flavor.model, state__in=BOOKABLE)
+        self.gpus = [gpu for gpu in gpus if hosts is None or gpu.host_id in hosts]
         self.busy: dict[UUID, list[Busy]] = defaultdict(list)
         for hold in Hold.objects.all():
             self.busy[hold.gpu_id].append(Busy(hold.starts_at, hold.ends_at))
@@ -53,6 +69,10 @@ class Oracle:
 
     def fits(self, starts_at: datetime, ends_at: datetime) -> bool:
         held = self.window(starts_at, ends_at)
+        if any(busy.meets(starts_at, ends_at) for busy in self.apart):
+            return False
+        if any(busy.meets(*held) for busy in self.in_use):
+            return False
         return any(len(self.free(group, *held)) >= self.flavor.gpu_count for group in self.groups())
 
     def free(self, group: list[Gpu], starts_at: datetime, ends_at: datetime) -> list[Gpu]:

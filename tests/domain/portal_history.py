@@ -22,10 +22,12 @@ from leasing.enrolment.admission import trust_host
 from leasing.errors import DomainError
 from leasing.fleet import readmit_gpu
 from leasing.goals import PowerAction
+from leasing.homes import are_offered
 from leasing.keys import portal_signing_key
-from leasing.models import Flavor, Image, Lease
+from leasing.models import Flavor, HomeVolume, Image, Lease
 from leasing.power import switch_power
 from leasing.reports import receive_report
+from leasing.states.home import HomeState
 from tests.agent.campaign.history import ROUNDS, History
 from tests.agent.campaign.watched_bus import is_blank
 from tests.agent.host_in_a_box import HOST, MIB
@@ -41,6 +43,8 @@ class PortalHistory(History):
 
     def __init__(self, seed: int, directory: Path) -> None:
         super().__init__(seed, directory)
+        self.reported: set[str] = set()
+        self.again_at = self.clock.now
         self.world = World(gpus=0)
         self.room.control.key = portal_signing_key()
         sealing = public_hex(PrivateKey.generate())
@@ -81,6 +85,7 @@ class PortalHistory(History):
                 image=self.image,
                 starts_at=self.clock.now,
                 ends_at=self.clock.now + self.dice.choice(LENGTHS),
+                with_home=self.dice.random() < 0.7 and are_offered(),
                 now=self.clock.now,
             )
 
@@ -121,9 +126,15 @@ class PortalHistory(History):
             self._deliver(sent)
 
     def report(self) -> None:
-        if not self.broker_away:
-            for envelope in self._arriving(self.room.spooled()):
-                receive_report(envelope, now=self.clock.now)
+        """Each is sent once, and again with all that have no receipt yet when a while has passed."""
+        if self.broker_away:
+            return
+        if self.clock.now >= self.again_at:
+            self.reported.clear()
+            self.again_at = self.clock.now + timedelta(minutes=1)
+        for envelope in self._arriving([each for each in self.room.spooled() if each not in self.reported]):
+            self.reported.add(envelope)
+            receive_report(envelope, now=self.clock.now)
 
     def pass_time(self) -> None:
         super().pass_time()
@@ -147,6 +158,9 @@ class PortalHistory(History):
             self._demand(is_blank(self.room.bus_directory, gpu.address), f"{gpu.address} is called clean")
         self._demand(not self.room.machines.all(), f"left: {self.room.machines.all()}")
         self._demand(not self.room.disks(), f"disks are left: {self.room.disks()}")
+        attached = [*HomeVolume.objects.exclude(state=HomeState.DETACHED).values_list("pk", "state")]
+        self._demand(not attached, f"home volumes are left: {attached}")
+        self._demand(not self.room.pool(), f"claims are left in the pool: {self.room.pool()}")
 
     def _ada(self) -> Actor:
         return self.world.actor(self.world.ada)

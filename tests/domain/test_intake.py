@@ -19,8 +19,8 @@ from leasing.cards import card_at, history_of, seal_of
 from leasing.errors import WrongState
 from leasing.fsck import run_checks
 from leasing.fsck.lifecycles import clean_means_left_alone
-from leasing.holds import is_ready
 from leasing.models import OutboxMessage
+from leasing.readiness import is_ready
 from tests.domain.test_first_lease import book, bring_up
 from tests.world import World, fingerprint, inventory
 

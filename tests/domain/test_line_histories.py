@@ -21,13 +21,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from hosts.models import Gpu, Host
+from hosts.models import Gpu, Host, StoragePool
 from leasing import policy, tick
 from leasing.actors import SYSTEM, Actor
 from leasing.booking import request_lease
 from leasing.changing import change_end, change_window
 from leasing.ending import end_lease
-from leasing.errors import DomainError, NothingFree
+from leasing.errors import DomainError, InvalidRequest, NothingFree
 from leasing.fsck import bookings, lifecycles, limits, waiting
 from leasing.models import Closure, Flavor, Hold, Lease, Person, Rate, Tenant, WaitlistEntry
 from leasing.offering import line
@@ -68,8 +68,16 @@ CHECKS = (
 
 minutes = st.integers(0, LENGTH)
 lengths = st.integers(1, LENGTH)
-# Who, which flavor, from when on, how long, and how much later at most.
-wishes = st.tuples(st.integers(0, 2), st.sampled_from([0, 0, 0, 1, 2, 3]), minutes, lengths, minutes)
+# Who, which flavor, from when on, how long, how much later at most, and whether with the home volume.
+wishes = st.tuples(
+    st.integers(0, 2),
+    st.sampled_from([0, 0, 0, 1, 2, 3]),
+    minutes,
+    lengths,
+    minutes,
+    st.sampled_from([False, False, True]),
+)
+homes = st.sampled_from([False, False, True])
 M = TypeVar("M", bound=Model)
 ACTS = [
     *["tick"] * 6,
@@ -84,7 +92,14 @@ class LineOracle(Oracle):
     """What one who waits could have, were it not for the holds of some leases."""
 
     def __init__(self, entry: WaitlistEntry, *, now: datetime, without: Collection[UUID] = ()) -> None:
-        super().__init__(entry.flavor, now=now, horizon=now)
+        with_home = [lease for lease in self.with_home(entry) if lease.pk not in without]
+        super().__init__(
+            entry.flavor,
+            now=now,
+            horizon=now,
+            hosts=self.home_hosts(with_home) if entry.with_home else None,
+            apart=[Busy(lease.starts_at, lease.ends_at) for lease in with_home],
+        )
         self.entry = entry
         self.busy.clear()
         for hold in Hold.objects.exclude(lease__in=without):
@@ -100,6 +115,21 @@ class LineOracle(Oracle):
                 self.busy[gpu.pk].append(Busy(other.kept_from, other.kept_until))
         passed = entry.offers.filter(outcome="passed").values_list("starts_at", "ends_at")
         self.passed = [Busy(*window) for window in passed]
+
+    @staticmethod
+    def with_home(entry: WaitlistEntry) -> list[Lease]:
+        """Workstations that are to have the home volume that it wants."""
+        if not entry.with_home:
+            return []
+        booked = Lease.objects.filter(owner=entry.owner, tenant=entry.tenant, with_home=True)
+        return list(booked.exclude(state__in=["releasing", "ended"]))
+
+    @staticmethod
+    def home_hosts(with_home: list[Lease]) -> set[UUID]:
+        """No volume is ever made here: it will be in the pool of those that are booked, or in any."""
+        pools = {hold.gpu.host.pool_id for lease in with_home for hold in lease.holds.all()} - {None}
+        hosts = Host.objects.filter(pool__isnull=False)
+        return {host.pk for host in hosts if not pools or host.pool_id in pools}
 
     def start(self, host_id: UUID | None = None) -> datetime | None:
         """The first that would do, on that host or any."""
@@ -133,6 +163,7 @@ class Line(RuleBasedStateMachine):
 
     @initialize(
         shape=st.lists(st.lists(st.sampled_from([0, 0, 1]), min_size=2, max_size=3), min_size=1, max_size=2),
+        pools=st.lists(st.sampled_from([None, 0, 0, 1]), min_size=2, max_size=2),
         lead=st.sampled_from([0, 3]),
         turnaround=st.sampled_from([0, 5]),
         booked=st.lists(st.integers(20, 2 * LENGTH), min_size=1, max_size=4),
@@ -141,10 +172,11 @@ class Line(RuleBasedStateMachine):
     def build(
         self,
         shape: list[list[int]],
+        pools: list[int | None],
         lead: int,
         turnaround: int,
         booked: list[int],
-        waiting: list[tuple[int, int, int, int, int]],
+        waiting: list[tuple[int, int, int, int, int, bool]],
     ) -> None:
         """All is booked for some hours, and some wait already."""
         self.ground = Ground()
@@ -153,7 +185,8 @@ class Line(RuleBasedStateMachine):
         model.save()
         Gpu.objects.all().delete()
         rebuild(self.ground.host.pk)
-        for number, nodes in enumerate(shape, 2):
+        known = [StoragePool.objects.create(name=name) for name in ("one", "other")]
+        for number, (nodes, pool) in enumerate(zip(shape, pools, strict=False), 2):
             key = f"{number:02d}"
             host = Host.objects.create(
                 id=UUID(int=number),
@@ -162,6 +195,7 @@ class Line(RuleBasedStateMachine):
                 signing_key=key * 32,
                 key_id=key * 8,
                 sealing_key=key * 32,
+                pool=None if pool is None else known[pool],
             )
             for index, node in enumerate(nodes):
                 Gpu.objects.create(
@@ -214,8 +248,10 @@ class Line(RuleBasedStateMachine):
         """Somebody who finds a time takes nothing that one who waits could have had."""
         who, which = data.draw(st.integers(0, 2)), data.draw(st.integers(0, 3))
         try:
-            lease = self._book(self.people[who], which, data.draw(minutes), data.draw(lengths))
-        except NothingFree:
+            lease = self._book(
+                self.people[who], which, data.draw(minutes), data.draw(lengths), with_home=data.draw(homes)
+            )
+        except (NothingFree, InvalidRequest):
             return
         (host_id,) = set(lease.holds.values_list("gpu__host_id", flat=True))
         for entry in line():
@@ -223,26 +259,27 @@ class Line(RuleBasedStateMachine):
                 oracle = LineOracle(entry, now=self.now, without=[lease.pk])
                 assert oracle.start(host_id) is None, "a passer-by came first"
 
-    def _book(self, who: Person, which: int, start: int, length: int) -> Lease:
+    def _book(self, who: Person, which: int, start: int, length: int, *, with_home: bool = False) -> Lease:
         starts_at = self.now + start * MINUTE
         ends_at = starts_at + length * MINUTE
         with transaction.atomic():
             return request_lease(
                 actor=Actor.of_person(who), tenant=self.teams[who.pk], flavor=self.flavors[which],
-                image=self.ground.image, starts_at=starts_at, ends_at=ends_at, now=self.now,
+                image=self.ground.image, starts_at=starts_at, ends_at=ends_at, with_home=with_home,
+                now=self.now,
             )  # fmt: skip
 
     def join(self, data: st.DataObject) -> None:
         self._join(*data.draw(wishes))
 
-    def _join(self, who: int, which: int, start: int, length: int, slack: int) -> None:
+    def _join(self, who: int, which: int, start: int, length: int, slack: int, with_home: bool) -> None:
         person, earliest = self.people[who], self.now + (start + 1) * MINUTE
         self.joined += 1
         self.try_to(
             lambda: join_waitlist(
                 actor=Actor.of_person(person), tenant=self.teams[person.pk], flavor=self.flavors[which],
                 image=self.ground.image, duration=length * MINUTE, earliest=earliest,
-                deadline=earliest + (length + slack) * MINUTE,
+                deadline=earliest + (length + slack) * MINUTE, with_home=with_home,
                 now=self.now + self.joined * timedelta(microseconds=1),
             )
         )  # fmt: skip

@@ -27,7 +27,7 @@ wishes = st.builds(
     duration=st.integers(1, 8),
     earliest=moments,
     last_start=moments,
-    passed=st.lists(spans, max_size=3).map(tuple),
+    apart=st.lists(spans, max_size=3).map(tuple),
 )
 openings = st.lists(
     st.tuples(spans, st.booleans(), st.integers(1, 3)).map(
@@ -94,7 +94,7 @@ def test_the_first_start_is_the_first_of_all_that_would_do(
 ) -> None:
     def would_do(start: int) -> bool:
         ends = start + wish.duration
-        refused = any(start < span.ends and ends > span.starts for span in wish.passed)
+        refused = any(start < span.ends and ends > span.starts for span in wish.apart)
         held = max(now, start - lead), ends + turnaround
         room = any(one.gpus >= wish.gpus and one.starts <= held[0] and one.ends >= held[1] for one in found)
         return start >= now and not refused and room

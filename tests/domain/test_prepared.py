@@ -10,8 +10,10 @@ import pytest
 from django.db.models import Q, QuerySet
 
 from leasing.booking import request_lease
-from leasing.models import AuditEntry, Lease, Quota, Tenant
-from leasing.prepared import NOBODY, Prepared, insert
+from leasing.fsck.bookings import openings_match_holds
+from leasing.models import AuditEntry, Hold, Lease, Opening, Quota, Tenant
+from leasing.openings.spans import micros
+from leasing.prepared import NOBODY, Prepared, change, insert, inserting
 from leasing.quotas import _uses
 from leasing.spent import _spent
 from leasing.statements import ask_joined, columns_of
@@ -82,3 +84,33 @@ def test_a_row_of_a_statement_of_our_own_is_as_the_orm_makes_it(world: World) ->
         for field in row._meta.concrete_fields:
             assert repr(getattr(row, field.attname)) == repr(getattr(model, field.attname)), field
     assert found.pk == lease.pk
+
+
+def test_what_is_done_together_says_how_much_each_part_has_changed(world: World) -> None:
+    first, second = book(world), book(world, after=timedelta(days=2))
+    holds = Hold._meta.db_table
+    moved = f"UPDATE {holds} SET ends_at = %s WHERE lease_id = %s"  # noqa: S608 - its own table
+    later = first.ends_at + timedelta(days=1)
+    another = next(gpu for gpu in world.gpus if not first.holds.filter(gpu=gpu))
+    again = inserting(
+        Hold,
+        ("lease_id", "gpu_id", "starts_at", "ends_at"),
+        [(first.pk, another.pk, later, later + HOUR)],
+    )
+    gone = f"DELETE FROM {holds} WHERE lease_id = %s"  # noqa: S608
+    assert change((moved, [later, first.pk]), again, (gone, [second.pk]), (gone, [NOBODY])) == [1, 1, 1, 0]
+    assert {hold.ends_at for hold in first.holds.all()} == {later, later + HOUR}
+    assert not second.holds.exists()
+    assert change((gone, [first.pk])) == [2]
+
+
+def test_a_booking_mends_openings_around_it_that_were_not_true(world: World) -> None:
+    """What was lost there is not built upon: all that touches the time is made anew."""
+    book(world)
+    assert list(openings_match_holds(world.now)) == []
+    then = micros(world.now + 3 * HOUR)
+    there = Opening.objects.filter(starts__lte=then, ends__gte=then)
+    there.exclude(pk=there.latest("gpus").pk).delete()
+    assert list(openings_match_holds(world.now)) != []
+    book(world, after=3 * HOUR)
+    assert list(openings_match_holds(world.now)) == []

@@ -212,3 +212,17 @@ def test_reasons_and_notices_are_in_the_language_of_who_reads_them() -> None:
     assert str(lease.outcome_reason) == "hv1 did not answer in time."
     notice = Notification.objects.get(lease=lease, kind="lease-fail")
     assert "hv1 未及时应答。" in notice.body
+
+
+def test_what_came_too_early_is_applied_with_what_it_waited_for() -> None:
+    world = World(gpus=1)
+    host, event = world.host, m.MachineGone(lease_id=world.gpus[0].pk)
+    envelopes = [host.envelope(event, at=world.now) for _ in range(4)]
+    host.row.refresh_from_db()
+    before = host.row.applied_sequence
+    for envelope in (*envelopes[1:], envelopes[0]):
+        host.row.refresh_from_db()
+        assert host.row.applied_sequence == before
+        receive_report(envelope, now=world.now)
+    host.row.refresh_from_db()
+    assert host.row.applied_sequence == before + 4

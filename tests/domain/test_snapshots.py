@@ -27,9 +27,10 @@ from leasing.ending import end_lease
 from leasing.errors import DomainError, InvalidRequest, NotAllowed, NothingFree, NotVisible, WrongState
 from leasing.exports.filter import Billed
 from leasing.exports.lines import read_lines
+from leasing.extras import extras_of
 from leasing.models import AuditEntry, Block, Lease, Notification, OutboxMessage, Snapshot
 from leasing.power import switch_power
-from leasing.snapshots_kept import left_behind, out_of_reach, snapshots_of
+from leasing.snapshots_kept import left_behind, snapshots_of
 from leasing.states.snapshot import SnapshotState
 from leasing.timing import SAVING_PATIENCE
 from leasing.together.handing_over import offer_lease
@@ -329,7 +330,7 @@ def test_a_host_without_a_pool_and_a_pool_without_a_host() -> None:
     snapshot.refresh_from_db()
     first = book(world, snapshot=snapshot)
     assert first.holds.get().gpu.host == old.row
-    assert out_of_reach(first) == {Block.objects.get(host=world.host.row).pk}
+    assert extras_of(first).reach(first.flavor) == frozenset([Block.objects.get(host=old.row).pk])
     with pytest.raises(NothingFree, match="start from your snapshot"):
         book(world, start=HOUR, snapshot=snapshot)
     world.host = old

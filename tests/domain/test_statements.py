@@ -16,7 +16,9 @@ from leasing.slots import find_start
 from tests.world import World
 
 HOUR = timedelta(hours=1)
-SEARCH, BOOKING = 1, 13
+SEARCH = 1
+# PostgreSQL is given the lease, its entry, its holds, and what they change of the openings, as one.
+BOOKING = {"postgresql": 9, "sqlite": 13}
 
 
 @pytest.fixture
@@ -55,5 +57,5 @@ def test_searching_and_booking_take_no_more_statements_than_they_did(world: Worl
     assert len(searched) == SEARCH, "\n".join(searched)
     for hours in (2, 5, 9):
         booked = statements_of(lambda hours=hours: book(hours))  # type: ignore[misc]
-        assert len(booked) <= BOOKING, "\n".join(booked)
+        assert len(booked) <= BOOKING[connection.vendor], "\n".join(booked)
     assert run_checks(world.now) == []

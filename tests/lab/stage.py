@@ -9,9 +9,10 @@ from lab.host import LabHost
 from lab.hypervisor.machine import VirtualGpu
 from lab.portal import Who
 from lab.running import Lab
+from tools.pace import slowness
 
 FLAVOR = "audio"
-RELEASE_SECONDS = 200.0
+RELEASE_SECONDS = 200.0 * slowness()
 
 
 @dataclass

@@ -15,10 +15,11 @@ import pytest
 
 from lab.hypervisor.image import prepare_image
 from lab.hypervisor.machine import VirtualHypervisor
+from tools.pace import slowness
 
 pytestmark = pytest.mark.timeout(1800)
-BOOT_SECONDS = 600.0
-ACT_SECONDS = 600.0
+BOOT_SECONDS = 600.0 * slowness()
+ACT_SECONDS = 600.0 * slowness()
 # What QEMU 7.2 asks for before it gives an NVMe controller virtual functions.
 QUEUES = "max_ioqpairs=12,msix_qsize=9,sriov_max_vfs=4,sriov_vq_flexible=8,sriov_vi_flexible=4"
 CARD = (
@@ -34,6 +35,7 @@ from hosts.agent.bus import BusError
 from hosts.agent.pci import PciTree
 from hosts.agent.reset import climb
 from hosts.agent.slicing_bus import SlicingBus
+from tools.pace import slowness
 
 NVME = 0x0108
 pci.PciFunction.is_display = property(lambda function: function.class_code == NVME)

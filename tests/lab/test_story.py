@@ -20,6 +20,7 @@ from lab.hypervisor.machine import GPU_MEMORY_BYTES, PLAIN, SHARED, WITH_AUDIO, 
 from lab.seed import SECRET_OFFSET, SECRET_WORDS
 from tests.lab import fault_injection as faults
 from tests.lab.stage import FLAVOR, RELEASE_SECONDS, Stage
+from tools.pace import slowness
 
 pytestmark = pytest.mark.timeout(500)  # an act is charged to the first test that needs it
 
@@ -27,9 +28,9 @@ SECRET = struct.pack(f"<{len(SECRET_WORDS)}I", *SECRET_WORDS)
 DANA, WEI, LIN = ("studio", "member"), ("research", "member"), ("research", "approver")
 STUDIO_FINANCE, AUDITOR = ("studio", "finance"), ("", "auditor")
 READY = "leasehold tenant ready"
-START_SECONDS = 200.0
-GUEST_SECONDS = 150.0
-BOOT_SECONDS = 200.0
+START_SECONDS = 200.0 * slowness()
+GUEST_SECONDS = 150.0 * slowness()
+BOOT_SECONDS = 200.0 * slowness()
 
 
 def test_the_gpu_in_a_shared_group_is_refused_with_the_reason(stage: Stage) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from django.conf import settings
 from nacl.public import PrivateKey
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
@@ -22,6 +22,7 @@ from hosts.protocol.signing import public_hex, unseal
 from leasing.models import Lease, OutboxMessage, Person
 from tests.web.scenes import Scene
 from tests.web.site import Site
+from tools.pace import slowness
 
 CHROMIUM = "/usr/bin/chromium"
 CHROMIUM_FLAGS = [
@@ -33,7 +34,8 @@ CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE_MS = 20_000
+PATIENCE_MS = 20_000 * slowness()
+expect.set_options(timeout=5_000 * slowness())
 WIDTH, HEIGHT = 64, 48
 PICTURE_COLOUR = (16, 160, 96)
 KEY_EVENT, POINTER_EVENT, UPDATE_REQUEST, SET_ENCODINGS, SET_PIXEL_FORMAT = 4, 5, 3, 2, 0

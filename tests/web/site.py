@@ -21,10 +21,11 @@ from django.test import override_settings
 
 from leasing.models import Person
 from tests.web.scenes import Scene
+from tools.pace import slowness
 from tools.servers import free_port
 
 T = TypeVar("T")
-START_SECONDS = 20
+START_SECONDS = 20 * slowness()
 BACKEND = "django.contrib.auth.backends.ModelBackend"
 
 
@@ -37,7 +38,7 @@ class Site:
     hands: ThreadPoolExecutor
 
     def do(self, act: Callable[[Scene], T]) -> T:
-        return self.hands.submit(act, self.scene).result(timeout=60)
+        return self.hands.submit(act, self.scene).result(timeout=60 * slowness())
 
     def session_of(self, person: Person) -> str:
         """The key of a new session of that person, as if they had signed in."""
@@ -118,7 +119,7 @@ def new_session(person: Person) -> str:
 
 def wait_until(done: Callable[[], bool], *, seconds: float = 10) -> None:
     """Look again and again until it is so; fail when it never is."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds * slowness()
     while not done():
         assert time.monotonic() < deadline, "it did not come about in time"
         time.sleep(0.05)

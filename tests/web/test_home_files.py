@@ -137,6 +137,23 @@ def test_a_folder_is_looked_into_and_a_file_is_downloaded(visits: Visits, site: 
     assert visits.complaints == []
 
 
+def test_what_comes_while_a_button_is_pressed_takes_no_click_away(
+    visits: Visits, site: Site, reader: Reader
+) -> None:
+    page = visits.page(site.scene.ada)
+    page.goto(reverse("storage"))
+    page.get_by_role("button", name="Files").click()
+    page.get_by_role("button", name="Home", exact=True).hover()
+    page.mouse.down()
+    for _turn in range(2):
+        with page.expect_response("**/live/"):
+            pass
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    page.mouse.up()
+    expect(page.get_by_text("It is being read just now")).to_be_visible()
+    reader.give(json.dumps(LISTING).encode())
+
+
 def test_by_keys_alone_a_file_is_fetched_and_the_volume_removed(
     visits: Visits, site: Site, reader: Reader
 ) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.urls import reverse
@@ -14,7 +16,7 @@ from hosts.protocol.homes import HomeRemoved
 from leasing import policy
 from leasing.actors import SYSTEM
 from leasing.ending import end_lease
-from leasing.models import HomeVolume, Lease, OutboxMessage
+from leasing.models import HomeVolume, Lease, OutboxMessage, Series
 from tests.web.browsing import Visits
 from tests.web.conftest import SignIn
 from tests.web.scenes import Scene
@@ -159,18 +161,45 @@ def test_over_the_api_and_by_nobody_else(scene: Scene, sign_in: SignIn) -> None:
     assert ada.delete(address).json()["state"] == "removing"
 
 
-def test_what_is_repeated_is_booked_without(scene: Scene, sign_in: SignIn) -> None:
+def test_what_is_repeated_has_it_on_each_date(scene: Scene, sign_in: SignIn) -> None:
     offer_homes(scene)
-    page = sign_in(scene.ada).post(
-        reverse("book"),
-        {
-            "tenant": "studio", "flavor": scene.flavor.slug, "image": scene.image.slug, "when": "now",
-            "length": "2h", "weekdays": ["1"], "last_on": "2099-01-01", "with_home": "1",
-        },
-    )  # fmt: skip
-    assert page.status_code == 400
-    assert "book the dates one by one" in page.content.decode()
-    assert not Lease.objects.filter(with_home=True).exists()
+    day = datetime.now(UTC).date() + timedelta(days=20)
+    asked = {
+        "tenant": "studio", "flavor": scene.flavor.slug, "image": scene.image.slug, "when": "at",
+        "starts_at": f"{day}T09:00", "length": "2h", "weekdays": ["1", "2", "3", "4", "5", "6", "7"],
+        "last_on": f"{day + timedelta(days=2)}", "with_home": "1",
+    }  # fmt: skip
+    ada = sign_in(scene.ada)
+    booked = ada.post(reverse("book"), asked, follow=True)
+    assert "attached on each date" in booked.content.decode()
+    series = Series.objects.filter(owner=scene.ada).latest("requested_at")
+    assert list(series.leases.values_list("with_home", flat=True)) == [True] * 3
+    again = ada.get(reverse("book-price"), asked | {"starts_at": f"{day}T08:00"}).content.decode()
+    assert again.count("Your home volume is booked with") == 3
+
+
+def test_over_the_api_too_and_from_no_snapshot_of_others(scene: Scene, sign_in: SignIn) -> None:
+    offer_homes(scene)
+    day = datetime.now(UTC).date() + timedelta(days=20)
+    asked = {
+        "tenant": "studio", "flavor": scene.flavor.slug, "weekdays": [1, 2, 3, 4, 5, 6, 7], "starts": "09:00",
+        "ends": "11:00", "zone": "Europe/Berlin", "with_home": True,
+        "first_on": f"{day}", "last_on": f"{day + timedelta(days=1)}",
+    }  # fmt: skip
+    ada = sign_in(scene.ada)
+
+    def post(name: str, **more: object) -> Any:
+        return ada.post(reverse(name), asked | more, content_type="application/json")
+
+    plan = post("api-series-preview").json()
+    assert [one["booked"] for one in plan["occurrences"]] == [True, True]
+    refused = post("api-series-list", image=scene.image.slug, snapshot=str(uuid4()))
+    assert refused.status_code == 400
+    assert "snapshot" in str(refused.json())
+    leases = post("api-series-list", image=scene.image.slug).json()["leases"]
+    assert [lease["with_home"] for lease in leases] == [True, True]
+    lost = post("api-series-preview").json()["occurrences"][0]["obstacles"]
+    assert "is booked with" in str(lost)
 
 
 def test_what_somebody_left_behind_stands_on_the_teams_page(scene: Scene, sign_in: SignIn) -> None:

@@ -21,10 +21,11 @@ from leasing.models import AuditEntry
 from portal import changes
 from tests.web.scenes import Scene
 from tests.web.site import Site, session_cookie
+from tools.pace import slowness
 
 pytestmark = pytest.mark.django_db
 
-PATIENCE = 10.0
+PATIENCE = 10.0 * slowness()
 
 
 class Stream:

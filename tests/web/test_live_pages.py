@@ -19,9 +19,10 @@ from portal.live import POLL_SECONDS, THREAD, broadcaster
 from tests.web.browsing import run_apart
 from tests.web.scenes import Scene
 from tests.web.site import Site, session_cookie
+from tools.pace import slowness
 
 pytestmark = pytest.mark.django_db
-PATIENCE = 20.0
+PATIENCE = 20.0 * slowness()
 
 
 class Page:

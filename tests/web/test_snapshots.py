@@ -169,7 +169,7 @@ def test_over_the_api_and_by_nobody_else(scene: Scene, sign_in: SignIn) -> None:
     assert ada.delete(address).json()["state"] == "removing"
 
 
-def test_what_is_repeated_does_not_start_from_one_and_what_is_left_is_the_teams(
+def test_nothing_repeated_starts_from_one_that_is_not_kept_and_what_is_left_is_the_teams(
     scene: Scene, sign_in: SignIn
 ) -> None:
     offer_homes(scene)
@@ -181,14 +181,16 @@ def test_what_is_repeated_does_not_start_from_one_and_what_is_left_is_the_teams(
     assert ada.post(reverse("workstation-snapshot", args=[lease.pk])).status_code == 302
     snapshot = the_one()
     assert snapshot.state == "taking"
+    day = datetime.now(UTC).date() + timedelta(days=20)
     page = ada.post(
         reverse("book"),
         {
-            "tenant": "studio", "flavor": scene.flavor.slug, "image": scene.image.slug, "when": "now",
-            "length": "2h", "weekdays": ["1"], "last_on": "2099-01-01", "snapshot": str(snapshot.pk),
+            "tenant": "studio", "flavor": scene.flavor.slug, "image": scene.image.slug, "when": "at",
+            "starts_at": f"{day}T09:00", "length": "2h", "weekdays": [str(day.isoweekday())],
+            "last_on": f"{day}", "snapshot": str(snapshot.pk),
         },
     )  # fmt: skip
-    assert (page.status_code, "cannot start from a snapshot" in page.content.decode()) == (400, True)
+    assert (page.status_code, "no such snapshot in this team" in page.content.decode()) == (400, True)
     leader, address = sign_in(scene.approver), reverse("remove-snapshot", args=[snapshot.pk])
     assert leader.get(address).status_code == 404
     revoke_role(actor=SYSTEM, person=scene.ada, tenant=scene.studio, role="member", now=scene.now)

@@ -19,6 +19,7 @@ from tests.web.scenes import Scene
 from tests.web.site import Site
 
 BERLIN = ZoneInfo("Europe/Berlin")
+pytestmark = pytest.mark.django_db
 LOCAL = "%Y-%m-%dT%H:%M"
 DAY = timedelta(days=1)
 
@@ -100,6 +101,22 @@ def test_a_stretch_that_is_dragged_is_chosen_priced_and_booked(visits: Visits, s
     page.wait_for_url("**/workstations/*/")
     lease = site.do(lambda _: Lease.objects.latest("requested_at"))
     assert (lease.starts_at, lease.ends_at) == (tomorrow(10), half_past(13))
+
+
+def test_what_is_fetched_anew_is_whole_at_once(visits: Visits, site: Site) -> None:
+    """Not first with the class names that were there before, by which nobody finds it in the meantime."""
+    page = opened(visits, site)
+    page.evaluate(
+        """() => {
+            window.unsettled = [];
+            const count = () => unsettled.push(document.querySelectorAll(".htmx-settling").length);
+            document.body.addEventListener("htmx:afterSwap", () => queueMicrotask(count));
+        }"""
+    )
+    drag(page, 10, 12)
+    chosen(page, tomorrow(10), tomorrow(12))
+    page.wait_for_function("() => unsettled.length > 0")
+    assert set(page.evaluate("() => unsettled")) == {0}
 
 
 def test_no_more_is_chosen_than_one_workstation_can_give(visits: Visits, site: Site) -> None:

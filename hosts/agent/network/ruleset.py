@@ -7,6 +7,7 @@ tables say; none of ours lets anything pass that another table drops.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 from typing import Any
 
@@ -148,13 +149,18 @@ def _from_subnets(settings: NetworkSettings) -> Json:
 
 
 def _networks(name: str, networks: Iterable[str]) -> Json:
-    elements = [
+    return _set(name, "ipv4_addr", [*_collapsed(tuple(networks))], flags=["interval"])
+
+
+@lru_cache(maxsize=64)
+def _collapsed(networks: tuple[str, ...]) -> tuple[Json | str, ...]:
+    """They are those of the host's settings and of the broker: few different ones are ever asked for."""
+    return tuple(
         {"prefix": {"addr": str(each.network_address), "len": each.prefixlen}}
         if each.prefixlen < 32
         else str(each.network_address)
         for each in collapse_addresses(map(IPv4Network, networks))
-    ]
-    return _set(name, "ipv4_addr", elements, flags=["interval"])
+    )
 
 
 def _lanes(lanes: Iterable[Lane]) -> Json:

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import get_args
 from uuid import UUID
 
+import pytest
 from nacl.signing import SigningKey
 
 from hosts.agent.machines import MachineFacts, MachineState, StopCause
@@ -51,6 +52,12 @@ CALLS: dict[str, tuple[str, ...]] = {
 }
 FOREIGN = UUID(int=0xF0)
 ROUNDS = 60
+
+
+def seeds_of(config: pytest.Config, usual: int) -> range:
+    """Of the histories to play: so many as this run was told, or the `usual` number."""
+    first, count = config.getoption("--first-seed"), config.getoption("--histories")
+    return range(first, first + (usual if count is None else count))
 
 
 class Broken(AssertionError):
@@ -94,7 +101,6 @@ class History:
         self.desk = Desk(
             clock=self.clock,
             control=self.room.control,
-            host_key=self.room.signing.verify_key,
             image=self.room.image,
             cards=[Card(number) for number in range(CARDS)],
             told=self.told,
@@ -172,7 +178,6 @@ class History:
         self.room.control.generations.update(beginning.control.generations)
         self.room.signing = beginning.signing
         self.room.cards.state = deepcopy(beginning.cards)
-        self.desk.host_key = beginning.signing.verify_key
         self.desk.journal_id, self.desk.applied = beginning.journal_id, beginning.applied
         for card in self.desk.cards:
             card.state = "clean"
@@ -190,7 +195,7 @@ class History:
     # What people do.
 
     def rent(self) -> None:
-        self.desk.rent(self.dice.choice([1, 1, 2]))
+        self.desk.rent(self.dice.choice([1, 1, 2]), self.dice.choice([*self.desk.free_homes(), None]))
 
     def release(self) -> None:
         if lease := self._lease("running") or self._lease("ordered"):
@@ -396,7 +401,19 @@ class History:
         for lease in self._rented("running"):
             self.desk.release(lease, "completed")
         self._go_round(self._is_over)
+        if self._is_over():
+            self._come_back()
         self._check_end()
+
+    def _come_back(self) -> None:
+        """A home volume serves its person's next lease, whatever has become of those before it."""
+        for home in sorted({lease.home for lease in self.desk.rented.values() if lease.home}):
+            lease = self.desk.rent(1, home)
+            assert lease is not None
+            self._go_round(lambda lease=lease: lease.state != "ordered")  # type: ignore[misc]
+            self._demand(lease.state == "running", f"{lease.subject} has not got its home: {lease.outcome}")
+            self.desk.release(lease, "completed")
+        self._go_round(self._is_over)
 
     def _go_round(self, is_done: Callable[[], bool]) -> None:
         """Everybody does their duty, a minute at a time."""
@@ -442,6 +459,8 @@ class History:
         self._demand(not self.room.machines.all(), f"left: {self.room.machines.all()}")
         kept = {lease.saves for lease in self.desk.rented.values() if lease.saved == "kept"}
         self._demand(self.room.pool() == kept, f"in the pool: {self.room.pool()}, not {kept}")
+        again = [name for name, count in self.trouble.homes_made.items() if count > 1]
+        self._demand(not again, f"home volumes were made anew: {again}")
         self._demand(not self.room.disks(), f"disks are left: {self.room.disks()}")
         self._demand(not self.room.machines.networks(), f"networks: {self.room.machines.networks()}")
         self._demand(not self.room.rig.lanes.all(), f"lanes: {self.room.rig.lanes.all()}")

@@ -16,6 +16,7 @@ from hosts.agent import building
 from hosts.agent.bus import BusError
 from hosts.agent.config import HomePool
 from hosts.agent.drift_notes import differences_found
+from hosts.agent.homes import VOLUME_SUFFIX
 from hosts.agent.journal import Journal
 from hosts.agent.machines import HypervisorError
 from hosts.agent.network.ways import NetworkError
@@ -33,6 +34,7 @@ from tests.agent.campaign.trouble import (
     MoodyMachines,
     PowerCut,
     Trouble,
+    make_home,
     qemu_img,
 )
 from tests.agent.campaign.watched_bus import StoreInMemory, WatchedBus
@@ -189,14 +191,14 @@ class MachineRoom(Box):
         return [envelope for _, envelope in self.rig.spool.unreceipted(after=0, limit=1000)]
 
     def pool(self) -> set[UUID | None]:
-        """The snapshots that lie in it. Everything else there is somebody's claim, or a half of something."""
+        """The snapshots that lie in it. All but these and home volumes is a claim, or a half of something."""
         assert self.config.home_pool is not None
         found: set[UUID | None] = set()
         for path in self.config.home_pool.directory.iterdir():
             name, _, kind = path.name.partition(".")
             if kind == "snapshot.qcow2":
                 found.add(UUID(name))
-            elif name != POOL_MARK:
+            elif path.name != POOL_MARK and not path.name.endswith(VOLUME_SUFFIX):
                 found.add(None)
         return found
 
@@ -218,7 +220,9 @@ def no_real_waiting(clock: Clock, trouble: Trouble) -> Iterator[None]:
             patch.setattr(f"hosts.agent.{name}.time", passing)
         patch.setattr("hosts.agent.reset.ANSWER_SECONDS", 0.0)
         patch.setattr("hosts.agent.disks._qemu_img", qemu_img(trouble))
-        patch.setattr("hosts.agent.snapshot_steps.opened_key", lambda *_: b"key")
+        patch.setattr("hosts.agent.homes.Pool._make", make_home(trouble))
+        for name in ("snapshot_steps", "home_steps"):
+            patch.setattr(f"hosts.agent.{name}.opened_key", lambda *_: b"key")
         for name in ("watch", "host_plans"):
             patch.setattr(f"hosts.agent.{name}.check_up_of", differences_alone)
         yield

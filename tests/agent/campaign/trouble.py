@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from uuid import UUID
 
 from hosts.agent.disks import DiskError
 from hosts.agent.domain_facts import read_facts
+from hosts.agent.homes import VOLUME_SUFFIX, Pool
 from hosts.agent.journal import Journal
 from hosts.agent.machines import HypervisorError, MachineFacts, MachineState
 from hosts.agent.network.ways import NetworkError
@@ -59,6 +61,7 @@ class Trouble:
     disk_full: int = 0
     hypervisor_away: bool = False
     moods: dict[str, list[Mood]] = field(default_factory=lambda: defaultdict(list))
+    homes_made: Counter[str] = field(default_factory=Counter)
 
     @property
     def is_ahead(self) -> bool:
@@ -131,10 +134,18 @@ class MoodyMachines(FakeMachines):
         if any(other not in self.given for other in taken):
             raise HypervisorError(f"Cannot start {name}: its card is in use by {', '.join(taken)}.")
         self.wrongs += [f"{name} was started with a card of {other}" for other in taken]
+        if home := self._home_of(name):
+            sharing = [other.name for other in self._others(name) if self._home_of(other.name) == home]
+            self.wrongs += [f"{name} was started with the home of {other}" for other in sharing]
         facts = self._get(name)
         if facts.lease_id in self.gone:
             self.wrongs.append(f"{name} was started after it was gone")
         super().start(name)
+
+    def _home_of(self, name: str) -> str:
+        """The file of its home volume, if it has one."""
+        found = re.search(rf"[^/]*{re.escape(VOLUME_SUFFIX)}", self._xml.get(name, ""))
+        return found[0] if found else ""
 
     def cards_of(self, facts: MachineFacts) -> frozenset[str]:
         return self.given.get(facts.name, facts.pci_addresses)
@@ -209,6 +220,19 @@ class MoodyFilter(FakeFilter):
         if mood == "cut-after":
             raise PowerCut
         return said
+
+
+def make_home(trouble: Trouble) -> Callable[..., None]:
+    """Instead of the programs: a file system in a file, while there is room for it."""
+
+    def make(_pool: Pool, path: Path, **_: object) -> None:
+        if trouble.disk_full:
+            trouble.disk_full -= 1
+            raise DiskError("mkfs.ext4 failed: No space left on device")
+        path.write_bytes(b"QFI\xfb")
+        trouble.homes_made[path.name] += 1
+
+    return make
 
 
 def qemu_img(trouble: Trouble) -> Callable[..., None]:

@@ -1,0 +1,221 @@
+"""What a workstation is to have beside its GPUs, and where and when that can be had.
+
+A home volume and a snapshot lie in the storage pools of some hosts, and a USB device is plugged into one. A
+home volume and a device are in one workstation at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from django.db.models import F, Min, Q, QuerySet
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
+
+from hosts.models import Host, UsbDevice
+from leasing.errors import NothingFree
+from leasing.locking import locked
+from leasing.models import Block, Flavor, Hold, HomeVolume, Lease, Person, Snapshot, Tenant, WaitlistEntry
+from leasing.openings.spans import Span, micros
+from leasing.reasons import NONE, Reason, because
+from leasing.states.home import USABLE
+from leasing.states.lease import HOLDING, LeaseState
+
+# A lease in one of these gives its home volume back in minutes, or has.
+_GIVES_BACK = (LeaseState.RELEASING, LeaseState.ENDED)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """No lease that overlaps this can have it all, and why."""
+
+    starts_at: datetime
+    ends_at: datetime
+    because: Reason
+
+    @property
+    def span(self) -> Span:
+        return Span(micros(self.starts_at), micros(self.ends_at))
+
+
+@dataclass(frozen=True)
+class Extras:
+    """Whose home volume, which snapshot, which devices; by default nothing.
+
+    `host_id` is the host into which the devices are plugged; `lease_id` the lease that has or is to have it
+    all, once there is one: it is not in its own way. Made for one answer, it asks once what is in reach.
+    """
+
+    tenant_id: UUID | None = None
+    owner_id: UUID | None = None
+    with_home: bool = False
+    snapshot: Snapshot | None = None
+    host_id: UUID | None = None
+    devices: tuple[UsbDevice, ...] = ()
+    lease_id: UUID | None = None
+    _reached: dict[int, frozenset[int]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __bool__(self) -> bool:
+        return self.with_home or self.snapshot is not None or self.host_id is not None
+
+    @property
+    def scarcest(self) -> str:
+        """What of it the fewest hosts have, as a rule: for words about it."""
+        return "snapshot" if self.snapshot is not None else "home" if self.with_home else "devices"
+
+    def reach(self, flavor: Flavor) -> frozenset[int] | None:
+        """The blocks whose hosts can give all of it to a workstation of the flavor; None: any."""
+        if not self:
+            return None
+        if flavor.pk not in self._reached:
+            self._reached[flavor.pk] = self._find_reach(flavor)
+        return self._reached[flavor.pk]
+
+    def _find_reach(self, flavor: Flavor) -> frozenset[int]:
+        blocks = Block.objects.filter(model=flavor.model_id)
+        if self.host_id is not None:
+            blocks = blocks.filter(host=self.host_id)
+        if self.with_home:
+            pools = self._home_pools()
+            blocks = blocks.filter(Q(host__pool__in=pools) if pools else Q(host__pool__isnull=False))
+        if self.snapshot is not None:
+            blocks = _with_room(blocks, self.snapshot, flavor)
+        return frozenset(blocks.values_list("pk", flat=True))
+
+    def taken(self, flavor: Flavor, since: datetime) -> list[Taken]:
+        """When some of it is in another workstation, from a time on."""
+        found: list[Taken] = []
+        if self.with_home:
+            found += [
+                Taken(other.starts_at, other.ends_at, why_home_is_taken(other))
+                for other in self._others_with_home().filter(ends_at__gt=since)
+            ]
+        if self.devices:
+            found += self._devices_taken(flavor, since)
+        return found
+
+    def lacking(self, flavor: Flavor, starts_at: datetime, ends_at: datetime) -> Reason:
+        """Why a lease in this window cannot have it, wherever it is; no reason if it could."""
+        return next((one.because for one in meeting(self.taken(flavor, starts_at), starts_at, ends_at)), NONE)
+
+    def booked_with(self, starts_at: datetime, ends_at: datetime) -> Lease | None:
+        """Another lease that is to have the home volume in this window."""
+        if not self.with_home:
+            return None
+        return self._others_with_home().filter(starts_at__lt=ends_at, ends_at__gt=starts_at).first()
+
+    def _others_with_home(self) -> QuerySet[Lease]:
+        others = Lease.objects.filter(tenant=self.tenant_id, owner=self.owner_id, with_home=True)
+        return others.exclude(Q(pk=self.lease_id) | Q(state__in=_GIVES_BACK))
+
+    def _home_pools(self) -> set[int]:
+        """Those in which the person has volumes of the team, or is to have one made by an earlier booking.
+
+        There are none before the first booking: then it goes to any pool.
+        """
+        kept = HomeVolume.objects.filter(tenant=self.tenant_id, person=self.owner_id, state__in=USABLE)
+        if pools := set(kept.values_list("pool", flat=True)):
+            return pools
+        hosts = Host.objects.filter(gpus__holds__lease__in=self._others_with_home(), pool__isnull=False)
+        return set(hosts.values_list("pool__pk", flat=True))
+
+    def _devices_taken(self, flavor: Flavor, since: datetime) -> Iterator[Taken]:
+        """A device is in use as long as GPUs are held, lead and turnaround included."""
+        lead, turnaround = (
+            timedelta(seconds=seconds)
+            for seconds in (flavor.model.lead_seconds, flavor.model.turnaround_seconds)
+        )
+        for device in self.devices:
+            holds = Hold.objects.filter(lease__devices__device=device, lease__state__in=HOLDING)
+            holds = holds.filter(ends_at__gt=since - lead).exclude(lease=self.lease_id)
+            reason = because("device-is-booked", device=device.name or device.usb_id)
+            for starts_at, ends_at in holds.values_list("starts_at", "ends_at"):
+                yield Taken(starts_at - turnaround, ends_at + lead, reason)
+
+
+PLAIN = Extras()
+
+
+def extras_for(
+    tenant: Tenant,
+    person: Person,
+    *,
+    with_home: bool = False,
+    snapshot: Snapshot | None = None,
+    devices: Sequence[UsbDevice] = (),
+) -> Extras:
+    """What a person chooses for a workstation of a team; the devices are of one host."""
+    return Extras(
+        tenant_id=tenant.pk,
+        owner_id=person.pk,
+        with_home=with_home,
+        snapshot=snapshot,
+        host_id=devices[0].host_id if devices else None,
+        devices=tuple(devices),
+    )
+
+
+def extras_of(lease: Lease) -> Extras:
+    """Those of a lease, which need not be saved; its devices are judged by `devices.require_free`."""
+    return Extras(
+        tenant_id=lease.tenant_id,
+        owner_id=lease.owner_id,
+        with_home=lease.with_home,
+        snapshot=lease.snapshot,
+        host_id=lease.bound_to_id,
+        lease_id=lease.pk,
+    )
+
+
+def extras_of_entry(entry: WaitlistEntry) -> Extras:
+    """Those that somebody waits for."""
+    return extras_for(entry.tenant, entry.owner, with_home=entry.with_home, snapshot=entry.snapshot)
+
+
+def look_again(entries: QuerySet[WaitlistEntry]) -> None:
+    """More may be in reach of these now: at the next tick all that is free is looked at for them."""
+    stale = locked(entries.filter(closed_at=None, fresh=False)).order_by("id")
+    WaitlistEntry.objects.filter(pk__in=[entry.pk for entry in stale]).update(fresh=True)
+
+
+def why_home_is_taken(other: Lease) -> Reason:
+    """Of a lease that is to have the home volume."""
+    if other.state == LeaseState.OFFERED:
+        return because("home-is-offered")
+    return because("home-is-booked", other=other.machine_name)
+
+
+def meeting(taken: Iterable[Taken], starts_at: datetime, ends_at: datetime) -> Iterator[Taken]:
+    """Those that overlap a window."""
+    return (one for one in taken if one.starts_at < ends_at and one.ends_at > starts_at)
+
+
+def nothing_with(extras: Extras, flavor: Flavor) -> NothingFree:
+    """No host that can give all of it has GPUs free in the window."""
+    words, hint = _NOTHING_WITH[extras.scarcest]
+    return NothingFree(_(words) % {"flavor": flavor.name}, hint=_(hint))
+
+
+_NOTHING_WITH = {
+    "snapshot": (
+        gettext_noop("No %(flavor)s that can start from your snapshot is free from then until then."),
+        gettext_noop("Choose another time, or book it without the snapshot."),
+    ),
+    "home": (
+        gettext_noop("No %(flavor)s that can have your home volume is free from then until then."),
+        gettext_noop("Choose another time, or book it without your home volume."),
+    ),
+    "devices": (
+        gettext_noop("No %(flavor)s is free from then until then where your devices are plugged in."),
+        gettext_noop("Choose another time, or book it without them."),
+    ),
+}
+
+
+def _with_room(blocks: QuerySet[Block], snapshot: Snapshot, flavor: Flavor) -> QuerySet[Block]:
+    """Blocks of hosts that have the snapshot, and room for its disk."""
+    shares = blocks.filter(host__gpus__model=F("model")).annotate(share=Min("host__gpus__share_disk_gib"))
+    return shares.filter(host__pool=snapshot.pool_id, share__gte=-(-snapshot.size_gib // flavor.gpu_count))
