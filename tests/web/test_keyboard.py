@@ -30,6 +30,9 @@ from tests.web.browsing import PictureHost, Visits
 from tests.web.keyboard import Keyboard
 from tests.web.scenes import PROVISION_STEPS, Scene
 from tests.web.site import Site, wait_until
+from tests.web.test_homes import bring_up as bring_up_newest
+from tests.web.test_homes import offer_homes
+from tests.web.test_snapshots import removed, saved_and_gone, the_one
 from tests.web.test_stories import SOON, answered, bring_up, catch_up, give_back, newest
 
 pytestmark = [pytest.mark.django_db, pytest.mark.timeout(120)]
@@ -142,6 +145,36 @@ def test_a_workstation_is_shared_used_by_a_colleague_and_handed_over(visits: Vis
     keyboard.use(theirs.get_by_role("button", name="Accept"))
     expect(theirs.get_by_text("It is yours.")).to_be_visible()
     assert site.do(lambda _scene: HandOver.objects.get().state) == "accepted"
+
+
+def test_a_workstation_is_saved_at_its_end_started_from_and_what_was_saved_is_removed(
+    visits: Visits, site: Site
+) -> None:
+    page = visits.page(site.scene.ada)
+    site.do(offer_homes)
+    keyboard = at(page, "book")
+    keyboard.use(page.get_by_label("Attach my home volume"), " ")
+    expect(page.get_by_label("Attach my home volume")).to_be_checked()
+    keyboard.follow(page.get_by_role("button", name="Book it"))
+    lease = site.do(bring_up_newest)
+    keyboard = at(page, "workstation", lease.pk)
+    keyboard.follow(page.get_by_role("button", name="Take it at the end"))
+    keyboard.follow(page.get_by_role("link", name="Take none"))
+    keyboard.follow(page.get_by_role("button", name="Take none"))
+    keyboard = at(page, "workstation", lease.pk)
+    keyboard.follow(page.locator(f'a[href="{reverse("workstation-end", args=[lease.pk])}"]'))
+    keyboard.follow(page.get_by_role("button", name="Save its disk, then end"))
+    expect(page.get_by_text("its disk is copied now")).to_be_visible()
+    site.do(saved_and_gone)
+    keyboard = at(page, "storage")
+    row = page.locator("[data-snapshot]")
+    keyboard.follow(row.get_by_role("link", name="Start from it"))
+    expect(page.get_by_label("Start from")).to_have_value(str(site.do(lambda _scene: the_one().pk)))
+    keyboard = at(page, "storage")
+    keyboard.follow(row.get_by_role("link", name="Remove"))
+    keyboard.follow(page.get_by_role("button", name="Remove it"))
+    expect(row).to_contain_text("being removed")
+    assert site.do(removed) == []
 
 
 def test_an_approver_decides_on_a_lease_and_on_a_quota(visits: Visits, site: Site) -> None:
