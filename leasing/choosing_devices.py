@@ -14,7 +14,8 @@ from leasing.actors import Actor
 from leasing.audit.log import record
 from leasing.changing import lock_for_change
 from leasing.errors import WrongState
-from leasing.models import Lease
+from leasing.extras import look_again
+from leasing.models import Lease, WaitlistEntry
 from leasing.reasons import NONE
 from leasing.states.lease import AHEAD
 from leasing.transactions import atomically
@@ -37,7 +38,7 @@ def _choose(actor: Actor, lease_id: UUID, usb: Collection[int], now: datetime) -
     lease = lock_for_change(lease_id)
     if lease.state not in AHEAD:
         raise WrongState(_("It has begun: its devices cannot be changed any more."))
-    before = devices.orders_of(lease)
+    before, had = devices.orders_of(lease), set(lease.devices.values_list("device", flat=True))
     chosen = devices.chosen_devices(lease.flavor, usb)
     lease.devices.all().delete()
     lease.bound_to = chosen[0].host if chosen else None
@@ -49,6 +50,7 @@ def _choose(actor: Actor, lease_id: UUID, usb: Collection[int], now: datetime) -
         holds.drop(lease)
         holds.place(lease, now=now)
     devices.require_free(lease)
+    look_again(WaitlistEntry.objects.filter(devices__in=had))
     record(
         action="lease.devices",
         actor=actor,

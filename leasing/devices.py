@@ -121,10 +121,11 @@ def orders_of(lease: Lease) -> tuple[m.UsbDevice, ...]:
     return tuple(m.UsbDevice(usb_id=device.usb_id, port=device.port, name=device.name) for device in devices)
 
 
-def take_devices(host: Host, told: Iterable[m.UsbDevice], *, now: datetime) -> None:
-    """Note what the host has now."""
+def take_devices(host: Host, told: Iterable[m.UsbDevice], *, now: datetime) -> bool:
+    """Note what the host has now. Returns whether something that was gone is back."""
     present = {(each.usb_id, each.port): each.name for each in told}
     known = {(row.usb_id, row.port): row for row in UsbDevice.objects.filter(host=host)}
+    came_back = any(row.gone_at is not None and key in present for key, row in known.items())
     for key, row in known.items():
         gone_at = None if key in present else row.gone_at or now
         name = present.get(key, row.name)
@@ -136,3 +137,4 @@ def take_devices(host: Host, told: Iterable[m.UsbDevice], *, now: datetime) -> N
         for (usb_id, port), name in present.items()
         if (usb_id, port) not in known
     )
+    return came_back

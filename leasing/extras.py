@@ -78,6 +78,8 @@ class Extras:
         blocks = Block.objects.filter(model=flavor.model_id)
         if self.host_id is not None:
             blocks = blocks.filter(host=self.host_id)
+        if any(device.gone_at is not None for device in self.devices):
+            blocks = blocks.none()
         if self.with_home:
             pools = self._home_pools()
             blocks = blocks.filter(Q(host__pool__in=pools) if pools else Q(host__pool__isnull=False))
@@ -171,14 +173,20 @@ def extras_of(lease: Lease) -> Extras:
 
 
 def extras_of_entry(entry: WaitlistEntry) -> Extras:
-    """Those that somebody waits for."""
-    return extras_for(entry.tenant, entry.owner, with_home=entry.with_home, snapshot=entry.snapshot)
+    """Those that somebody waits for; the entry is saved."""
+    return extras_for(
+        entry.tenant,
+        entry.owner,
+        with_home=entry.with_home,
+        snapshot=entry.snapshot,
+        devices=list(entry.devices.all()),
+    )
 
 
 def look_again(entries: QuerySet[WaitlistEntry]) -> None:
     """More may be in reach of these now: at the next tick all that is free is looked at for them."""
-    stale = locked(entries.filter(closed_at=None, fresh=False)).order_by("id")
-    WaitlistEntry.objects.filter(pk__in=[entry.pk for entry in stale]).update(fresh=True)
+    stale = {entry.pk for entry in locked(entries.filter(closed_at=None, fresh=False)).order_by("id")}
+    WaitlistEntry.objects.filter(pk__in=stale).update(fresh=True)
 
 
 def why_home_is_taken(other: Lease) -> Reason:

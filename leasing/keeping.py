@@ -17,13 +17,14 @@ from django.db import transaction
 from django.db.models import Count, Q
 
 from hosts.models import Gpu
-from leasing import holds, offering
+from leasing import holds
 from leasing.extras import extras_of_entry
 from leasing.lines import fewest_in_the_way
 from leasing.locking import locked
 from leasing.models import Block, Closure, Flavor, Hold, WaitlistEntry
 from leasing.openings.upkeep import read, span_of, write
 from leasing.states.gpu import BOOKABLE
+from leasing.wishes import impossible_because, line, wishes
 
 # A block and one of its NUMA nodes, or NO_NODE where the node does not matter.
 Group = tuple[int, int]
@@ -33,7 +34,7 @@ NO_NODE = -1
 def lines_without() -> list[int]:
     """The GPU models for which somebody waits and nothing is kept."""
     kept = Block.objects.filter(kept_for__isnull=False).values("model")
-    waiting = offering.line().exclude(flavor__model__in=kept).order_by()
+    waiting = line().exclude(flavor__model__in=kept).order_by()
     return list(waiting.values_list("flavor__model", flat=True).distinct())
 
 
@@ -52,9 +53,9 @@ def kept_in_vain() -> list[Block]:
 def keep_for_first(model_id: int, *, now: datetime) -> None:
     """Keep GPUs for the first of the line for whom it is possible."""
     too_many: dict[str, int] = {}
-    for entry, wish in offering.wishes(offering.line(model_id).filter(last_start_at__gt=now)):
+    for entry, wish in wishes(line(model_id).filter(last_start_at__gt=now)):
         flavor = entry.flavor
-        if wish.next_start(wish.last_start) is None or offering.impossible_because(entry):
+        if wish.next_start(wish.last_start) is None or impossible_because(entry):
             continue
         if flavor.gpu_count >= too_many.get(flavor.numa, flavor.gpu_count + 1):
             continue
@@ -118,7 +119,7 @@ def _keep(entry: WaitlistEntry, block_id: int, gpu_ids: list[UUID], *, now: date
 
 def _in_vain(block: Block) -> bool:
     assert block.kept_for is not None  # noqa: S101 - asked for by kept_in_vain
-    ((entry, wish),) = offering.wishes([block.kept_for])
+    ((entry, wish),) = wishes([block.kept_for])
     if entry.closed_at is not None or wish.next_start(wish.last_start) is None:
         return True
     reach = extras_of_entry(entry).reach(entry.flavor)
@@ -128,4 +129,4 @@ def _in_vain(block: Block) -> bool:
     overlapping = Q(starts_at__lt=entry.kept_until) & (Q(ends_at=None) | Q(ends_at__gt=entry.kept_from))
     closed = Closure.objects.filter(overlapping, Q(gpu=None) | Q(gpu__in=gpus), host=block.host_id)
     broken = gpus.exclude(state__in=BOOKABLE)
-    return closed.exists() or broken.exists() or bool(offering.impossible_because(entry))
+    return closed.exists() or broken.exists() or bool(impossible_because(entry))

@@ -10,35 +10,32 @@ Its price is fixed when it is made; limits and roles are looked at when it is cl
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet
+from django.db.models import Count, F, Q, QuerySet
 
-from leasing import holds, metering, policy, tidings
+from leasing import devices, holds, metering, tidings
 from leasing.actors import SYSTEM, Actor
 from leasing.audit.log import record
 from leasing.errors import InvalidRequest, NothingFree
 from leasing.extras import extras_of_entry, look_again
-from leasing.homes import are_offered
 from leasing.lines import Wish, claim_until, first_start
 from leasing.locking import locked
 from leasing.models import Block, Flavor, Lease, WaitlistEntry
 from leasing.openings.search import Scope
-from leasing.openings.spans import MICROSECOND, Open, Span, micros, moment
-from leasing.openings.upkeep import give_up_kept, kept_of, note_freed, openings_of, read, span_of
+from leasing.openings.spans import Open, Span, micros, moment
+from leasing.openings.upkeep import give_up_kept, kept_of, note_freed, openings_of, read
 from leasing.pricing import keep_terms, quote_lease
 from leasing.reasons import NONE, Reason, because
-from leasing.slots import find_start
 from leasing.states.gpu import BOOKABLE
-from leasing.states.lease import LeaseEvent, LeaseState, Outcome
-from leasing.states.snapshot import SnapshotState
+from leasing.states.lease import LeaseEvent, LeaseState
 from leasing.transitions import apply_lease_event
+from leasing.wishes import free_start, fresh_entries, impossible_because, line, wishes
 
 # Who lets so many offers pass is no longer in line.
 CHANCES = 3
@@ -65,8 +62,8 @@ def show_freed(block: Block, *, now: datetime) -> None:
     """Offer what came free of a block, which the caller has locked, to those who wait, each in turn."""
     while _frees_more(block, now=now):
         pass
-    # Whose GPUs came free may have given back a home volume as well, and that goes to other blocks too.
-    look_again(WaitlistEntry.objects.filter(with_home=True))
+    # Whose GPUs came free may have given back a home volume or devices too, which go to other blocks as well.
+    look_again(WaitlistEntry.objects.filter(Q(with_home=True) | Q(devices__isnull=False)))
     block.freed_from = block.freed_until = None
     block.save(update_fields=["freed_from", "freed_until"])
 
@@ -91,11 +88,6 @@ def show_all_freed(model_id: int, *, now: datetime) -> None:
         show_freed(block, now=now)
 
 
-def fresh_entries() -> QuerySet[WaitlistEntry]:
-    """Those for whom what is free is to be looked at: they joined, changed, or had an offer till now."""
-    return line().filter(fresh=True)
-
-
 def look_for(entry_id: UUID, *, now: datetime) -> None:
     """Offer a fresh entry what is free already. To be called after all that came free was shown."""
     for block in locked(Block.objects.filter(kept_for=entry_id)):
@@ -116,37 +108,6 @@ def look_for(entry_id: UUID, *, now: datetime) -> None:
         pk=entry.pk, last_start_at=entry.last_start_at, passes=entry.passes
     )
     unchanged.update(fresh=False)
-
-
-def line(model_id: int | None = None) -> QuerySet[WaitlistEntry]:
-    """Those who wait and have no offer, the first first; for one GPU model, or all."""
-    offers = Lease.objects.filter(entry=OuterRef("pk"), state=LeaseState.OFFERED)
-    waiting = WaitlistEntry.objects.filter(~Exists(offers), closed_at=None)
-    if model_id is not None:
-        waiting = waiting.filter(flavor__model=model_id)
-    return waiting.select_related("flavor__model", "image", "owner", "tenant", "snapshot").order_by(
-        "rank_at", "joined_at", "id"
-    )
-
-
-def free_start(entry: WaitlistEntry, wish: Wish, *, now: datetime) -> datetime | None:
-    """The first start that is free anywhere and that the entry would take."""
-    asked, extras = wish.next_start(micros(now)), extras_of_entry(entry)
-    while asked is not None:
-        start = find_start(
-            entry.flavor,
-            entry.duration,
-            earliest=moment(asked),
-            deadline=entry.deadline_at,
-            extras=extras,
-            now=now,
-        )
-        if start is None:
-            return None
-        found, asked = micros(start), wish.next_start(micros(start))
-        if asked == found:
-            return start
-    return None
 
 
 def offers_due(now: datetime) -> QuerySet[Lease]:
@@ -198,6 +159,14 @@ def close(
         tidings.waits_no_more(entry, now=now)
 
 
+def give_up(entry: WaitlistEntry, *, now: datetime) -> None:
+    """Close an entry, which the caller has locked, to which nothing can be offered any more."""
+    if reason := impossible_because(entry):
+        close(entry, _ENDS.WITHDRAWN, reason, now=now)
+    else:
+        close(entry, _ENDS.LAPSED, because("wait-lapsed"), now=now)
+
+
 def note(entry: WaitlistEntry, action: str, *, actor: Actor, now: datetime, **facts: Any) -> None:
     """Write into the audit log what happened to an entry."""
     record(action=action, actor=actor, subject=f"waitlist:{entry.pk}", tenant=entry.tenant, now=now, **facts)
@@ -239,32 +208,6 @@ def _within_reach(flavor: Flavor, found: list[tuple[Scope, Open]]) -> Iterator[O
     return (opening for scope, opening in found if scope in scopes)
 
 
-def wishes(entries: Iterable[WaitlistEntry]) -> list[tuple[WaitlistEntry, Wish]]:
-    """What each waits for. Nothing that overlaps an offer which it let pass is offered to it again, nor
-    anything while its home volume is in another workstation.
-    """
-    waiting = list(entries)
-    apart: dict[UUID, list[Span]] = defaultdict(list)
-    refused = [entry.pk for entry in waiting if entry.passes]
-    rows = Lease.objects.filter(entry__in=refused, outcome=Outcome.PASSED)
-    for entry_id, starts_at, ends_at in rows.values_list("entry_id", "starts_at", "ends_at"):
-        apart[entry_id].append(span_of(starts_at, ends_at))
-    for entry in waiting:
-        taken = extras_of_entry(entry).taken(entry.flavor, entry.earliest_at)
-        apart[entry.pk] += [one.span for one in taken]
-    return [(entry, wish_of(entry, apart[entry.pk])) for entry in waiting]
-
-
-def wish_of(entry: WaitlistEntry, apart: list[Span]) -> Wish:
-    return Wish(
-        gpus=entry.flavor.gpu_count,
-        duration=entry.duration // MICROSECOND,
-        earliest=micros(entry.earliest_at),
-        last_start=micros(entry.last_start_at),
-        apart=tuple(apart),
-    )
-
-
 def _offer_on(block: Block, entry: WaitlistEntry, starts_at: datetime, *, now: datetime) -> bool:
     """Whether this slot of the locked block is the entry's now."""
     if _closed_as_impossible(entry, now=now):
@@ -277,6 +220,7 @@ def _offer_on(block: Block, entry: WaitlistEntry, starts_at: datetime, *, now: d
             if block.kept_for_id == entry.pk:
                 give_up_kept(block)
             holds.place_on(offer, block, now=now)
+            devices.require_free(offer)
             _announce(offer, now=now)
     except (NothingFree, InvalidRequest):
         block.refresh_from_db()
@@ -295,6 +239,7 @@ def _offer_anywhere(entry: WaitlistEntry, starts_at: datetime, *, now: datetime)
     with suppress(NothingFree, InvalidRequest), transaction.atomic():
         offer = _new_offer(entry, starts_at, now=now)
         place_after_line(offer, now=now)
+        devices.require_free(offer)
         if _still_wants(entry, starts_at, besides=offer):
             _announce(offer, now=now)
         else:
@@ -323,19 +268,6 @@ def _closed_as_impossible(entry: WaitlistEntry, *, now: datetime) -> bool:
     return bool(reason)
 
 
-def impossible_because(entry: WaitlistEntry) -> Reason:
-    """Why nothing can be offered to the entry any more; no reason if something can."""
-    if not policy.has_role(entry.owner, entry.tenant, "member"):
-        return because("wait-no-member")
-    if not (entry.flavor.offered and entry.image.offered):
-        return because("wait-not-offered")
-    if entry.with_home and not are_offered():
-        return because("wait-no-homes")
-    if entry.snapshot is not None and entry.snapshot.state != SnapshotState.KEPT:
-        return because("wait-no-snapshot")
-    return NONE
-
-
 def _new_offer(entry: WaitlistEntry, starts_at: datetime, *, now: datetime) -> Lease:
     """Raises InvalidRequest if it has no price at that time."""
     ends_at = starts_at + entry.duration
@@ -361,8 +293,10 @@ def _new_offer(entry: WaitlistEntry, starts_at: datetime, *, now: datetime) -> L
         quoted_total=quote.total,
         varied=quote.is_varied,
         entry=entry,
+        bound_to=chosen[0].host if (chosen := list(entry.devices.all())) else None,
     )
     keep_terms(offer, quote)
+    devices.give(offer, chosen)
     return offer
 
 
@@ -381,6 +315,8 @@ def _announce(offer: Lease, *, now: datetime) -> None:
         "waitlist_entry": offer.entry_id,
         "gpus": [str(gpu) for gpu in offer.holds.values_list("gpu_id", flat=True)],
     }
+    if offer.bound_to_id:
+        facts["usb"] = devices.told(devices.orders_of(offer))
     record(
         action="lease.offer", actor=SYSTEM, subject=f"lease:{offer.pk}", tenant=offer.tenant, now=now, **facts
     )

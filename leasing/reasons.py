@@ -93,6 +93,7 @@ TEXTS: dict[str, str | Promise] = {
     "wait-no-member": _("You are no longer a member of the team."),
     "wait-no-homes": _("No host keeps home volumes any more."),
     "wait-no-snapshot": _("The snapshot that it was to start from is removed."),
+    "wait-no-device": _("A USB device that it was to have was at a host that is retired."),
     "wait-not-offered": _("This workstation or its system is no longer offered."),
     "wait-passed": _("You let %(count)d offers pass."),
     "maintenance": _("Its GPU is closed for maintenance, and no equal one is free: %(why)s"),

@@ -39,7 +39,7 @@ from leasing.imaging.copies import order_copies
 from leasing.imaging.uploads import forget_old
 from leasing.locking import locked
 from leasing.maintenance import reopening
-from leasing.models import Block, Hold, Lease, OutboxMessage, WaitlistEntry
+from leasing.models import Block, Hold, Lease, OutboxMessage
 from leasing.openings import upkeep
 from leasing.reasons import NONE, Reason, because
 from leasing.states.gpu import GpuEvent, GpuState
@@ -47,6 +47,7 @@ from leasing.states.lease import ON_HOST, LeaseEvent, LeaseState
 from leasing.timing import INTAKE_DEADLINE, RELEASE_DEADLINE
 from leasing.transactions import atomically
 from leasing.transitions import apply_gpu_event, apply_lease_event
+from leasing.wishes import fresh_entries, hopeless
 
 log = logging.getLogger(__name__)
 M = TypeVar("M", bound=Model)
@@ -184,10 +185,8 @@ def mend_offers(now: datetime) -> None:
 
 
 def lapse_waits(now: datetime) -> None:
-    """Those who wait for what cannot end by their deadline any more."""
-    due = offering.line().filter(last_start_at__lt=now)
-    lapsed, reason = WaitlistEntry.Outcome.LAPSED, because("wait-lapsed")
-    _each_locked(due, lambda entry: offering.close(entry, lapsed, reason, now=now))
+    """Those who wait for what they cannot be given any more."""
+    _each_locked(hopeless(now), lambda entry: offering.give_up(entry, now=now))
 
 
 def open_again(now: datetime) -> None:
@@ -200,7 +199,7 @@ def serve_lines(now: datetime) -> None:
     in_vain = Block.objects.filter(pk__in=[block.pk for block in keeping.kept_in_vain()])
     _each_locked(in_vain, upkeep.give_up_kept)
     _each_locked(offering.freed_blocks(), lambda block: offering.show_freed(block, now=now))
-    fresh = offering.fresh_entries().values_list("pk", flat=True)
+    fresh = fresh_entries().values_list("pk", flat=True)
     _each(fresh, lambda pk: offering.look_for(pk, now=now))
     _each(keeping.lines_without(), lambda model_id: keeping.keep_for_first(model_id, now=now))
 

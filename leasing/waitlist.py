@@ -6,6 +6,7 @@ leasing.offering in the order of leasing.lines.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -27,8 +28,9 @@ from leasing.booking import (
     member_of,
     starts_now,
 )
+from leasing.devices import chosen_devices, told
 from leasing.errors import InvalidRequest, NotVisible, WrongState
-from leasing.extras import extras_of_entry
+from leasing.extras import Extras, extras_for, extras_of_entry
 from leasing.fair_share import shares_of
 from leasing.homes import check_offers, check_wish
 from leasing.limits import check_window
@@ -90,11 +92,17 @@ def join_waitlist(
     purpose: str = "",
     with_home: bool = False,
     snapshot: Snapshot | None = None,
+    usb: Collection[int] = (),
     now: datetime,
 ) -> WaitlistEntry:
-    """Wait for what cannot be had in time; no `earliest` means now. Raises InvalidRequest or WrongState."""
+    """Wait for what cannot be had in time; no `earliest` means now, `usb` are the numbers of devices.
+
+    Raises InvalidRequest or WrongState.
+    """
     person = member_of(actor, tenant)
     check_offered(flavor, image)
+    devices = chosen_devices(flavor, usb)
+    extras = extras_for(tenant, person, with_home=with_home, snapshot=snapshot, devices=devices)
     entry = WaitlistEntry(
         tenant=tenant,
         owner=person,
@@ -112,8 +120,8 @@ def join_waitlist(
     price_or_refuse(flavor, tenant, at=entry.earliest_at)
     _check_deadline(entry, now=now)
     check_offers(entry)
-    _check_size(entry)
-    return _join(actor, entry, now=now)
+    _check_size(entry, extras)
+    return _join(actor, entry, extras, now=now)
 
 
 def leave_waitlist(*, actor: Actor, entry_id: UUID, now: datetime) -> WaitlistEntry:
@@ -149,9 +157,8 @@ def entries_of(person: Person) -> QuerySet[WaitlistEntry]:
     entries = WaitlistEntry.objects.select_related(
         "tenant", "flavor__model", "image", "owner", "snapshot__lease"
     )
-    return entries.filter(owner=person, tenant__in=policy.tenants_with_role(person, "member")).order_by(
-        "-joined_at", "id"
-    )
+    own = entries.filter(owner=person, tenant__in=policy.tenants_with_role(person, "member"))
+    return own.prefetch_related("devices__host").order_by("-joined_at", "id")
 
 
 def outlook(entry: WaitlistEntry, *, now: datetime) -> Outlook:
@@ -169,7 +176,7 @@ def outlook(entry: WaitlistEntry, *, now: datetime) -> Outlook:
 
 
 @atomically
-def _join(actor: Actor, entry: WaitlistEntry, *, now: datetime) -> WaitlistEntry:
+def _join(actor: Actor, entry: WaitlistEntry, extras: Extras, *, now: datetime) -> WaitlistEntry:
     tenant = locked(Tenant.objects.all()).get(pk=entry.tenant_id)
     person = locked(Person.objects.all()).get(pk=entry.owner_id)
     require_open(tenant)
@@ -179,11 +186,12 @@ def _join(actor: Actor, entry: WaitlistEntry, *, now: datetime) -> WaitlistEntry
             _("You are in line %(count)d times already.") % {"count": MOST_ENTRIES},
             hint=_("Leave one of them first."),
         )
-    _check_nothing_fits(entry, now=now)
+    _check_nothing_fits(entry, extras, now=now)
     shares = shares_of(entry.flavor.model_id, now=now)
     own = shares.pop(tenant.pk, Share(0, tenant.weight))
     entry.rank_at = now + setback(times_fair(own, [own, *shares.values()]))
     entry.save(force_insert=True)
+    entry.devices.set(extras.devices)
     offering.note(
         entry,
         "waitlist.join",
@@ -195,7 +203,7 @@ def _join(actor: Actor, entry: WaitlistEntry, *, now: datetime) -> WaitlistEntry
         earliest=entry.earliest_at,
         deadline=entry.deadline_at,
         rank=entry.rank_at,
-        **_extras_noted(entry),
+        **_noted(extras),
     )
     transaction.on_commit(wake_control)
     return entry
@@ -222,7 +230,7 @@ def _change_deadline(actor: Actor, entry_id: UUID, deadline: datetime, now: date
         raise WrongState(_("You have an offer."), hint=_("Claim or decline it first."))
     was, entry.last_start_at, entry.fresh = entry.deadline_at, deadline - entry.duration, True
     _check_deadline(entry, now=now)
-    _check_nothing_fits(entry, now=now)
+    _check_nothing_fits(entry, extras_of_entry(entry), now=now)
     entry.save(update_fields=["last_start_at", "fresh"])
     offering.note(entry, "waitlist.change", actor=actor, now=now, deadline=deadline, was=was)
     transaction.on_commit(wake_control)
@@ -272,9 +280,10 @@ def _decline(actor: Actor, entry_id: UUID, now: datetime) -> WaitlistEntry:
     return WaitlistEntry.objects.get(pk=entry_id)
 
 
-def _extras_noted(entry: WaitlistEntry) -> dict[str, Any]:
-    facts: dict[str, Any] = {"with_home": True} if entry.with_home else {}
-    return facts | ({"snapshot": str(entry.snapshot_id)} if entry.snapshot_id else {})
+def _noted(extras: Extras) -> dict[str, Any]:
+    facts: dict[str, Any] = {"with_home": True} if extras.with_home else {}
+    facts |= {"snapshot": str(extras.snapshot.pk)} if extras.snapshot else {}
+    return facts | ({"usb": told(extras.devices)} if extras.devices else {})
 
 
 def _let_pass(actor: Actor, entry_id: UUID, reason: Reason, *, now: datetime) -> None:
@@ -333,13 +342,13 @@ def _check_deadline(entry: WaitlistEntry, *, now: datetime) -> None:
         )
 
 
-def _check_size(entry: WaitlistEntry) -> None:
-    flavor, reach = entry.flavor, extras_of_entry(entry).reach(entry.flavor)
+def _check_size(entry: WaitlistEntry, extras: Extras) -> None:
+    flavor, reach = entry.flavor, extras.reach(entry.flavor)
     blocks = Block.objects.filter(model=flavor.model_id, gpus__gte=flavor.gpu_count)
     if reach is not None and blocks.exists() and not blocks.filter(pk__in=reach).exists():
         raise InvalidRequest(
             _("No host that it could be on has so many of these GPUs."),
-            hint=_("Choose a smaller workstation, or wait without your home volume or snapshot."),
+            hint=_("Choose a smaller workstation, or wait without your home volume, snapshot or devices."),
             field="flavor",
         )
     if not blocks.exists():
@@ -350,13 +359,13 @@ def _check_size(entry: WaitlistEntry) -> None:
         )
 
 
-def _check_nothing_fits(entry: WaitlistEntry, *, now: datetime) -> None:
+def _check_nothing_fits(entry: WaitlistEntry, extras: Extras, *, now: datetime) -> None:
     start = find_start(
         entry.flavor,
         entry.duration,
         earliest=entry.earliest_at,
         deadline=entry.deadline_at,
-        extras=extras_of_entry(entry),
+        extras=extras,
         now=now,
     )
     if start is not None:

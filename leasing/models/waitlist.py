@@ -9,7 +9,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
-from hosts.models import Gpu
+from hosts.models import Gpu, UsbDevice
 from leasing.models.catalogue import Flavor, Image
 from leasing.models.people import Person, Tenant
 from leasing.models.snapshots import Snapshot
@@ -18,7 +18,7 @@ from leasing.reasons import ReasonField
 
 class WaitlistEntry(models.Model):
     """A person waits for a flavor, `duration` long, not before `earliest_at`, begun by `last_start_at`, with
-    their home volume or from a snapshot if they say so.
+    their home volume, from a snapshot or with USB devices of one host if they say so.
 
     `rank_at` is its place in the line for the GPU model and never changes (leasing.lines). `fresh` means that
     what is free is still to be looked at for it. `passes` counts offers that its owner let pass. GPUs may be
@@ -43,6 +43,7 @@ class WaitlistEntry(models.Model):
     purpose = models.CharField(max_length=500, blank=True)
     with_home = models.BooleanField(default=False)
     snapshot = models.ForeignKey(Snapshot, models.PROTECT, null=True, related_name="+", db_index=False)
+    devices = models.ManyToManyField(UsbDevice, related_name="+")
     joined_at = models.DateTimeField()
     rank_at = models.DateTimeField()
     fresh = models.BooleanField(default=True)

@@ -40,11 +40,11 @@ def take(host: Host, event: m.Inventory, *, at: datetime, now: datetime) -> str:
     cards = {card.address: card for card in event.cards}
     remember_cards(host, event.cards, now=now)
     slices.admit_slices(host, now=now)
-    devices.take_devices(host, event.usb, now=now)
+    came_back = devices.take_devices(host, event.usb, now=now)
     for gpu in Gpu.objects.filter(host=host).exclude(state__in=_OUT_OF_SERVICE).order_by("id"):
         _compare(gpu, host, cards.get(gpu.address), now=now)
-    if host.pool_id != pool_before:
-        # For those who wait for it with what lies in that pool it is as if it had come free.
+    if host.pool_id != pool_before or came_back:
+        # For those who wait for it with what lies in that pool, or is back, it is as if it had come free.
         refresh_host(host.pk, now, None)
     return "applied"
 

@@ -19,10 +19,10 @@ from leasing.booking import limits_met
 from leasing.models import Lease, WaitlistEntry
 from leasing.snapshots_kept import snapshot_named
 from leasing.waitlist import Outlook
-from portal.api.fields import MomentField, StrictSerializer
+from portal.api.fields import DevicesField, MomentField, StrictSerializer
 from portal.api.leases import NothingSerializer
 from portal.api.named import flavor_named, image_named, tenant_named
-from portal.api.serializers import LeaseDetailSerializer, moment
+from portal.api.serializers import LeaseDetailSerializer, UsbDeviceSerializer, moment
 from portal.api.views import ActionView, ListView, api_actor, checked, person_of
 
 
@@ -38,6 +38,7 @@ class JoinSerializer(StrictSerializer[dict[str, Any]]):
     snapshot = serializers.UUIDField(
         required=False, allow_null=True, default=None, help_text="Your snapshot that its disk begins as"
     )
+    usb = DevicesField(required=False, default=list)
 
 
 class DeadlineSerializer(StrictSerializer[dict[str, Any]]):
@@ -79,13 +80,14 @@ class WaitlistEntrySerializer(serializers.ModelSerializer[WaitlistEntry]):
     earliest, deadline = moment(source="earliest_at"), moment(source="deadline_at")
     joined_at, closed_at = moment(), moment(allow_null=True)
     outcome_reason = serializers.CharField(read_only=True)
+    usb = UsbDeviceSerializer(many=True, read_only=True, source="devices")
     outlook = serializers.SerializerMethodField()
 
     class Meta:
         model = WaitlistEntry
         fields = [
             "id", "tenant", "flavor", "image", "duration_seconds", "earliest", "deadline", "purpose",
-            "with_home", "snapshot", "joined_at", "closed_at", "outcome", "outcome_reason", "outlook",
+            "with_home", "snapshot", "usb", "joined_at", "closed_at", "outcome", "outcome_reason", "outlook",
         ]  # fmt: skip
         read_only_fields = fields
 
@@ -124,6 +126,7 @@ class WaitlistView(ListView[WaitlistEntry]):
             purpose=asked["purpose"],
             with_home=asked["with_home"],
             snapshot=snapshot_named(person, asked["snapshot"]) if asked["snapshot"] else None,
+            usb=asked["usb"],
             now=timezone.now(),
         )
         location = reverse("api-waitlist-entry", args=[entry.pk])

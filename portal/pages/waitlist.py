@@ -74,11 +74,6 @@ def join(request: PersonRequest) -> str:
     form, now = BookingForm(request.user, choices_for(request), request.POST), timezone.now()
     if not form.is_valid():
         raise InvalidRequest(_("Choose what, when and how long first."))
-    if form.cleaned_data["usb"]:
-        raise InvalidRequest(
-            _("There is no line for devices."),
-            hint=_("Wait without them, and choose them on the workstation’s page when you have it."),
-        )
     joined = waitlist.join_waitlist(
         actor=request.actor,
         tenant=form.cleaned_data["tenant"],
@@ -88,6 +83,7 @@ def join(request: PersonRequest) -> str:
         earliest=form.starts(),
         deadline=_deadline(request),
         purpose=form.cleaned_data["purpose"],
+        usb=form.cleaned_data["usb"],
         **form.storage(),
         now=now,
     )

@@ -30,7 +30,6 @@ from leasing.ending import end_lease
 from leasing.errors import DomainError, InvalidRequest, NothingFree
 from leasing.fsck import bookings, lifecycles, limits, waiting
 from leasing.models import Closure, Flavor, Hold, Lease, Person, Rate, Tenant, WaitlistEntry
-from leasing.offering import line
 from leasing.openings.upkeep import rebuild, refresh_host
 from leasing.states.gpu import GpuEvent
 from leasing.transitions import TransitionRefused, apply_gpu_event
@@ -42,6 +41,7 @@ from leasing.waitlist import (
     leave_waitlist,
     outlook,
 )
+from leasing.wishes import line
 from tests.domain.ground import NOW, Ground
 from tests.domain.oracle import MINUTE, Busy, Oracle
 

@@ -102,14 +102,13 @@ def test_the_line_is_joined_with_what_was_chosen_and_says_so(
     ada: Client, scene: Scene, tablet: UsbDevice
 ) -> None:
     ada.post(reverse("book"), chosen(scene, 9, with_home="1"))
-    asked = chosen(scene, 10, with_home="1", deadline=f"{DAY}T16:00")
-    refused = ada.post(reverse("join-waitlist"), asked | {"usb": [tablet.pk], "back": "/book/"}, follow=True)
-    assert "There is no line for devices." in refused.content.decode()
+    asked = chosen(scene, 10, with_home="1", usb=[tablet.pk], deadline=f"{DAY}T16:00")
     ada.post(reverse("join-waitlist"), asked)
     entry = WaitlistEntry.objects.latest("joined_at")
     assert entry.with_home
     page = ada.get(reverse("waiting", args=[entry.pk])).content.decode()
     assert "yours, attached" in page
+    assert "Wacom Pro at hv1" in page
 
 
 def test_the_api_finds_slots_with_them(ada: Client, scene: Scene, tablet: UsbDevice) -> None:
@@ -139,8 +138,9 @@ def test_the_api_finds_slots_with_them(ada: Client, scene: Scene, tablet: UsbDev
     assert ada.get(reverse("api-slots"), asked | {"usb": [10**9]}).status_code == 400
     join = {
         "tenant": "studio", "flavor": scene.flavor.slug, "image": scene.image.slug, "with_home": True,
-        "duration_seconds": 3600, "earliest": other.starts_at.isoformat(),
+        "usb": [tablet.pk], "duration_seconds": 3600, "earliest": other.starts_at.isoformat(),
         "deadline": (other.starts_at + timedelta(hours=3)).isoformat(),
     }  # fmt: skip
     joined = ada.post(reverse("api-waitlist"), join, content_type="application/json")
     assert (joined.status_code, joined.json()["with_home"], joined.json()["snapshot"]) == (201, True, None)
+    assert [device["name"] for device in joined.json()["usb"]] == ["Wacom Pro"]
