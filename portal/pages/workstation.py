@@ -195,6 +195,7 @@ def _shown(person: Person, lease: Lease, now: datetime) -> dict[str, Any]:
         "known": considerations(lease, now=now) if _may_decide(person, lease) else None,
         "may_tag": policy.may_tag(person, lease),
         "more": more_time(lease, now=now) if usable and lease.state in ENDABLE else None,
+        "movable": usable and lease.state in AHEAD,
         **_devices(lease, usable=usable),
         **_saving(lease, usable=usable),
         "steps": lease.steps.order_by("id"),
