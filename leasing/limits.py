@@ -30,7 +30,8 @@ class Limit:
     """At most `value`; `kind` says of what, and in which unit, as QuotaKind does.
 
     It is about the tenant or, with `own`, about the one person; about one GPU model, or all of them. A `rule`
-    says what becomes of what is beyond it, as BudgetRule does; without one it waits for an approver.
+    says what becomes of what is beyond it, as BudgetRule does; without one it waits for an approver. It is in
+    force `until` then, or for good.
     """
 
     kind: str
@@ -41,6 +42,7 @@ class Limit:
     model_name: str = ""
     currency: str = ""
     rule: str = ""
+    until: datetime | None = None
 
     @property
     def name(self) -> str:

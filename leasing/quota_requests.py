@@ -18,9 +18,10 @@ from leasing.actors import Actor
 from leasing.addresses import of_quota
 from leasing.audit.log import record
 from leasing.errors import InvalidRequest, NotAllowed, NotVisible, WrongState
+from leasing.limits import Limit, plain
 from leasing.locking import locked
 from leasing.models import Flavor, Person, QuotaKind, QuotaRequest, Tenant
-from leasing.quotas import set_quota
+from leasing.quotas import limit_about, set_quota
 from leasing.reasons import filled
 
 OPEN_REQUESTS = 20
@@ -43,10 +44,8 @@ def ask_quota(
     person = _member(actor, tenant)
     if not reason.strip():
         raise InvalidRequest(_("Say what you need it for."), field="reason")
-    if not 0 <= value <= LARGEST:
-        raise InvalidRequest(_("This is no quantity that can be granted."), field="value")
-    if until is not None and until <= now:
-        raise InvalidRequest(_("The date is over."), field="until")
+    check_quantity(value, until, now=now)
+    _check_larger(limit_about(tenant, None if for_all else person, kind, model, now=now), value, for_all)
     with transaction.atomic():
         locked(Tenant.objects.all()).get(pk=tenant.pk)
         waiting = QuotaRequest.objects.filter(asked_by=person, state=QuotaRequest.State.OPEN).count()
@@ -73,6 +72,8 @@ def grant_quota(
     *, actor: Actor, request_id: UUID, note: str = "", until: datetime | None = None, now: datetime
 ) -> QuotaRequest:
     """Grant what was asked for, for good or until a date (the one that was asked for, if none is given)."""
+    if until is not None:
+        check_quantity(Decimal(0), until, now=now)
     with transaction.atomic():
         asked = _decide(actor, request_id, QuotaRequest.State.GRANTED, note=note, now=now)
         asked.quota = set_quota(
@@ -119,6 +120,14 @@ def withdraw_quota_request(*, actor: Actor, request_id: UUID, now: datetime) -> 
     return asked
 
 
+def check_quantity(value: Decimal, until: datetime | None, *, now: datetime) -> None:
+    """Raises InvalidRequest for what no limit can be."""
+    if not 0 <= value <= LARGEST:
+        raise InvalidRequest(_("This is no quantity that can be granted."), field="value")
+    if until is not None and until <= now:
+        raise InvalidRequest(_("The date is over."), field="until")
+
+
 def visible_requests(person: Person) -> QuerySet[QuotaRequest]:
     """One's own, and those of tenants that one decides for."""
     requests = QuotaRequest.objects.select_related("tenant", "asked_by", "person", "model", "decided_by")
@@ -133,6 +142,22 @@ def _member(actor: Actor, tenant: Tenant) -> Person:
     if actor.person is None or not policy.has_role(actor.person, tenant, "member"):
         raise NotVisible(_("There is no such team."))
     return actor.person
+
+
+def _check_larger(limit: Limit | None, value: Decimal, for_all: bool) -> None:
+    """Only what is limited can be enlarged: a first limit would take something away."""
+    if limit is None and for_all:
+        raise InvalidRequest(_("The team has no such limit: there is nothing to ask for."), field="kind")
+    if limit is None:
+        raise InvalidRequest(
+            _("You have no such limit of your own."), hint=_("Ask for the whole team."), field="whose"
+        )
+    if value <= limit.value:
+        raise InvalidRequest(
+            _("You have %(limit)s already.") % {"limit": plain(limit.value)},
+            hint=_("Ask for more than that."),
+            field="value",
+        )
 
 
 def _decide(

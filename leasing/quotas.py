@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
@@ -45,6 +45,14 @@ from leasing.terms import Term
 from leasing.timing import INSTANT
 
 MONTHLY = (QuotaKind.GPU_HOURS, QuotaKind.BUDGET)
+# About each booking by itself, whosever else's there are.
+PERSONAL = (QuotaKind.LONGEST, QuotaKind.AHEAD)
+# What every tenant has, and where it says so.
+STANDING = {
+    QuotaKind.GPUS: "concurrent_gpus",
+    QuotaKind.LONGEST: "longest_lease_hours",
+    QuotaKind.AHEAD: "book_ahead_days",
+}
 
 
 class OverBudget(DomainError):
@@ -199,25 +207,40 @@ def measured_together(verdicts: Iterable[Verdict]) -> list[Measure]:
 def limits_in_force(tenant: Tenant, person: Person | None, *, now: datetime) -> list[Limit]:
     """The tenant's standing limits, unless a quota in force says otherwise, and every other quota in force.
 
-    Of several about the same the newest counts.
+    Of several about the same the newest counts. How long and how far ahead somebody books is theirs alone:
+    there a person's own limit takes the place of the team's.
     """
-    newest: dict[tuple[str, bool, int | None], Limit] = {
-        (kind.value, False, None): Limit(kind.value, Decimal(value))
-        for kind, value in (
-            (QuotaKind.GPUS, tenant.concurrent_gpus),
-            (QuotaKind.LONGEST, tenant.longest_lease_hours),
-            (QuotaKind.AHEAD, tenant.book_ahead_days),
-        )
+    standing_limits: dict[tuple[str, bool, int | None], Limit] = {
+        (kind.value, False, None): Limit(kind.value, Decimal(getattr(tenant, column)))
+        for kind, column in STANDING.items()
     }
+    newest = {**standing_limits}
     whose = NOBODY if person is None else person.pk
     rows = _LIMITS.rows(tenant_id=tenant.pk, person_id=whose, now=now)
-    for kind, person_id, model_id, slug, name, value, currency in rows:
-        own = person_id is not None
-        rule = tenant.budget_rule if kind == QuotaKind.BUDGET else ""
-        newest[kind, own, model_id] = Limit(
-            kind, value, own, model_id, slug or "", name or "", currency, rule
-        )
+    for kind, person_id, model_id, slug, name, value, currency, until in rows:
+        about = kind, person_id is not None, model_id
+        newest.pop(about, None)
+        if value is not None:
+            rule = tenant.budget_rule if kind == QuotaKind.BUDGET else ""
+            newest[about] = Limit(
+                kind, value, about[1], model_id, slug or "", name or "", currency, rule, until
+            )
+        elif about in standing_limits:
+            newest[about] = standing_limits[about]
+    for kind in PERSONAL:
+        if (kind, True, None) in newest:
+            del newest[kind, False, None]
     return list(newest.values())
+
+
+def limit_about(
+    tenant: Tenant, person: Person | None, kind: str, model: GpuModel | None, *, now: datetime
+) -> Limit | None:
+    """The one in force of this kind for a person, or of the whole tenant; None if nothing is limited."""
+    limits = limits_in_force(tenant, person, now=now)
+    own = person is not None
+    found = [one for one in limits if (one.kind, one.model_id) == (kind, model.pk if model else None)]
+    return next((one for one in found if one.own == own or kind in PERSONAL), None)
 
 
 @dataclass(frozen=True)
@@ -250,14 +273,16 @@ def set_quota(
     actor: Actor,
     tenant: Tenant,
     kind: str,
-    value: Decimal,
+    value: Decimal | None,
     person: Person | None = None,
     model: GpuModel | None = None,
     currency: str = "",
     until: datetime | None = None,
     now: datetime,
 ) -> Quota:
-    """Set a limit from now on. What is booked already stays, also if the new one is lower."""
+    """Set a limit from now on, or lift it with no value. What is booked already stays, whatever it says."""
+    if model is not None and kind in PERSONAL:
+        raise InvalidRequest(_("This limit is about all models."), field="model")
     if kind == QuotaKind.BUDGET and not currency:
         raise InvalidRequest(_("Say the budget's currency."), field="currency")
     with transaction.atomic():
@@ -291,6 +316,14 @@ def set_quota(
     return quota
 
 
+def let_standing_count(*, actor: Actor, tenant: Tenant, columns: Collection[str], now: datetime) -> None:
+    """What was just set for the tenant itself counts, not what was granted before."""
+    for kind, column in STANDING.items():
+        limit = limit_about(tenant, None, kind, None, now=now)
+        if column in columns and limit is not None and limit.value != getattr(tenant, column):
+            set_quota(actor=actor, tenant=tenant, kind=kind, value=None, now=now)
+
+
 def _limits(*, tenant_id: UUID, person_id: UUID, now: datetime) -> QuerySet[Quota, Any]:
     """The tenant's own, and the person's, from the oldest on."""
     rows = Quota.objects.filter(
@@ -300,7 +333,7 @@ def _limits(*, tenant_id: UUID, person_id: UUID, now: datetime) -> QuerySet[Quot
         valid_from__lte=now,
     )
     return rows.order_by("created_at", "id").values_list(
-        "kind", "person_id", "model_id", "model__slug", "model__name", "value", "currency"
+        "kind", "person_id", "model_id", "model__slug", "model__name", "value", "currency", "valid_until"
     )
 
 

@@ -131,6 +131,7 @@ urlpatterns = [
     path("invitations/<slug:secret>/", invitations.invitation, name="invitation"),
     path("quota/", quota.quota, name="quota"),
     path("quota/ask/", quota.ask, name="ask-quota"),
+    path("quota/limits/", quota.put_limit, name="put-limit"),
     path("quota/<uuid:request_id>/", quota.decide_quota, name="decide-quota"),
     path("fleet/", fleet.fleet, name="fleet"),
     path("fleet/live/", fleet.fleet_live, name="fleet-live"),

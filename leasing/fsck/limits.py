@@ -17,6 +17,7 @@ from leasing.fsck.ledger import Booking, Ledger
 from leasing.fsck.retelling import BOOKS, booked, change_of, moment
 from leasing.limits import DAY, HOUR, MILLIONTH, WARN, exact_seconds, month_spans, plain
 from leasing.models import Lease
+from leasing.quotas import PERSONAL
 from leasing.states.lease import LeaseState
 
 _ALWAYS = frozenset({"gpus", "longest", "ahead"})
@@ -53,10 +54,10 @@ class About(NamedTuple):
 
 
 class Granted(NamedTuple):
-    """A quota that was set."""
+    """A quota that was set, or lifted."""
 
     since: datetime
-    value: Decimal
+    value: Decimal | None
     until: datetime | None
 
 
@@ -147,6 +148,9 @@ def _overlooked(tenant: _Tenant, act: Act, booking: Booking, judged: list[Judged
         value = _in_force(granted, act.recorded_at)
         if value is not None and person in ("", booking.owner) and model in ("", booking.model):
             due[About(kind, bool(person), model)] = value
+    for kind in PERSONAL:
+        if About(kind, True, "") in due:
+            del due[About(kind, False, "")]
     months = [name for name, _, _ in month_spans(booking.starts_at, booking.until, tenant.ledger.zone)]
     foreign = {one.about for one in judged if one.currency not in ("", booking.currency)}
     for about, value in due.items():
@@ -165,7 +169,8 @@ def _in_force(granted: list[Granted], at: datetime) -> Decimal | None:
 def _note_quota(tenant: _Tenant, act: Act) -> None:
     told = act.detail
     until = moment(told["until"]) if told["until"] else None
-    granted = Granted(act.recorded_at, Decimal(told["value"]), until)
+    value = None if told["value"] is None else Decimal(told["value"])
+    granted = Granted(act.recorded_at, value, until)
     # Of two at the same moment the later one counts.
     tenant.quotas[told["kind"], told["person"], told["model"]].insert(0, granted)
 

@@ -18,6 +18,7 @@ from leasing.errors import InvalidRequest, NotVisible, WrongState
 from leasing.fleet import authorise
 from leasing.locking import locked
 from leasing.models import Lease, Person, Tenant
+from leasing.quotas import let_standing_count
 from leasing.transactions import atomically
 
 KEPT = ("name", "timezone", "concurrent_gpus", "longest_lease_hours", "book_ahead_days")
@@ -60,6 +61,7 @@ def change_tenant(*, actor: Actor, slug: str, facts: Mapping[str, Any], now: dat
         action="tenant.change", actor=actor, subject=f"tenant:{tenant.pk}", tenant=tenant, now=now,
         before={name: before[name] for name in changed}, after=changed,
     )  # fmt: skip
+    let_standing_count(actor=actor, tenant=tenant, columns=changed, now=now)
     return tenant
 
 

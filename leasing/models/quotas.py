@@ -27,14 +27,15 @@ class Quota(models.Model):
     """One limit of a tenant, or of one person in it; of one GPU model, or of all together.
 
     In force in `[valid_from, valid_until)`. The newest in force of the same tenant, person, kind and model
-    counts, so that a grant until a date gives way by itself. Rows are never changed: they are the history.
+    counts, so that a grant until a date gives way by itself; with no value it lifts what was set before. Rows
+    are never changed: they are the history.
     """
 
     tenant = models.ForeignKey(Tenant, models.PROTECT, related_name="quotas")
     person = models.ForeignKey(Person, models.PROTECT, null=True, related_name="quotas")
     kind = models.CharField(max_length=9, choices=QuotaKind)
     model = models.ForeignKey(GpuModel, models.PROTECT, null=True, related_name="+")
-    value = models.DecimalField(max_digits=14, decimal_places=2, validators=[MinValueValidator(0)])
+    value = models.DecimalField(max_digits=14, decimal_places=2, null=True, validators=[MinValueValidator(0)])
     currency = models.CharField(max_length=3, blank=True, validators=[RegexValidator(r"^[A-Z]{3}\Z")])
     valid_from = models.DateTimeField()
     valid_until = models.DateTimeField(null=True)

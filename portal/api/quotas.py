@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC
 from typing import Any
 from uuid import UUID
 
@@ -14,9 +15,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from hosts.models import GpuModel
-from leasing import policy, quota_requests, quotas
-from leasing.errors import InvalidRequest
-from leasing.models import QuotaKind, QuotaRequest
+from leasing import policy, quota_requests, quota_setting, quotas
+from leasing.errors import InvalidRequest, NotVisible
+from leasing.models import Person, QuotaKind, QuotaRequest, Tenant
+from leasing.quota_setting import PersonLimit
 from portal.api.fields import MomentField, StrictSerializer
 from portal.api.serializers import moment
 from portal.api.views import ActionView, ListView, api_actor, checked, person_of
@@ -34,12 +36,42 @@ class LimitSerializer(serializers.Serializer[Any]):
         allow_null=True,
         help_text="Booked and used in the month, or GPUs at this moment; null where nothing is used up",
     )
+    until = serializers.DateTimeField(
+        source="limit.until", default_timezone=UTC, allow_null=True, help_text="Null means for good"
+    )
     month = serializers.CharField(help_text="The month of a monthly limit, in the tenant's zone; else empty")
+
+
+class PersonLimitSerializer(serializers.Serializer[PersonLimit]):
+    person = serializers.CharField(source="person.username")
+    kind = serializers.ChoiceField(choices=QuotaKind.choices)
+    gpu_model = serializers.CharField(source="model.slug", default=None, allow_null=True)
+    value = serializers.DecimalField(max_digits=14, decimal_places=2)
+    until = moment(allow_null=True)
 
 
 class TenantLimitsSerializer(serializers.Serializer[Any]):
     tenant = serializers.SlugField()
     limits = LimitSerializer(many=True)
+    people = PersonLimitSerializer(many=True, help_text="Limits of single people, for the team's approvers")
+
+
+class PutLimitSerializer(StrictSerializer[dict[str, Any]]):
+    tenant = serializers.SlugField()
+    person = serializers.CharField(
+        required=False, allow_blank=True, default="", max_length=150, help_text="Empty: the whole team"
+    )
+    kind = serializers.ChoiceField(choices=[each for each in QuotaKind.choices if each[0] != "budget"])
+    model = serializers.SlugField(required=False, allow_null=True, default=None)
+    value = serializers.DecimalField(
+        max_digits=14,
+        decimal_places=2,
+        min_value=0,
+        max_value=quota_requests.LARGEST,
+        allow_null=True,
+        help_text="Null lifts the limit",
+    )
+    until = MomentField(required=False, allow_null=True, default=None)
 
 
 class QuotaRequestSerializer(serializers.ModelSerializer[QuotaRequest]):
@@ -76,18 +108,37 @@ class AskQuotaSerializer(StrictSerializer[dict[str, Any]]):
 class DecideQuotaSerializer(StrictSerializer[dict[str, Any]]):
     decision = serializers.ChoiceField(choices=["grant", "decline", "withdraw"])
     note = serializers.CharField(required=False, allow_blank=True, default="", max_length=500)
+    until = MomentField(
+        required=False, allow_null=True, default=None, help_text="Grant it until then; null: as asked for"
+    )
 
 
 class LimitsView(ActionView):
     @extend_schema(responses=TenantLimitsSerializer(many=True))
     def get(self, request: Request) -> Response:
         """What you may use without approval, per tenant, and how much of it is used."""
-        person, now = person_of(request), timezone.now()
-        answer = [
-            {"tenant": tenant.slug, "limits": quotas.standing(tenant, person, now=now)}
-            for tenant in policy.tenants_with_role(person, "member", "approver").order_by("slug")
-        ]
-        return Response(TenantLimitsSerializer(answer, many=True).data)
+        person = person_of(request)
+        tenants = policy.tenants_with_role(person, "member", "approver").order_by("slug")
+        return Response(TenantLimitsSerializer([_limits(one, person) for one in tenants], many=True).data)
+
+    @extend_schema(request=PutLimitSerializer, responses=TenantLimitsSerializer)
+    def post(self, request: Request) -> Response:
+        """Limit a person, or all of a team, as its approver; what is booked stays."""
+        given, person = checked(PutLimitSerializer, request.data), person_of(request)
+        tenant = policy.tenants_with_role(person, "approver").filter(slug=given["tenant"]).first()
+        if tenant is None:
+            raise NotVisible(_("There is no such team."))
+        quota_setting.put_limit(
+            actor=api_actor(request),
+            tenant=tenant,
+            username=given["person"],
+            kind=given["kind"],
+            model=None if given["model"] is None else _model(given["model"]),
+            value=given["value"],
+            until=given["until"],
+            now=timezone.now(),
+        )
+        return Response(TenantLimitsSerializer(_limits(tenant, person)).data)
 
 
 class QuotaRequestList(ListView[QuotaRequest]):
@@ -120,12 +171,21 @@ class QuotaDecisionView(ActionView):
         given, actor, now = checked(DecideQuotaSerializer, request.data), api_actor(request), timezone.now()
         if given["decision"] == "withdraw":
             asked = quota_requests.withdraw_quota_request(actor=actor, request_id=request_id, now=now)
-        else:
-            decide = (
-                quota_requests.grant_quota if given["decision"] == "grant" else quota_requests.decline_quota
+        elif given["decision"] == "grant":
+            asked = quota_requests.grant_quota(
+                actor=actor, request_id=request_id, note=given["note"], until=given["until"], now=now
             )
-            asked = decide(actor=actor, request_id=request_id, note=given["note"], now=now)
+        else:
+            asked = quota_requests.decline_quota(
+                actor=actor, request_id=request_id, note=given["note"], now=now
+            )
         return Response(QuotaRequestSerializer(asked).data)
+
+
+def _limits(tenant: Tenant, person: Person) -> dict[str, Any]:
+    now, decides = timezone.now(), policy.has_role(person, tenant, "approver")
+    people = quota_setting.limits_of_people(tenant, now=now) if decides else []
+    return {"tenant": tenant.slug, "limits": quotas.standing(tenant, person, now=now), "people": people}
 
 
 def _model(slug: str) -> GpuModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +18,7 @@ from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_safe
 
 from hosts.models import GpuModel
-from leasing import policy, quota_requests, quotas
+from leasing import policy, quota_requests, quota_setting, quotas
 from leasing.errors import InvalidRequest, NotVisible
 from leasing.models import Person, QuotaKind, Tenant
 from portal.middleware import PersonRequest
@@ -43,9 +44,33 @@ class AskForm(forms.Form):
     def __init__(self, person: Person, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["tenant"].queryset = policy.tenants_with_role(person, "member")  # type: ignore[attr-defined]
-        for field in self.fields.values():
-            chosen = isinstance(field.widget, forms.Select)
-            field.widget.attrs["class"] = "form-select" if chosen else "form-control"
+        _dress(self)
+
+
+class LimitForm(forms.Form):
+    """A limit that an approver sets; without a quantity it is lifted."""
+
+    tenant = forms.ModelChoiceField(Tenant.objects.none(), to_field_name="slug", empty_label=None)
+    person = forms.CharField(max_length=150, required=False)
+    kind = forms.ChoiceField(choices=[each for each in QuotaKind.choices if each[0] != QuotaKind.BUDGET])
+    model = forms.ModelChoiceField(
+        GpuModel.objects.all(), to_field_name="slug", required=False, empty_label=gettext_lazy("all models")
+    )
+    value = forms.DecimalField(
+        min_value=0, max_value=quota_requests.LARGEST, max_digits=12, decimal_places=2, required=False
+    )
+    until = LocalTimeField()
+
+    def __init__(self, person: Person, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["tenant"].queryset = policy.tenants_with_role(person, "approver")  # type: ignore[attr-defined]
+        _dress(self)
+
+
+def _dress(form: forms.Form) -> None:
+    for field in form.fields.values():
+        chosen = isinstance(field.widget, forms.Select)
+        field.widget.attrs["class"] = "form-select" if chosen else "form-control"
 
 
 @login_required
@@ -64,6 +89,11 @@ def quota(request: PersonRequest) -> HttpResponse:
             for asked in found
         ],
         "form": AskForm(person),
+        "limit_form": LimitForm(person, prefix="limit"),
+        "people": [
+            (tenant, quota_setting.limits_of_people(tenant, now=now))
+            for tenant in policy.tenants_with_role(person, "approver").order_by("name")
+        ],
         "may_ask": policy.tenants_with_role(person, "member").exists(),
     }
     return render(request, "quota.html", context)
@@ -71,11 +101,7 @@ def quota(request: PersonRequest) -> HttpResponse:
 
 @action
 def ask(request: PersonRequest) -> str:
-    form = AskForm(request.user, request.POST)
-    if not form.is_valid():
-        field, errors = next(iter(form.errors.items()))
-        raise InvalidRequest(f"{form.fields[field].label or field}: {errors[0]}", field=field)
-    asked = form.cleaned_data
+    asked = _cleaned(AskForm(request.user, request.POST))
     quota_requests.ask_quota(
         actor=request.actor,
         tenant=asked["tenant"],
@@ -92,11 +118,38 @@ def ask(request: PersonRequest) -> str:
 
 
 @action
+def put_limit(request: PersonRequest) -> str:
+    given = _cleaned(LimitForm(request.user, request.POST, prefix="limit"))
+    quota_setting.put_limit(
+        actor=request.actor,
+        tenant=given["tenant"],
+        username=given["person"].strip(),
+        kind=given["kind"],
+        model=given["model"],
+        value=given["value"],
+        until=given["until"],
+        now=timezone.now(),
+    )
+    messages.success(request, _("The limit is lifted.") if given["value"] is None else _("The limit is set."))
+    return reverse("quota")
+
+
+def _cleaned(form: forms.Form) -> dict[str, Any]:
+    """What the form says. Raises InvalidRequest, with its first fault."""
+    if not form.is_valid():
+        field, errors = next(iter(form.errors.items()))
+        raise InvalidRequest(f"{form.fields[field].label or field}: {errors[0]}", field=field)
+    return form.cleaned_data
+
+
+@action
 def decide_quota(request: PersonRequest, request_id: UUID) -> str:
     note, now = request.POST.get("note", "").strip(), timezone.now()
     match request.POST.get("decision"):
         case "grant":
-            quota_requests.grant_quota(actor=request.actor, request_id=request_id, note=note, now=now)
+            quota_requests.grant_quota(
+                actor=request.actor, request_id=request_id, note=note, until=_until(request), now=now
+            )
             messages.success(request, _("Granted, and the person is told."))
         case "decline":
             quota_requests.decline_quota(actor=request.actor, request_id=request_id, note=note, now=now)
@@ -107,3 +160,12 @@ def decide_quota(request: PersonRequest, request_id: UUID) -> str:
         case _other:
             raise InvalidRequest(_("Grant or decline."))
     return reverse("quota")
+
+
+def _until(request: PersonRequest) -> datetime | None:
+    """Until when it is granted, if the approver says so."""
+    try:
+        until: datetime | None = LocalTimeField().clean(request.POST.get("until", ""))
+    except forms.ValidationError as error:
+        raise InvalidRequest(error.messages[0], field="until") from error
+    return until

@@ -20,6 +20,7 @@ from hosts.models import Gpu
 from leasing.billing.budgets import Forecast
 from leasing.limits import Limit, Measure, plain
 from leasing.models import Lease, QuotaKind, QuotaRequest, UsageSegment
+from leasing.quota_setting import PersonLimit
 from leasing.quotas import Standing
 from leasing.terms import WHOLE_CURRENCIES
 from portal.pages import words
@@ -181,7 +182,7 @@ def clock(at: datetime) -> SafeString:
 
 
 @register.filter
-def kind_words(limited: Limit | QuotaRequest) -> str:
+def kind_words(limited: Limit | QuotaRequest | PersonLimit) -> str:
     """What is limited, in words."""
     return str(QuotaKind(limited.kind).label)
 

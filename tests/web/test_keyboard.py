@@ -195,7 +195,7 @@ def test_an_approver_decides_on_a_lease_and_on_a_quota(visits: Visits, site: Sit
 
 def ask_for_more(scene: Scene) -> None:
     ask_quota(
-        actor=scene.actor(scene.ada), tenant=scene.studio, kind="gpu-hours", value=Decimal(100),
+        actor=scene.actor(scene.ada), tenant=scene.studio, kind="longest", value=Decimal(200),
         reason="The new stand", now=scene.now,
     )  # fmt: skip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -17,8 +17,8 @@ from leasing.quotas import set_quota
 from tests.web.conftest import SignIn
 from tests.web.scenes import Scene
 
-FORM = {"tenant": "studio", "whose": "me", "kind": "gpu-hours", "value": "100", "reason": "The new stand"}
-ASK = {"tenant": "studio", "kind": "gpu-hours", "value": "100", "reason": "The new stand"}
+FORM = {"tenant": "studio", "whose": "me", "kind": "longest", "value": "200", "reason": "The new stand"}
+ASK = {"tenant": "studio", "kind": "longest", "value": "200", "reason": "The new stand"}
 
 
 @pytest.fixture
@@ -46,6 +46,16 @@ def post(client: Client, path: str, body: dict[str, Any]) -> tuple[int, dict[str
     return answer.status_code, answer.json()
 
 
+def book_long(client: Client) -> dict[str, Any]:
+    """For longer than the team's limit allows, in the distance."""
+    begin = datetime.now(UTC) + timedelta(days=50)
+    asked = {"tenant": "studio", "flavor": "studio", "image": "tenant", "starts_at": begin.isoformat()}
+    end = begin + timedelta(hours=190)
+    status, made = post(client, "leases/", asked | {"ends_at": end.isoformat()})
+    assert status == 201, made
+    return made
+
+
 def test_a_larger_one_is_asked_for_and_granted_and_both_read_the_history(
     ada: Client, approver: Client
 ) -> None:
@@ -56,13 +66,17 @@ def test_a_larger_one_is_asked_for_and_granted_and_both_read_the_history(
     assert "The new stand" in page(ada)
     assert "Grant" not in page(ada)
     assert "Grant" in page(approver)
-    approver.post(f"/quota/{asked.pk}/", {"decision": "grant", "note": "Good luck"})
+    assert book_long(ada)["state"] == "requested"
+    until = f"{datetime.now(UTC) + timedelta(days=90):%Y-%m-%dT%H:%M}"
+    granted = {"decision": "grant", "note": "Good luck", "until": until}
+    approver.post(f"/quota/{asked.pk}/", granted)
     for reader in (ada, approver):
         assert "Good luck" in page(reader)
         (told,) = reader.get("/api/v1/quota-requests/").json()["results"]
         assert (told["state"], told["decided_by"], told["note"]) == ("granted", "approver", "Good luck")
-    assert "GPU-hours a month" in page(ada)
-    assert limits(ada)["gpu-hours"]["value"] == "100.00"
+    told = limits(ada)["longest"]
+    assert (told["value"], told["own"], told["until"] is None) == ("200.00", True, False)
+    assert book_long(ada)["state"] == "scheduled"
 
 
 def test_strangers_read_nothing_of_it(ada: Client, scene: Scene, sign_in: SignIn) -> None:
@@ -120,3 +134,24 @@ def test_a_lowered_one_cancels_nothing_and_says_so_before_the_next_booking(ada: 
     assert limits(ada)["gpus"]["value"] == "0.00"
     quote = {"tenant": "studio", "flavor": "studio", "duration_seconds": 3600}
     assert "at most 0" in post(ada, "quote/", quote)[1]["approval_because"]
+
+
+def test_an_approver_limits_a_person_and_lifts_it_again(ada: Client, approver: Client) -> None:
+    form = {"limit-tenant": "studio", "limit-person": "ada", "limit-kind": "gpus", "limit-value": "1"}
+    assert "Set a limit" not in page(ada)
+    approver.post("/quota/limits/", form)
+    assert 'data-person-limit="ada"' in page(approver)
+    assert limits(ada)["gpus"]["own"] is True
+    refused = approver.post("/quota/limits/", form | {"limit-person": "bob", "back": "/quota/"}, follow=True)
+    assert "Nobody in the team has this user name." in refused.content.decode()
+    assert ada.post("/quota/limits/", form).status_code == 302
+    assert limits(ada)["gpus"]["value"] == "1.00"
+    approver.post("/quota/limits/", form | {"limit-value": ""})
+    assert 'data-person-limit="ada"' not in page(approver)
+    asked = {"tenant": "studio", "person": "ada", "kind": "longest", "value": "300"}
+    status, told = post(approver, "limits/", asked)
+    assert (status, told["people"][0]["value"]) == (200, "300.00")
+    assert limits(ada)["longest"]["value"] == "300.00"
+    assert post(ada, "limits/", asked)[0] == 404
+    status, problem = post(approver, "limits/", asked | {"kind": "gpus", "person": "", "value": "900"})
+    assert (status, "Nobody raises a limit of their own" in problem["detail"]) == (403, True)
