@@ -156,6 +156,8 @@ def _book(
         return inserting_row(lease), recording(**facts)
 
     offering.place_after_line(lease, now=now, writing=writing)
+    # Those who wait were shown what came free: it may have been offered to this person with the same volume.
+    check_wish(lease)
     keep_terms(lease, quote)
     devices.give(lease, usb)
     devices.require_free(lease)

@@ -144,6 +144,8 @@ def _why_no_longer(limit: ExtensionLimit) -> str:
         return _("It can be extended until %(until)s at most; then its GPU is closed for maintenance.")
     if limit.home:
         return _("It can be extended until %(until)s at most; then another workstation has its home volume.")
+    if limit.devices:
+        return _("It can be extended until %(until)s at most; then a device of it is somebody else's.")
     return _("It can be extended until %(until)s at most; then somebody else has it.")
 
 

@@ -9,16 +9,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
-from django.db.models import F, Min, Q, QuerySet
+from django.db.models import F, Min, OuterRef, Q, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from hosts.models import Host, UsbDevice
 from leasing.errors import NothingFree
 from leasing.locking import locked
-from leasing.models import Block, Flavor, Hold, HomeVolume, Lease, Person, Snapshot, Tenant, WaitlistEntry
+from leasing.models import (
+    Block,
+    Extension,
+    Flavor,
+    Hold,
+    HomeVolume,
+    Lease,
+    Person,
+    Snapshot,
+    Tenant,
+    WaitlistEntry,
+)
 from leasing.openings.spans import Span, micros
 from leasing.reasons import NONE, Reason, because
 from leasing.states.home import USABLE
@@ -26,6 +39,11 @@ from leasing.states.lease import HOLDING, LeaseState
 
 # A lease in one of these gives its home volume back in minutes, or has.
 _GIVES_BACK = (LeaseState.RELEASING, LeaseState.ENDED)
+
+
+# When a lease ends, by what its person has asked for last.
+_ASKED = Extension.objects.filter(lease=OuterRef("pk"), state=Extension.State.PENDING)
+UNTIL = Coalesce(Subquery(_ASKED.values("new_ends_at")[:1]), F("ends_at"))
 
 
 @dataclass(frozen=True)
@@ -56,7 +74,9 @@ class Extras:
     host_id: UUID | None = None
     devices: tuple[UsbDevice, ...] = ()
     lease_id: UUID | None = None
-    _reached: dict[int, frozenset[int]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _reached: dict[int, frozenset[int] | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __bool__(self) -> bool:
         return self.with_home or self.snapshot is not None or self.host_id is not None
@@ -74,26 +94,28 @@ class Extras:
             self._reached[flavor.pk] = self._find_reach(flavor)
         return self._reached[flavor.pk]
 
-    def _find_reach(self, flavor: Flavor) -> frozenset[int]:
+    def _find_reach(self, flavor: Flavor) -> frozenset[int] | None:
         blocks = Block.objects.filter(model=flavor.model_id)
         if self.host_id is not None:
             blocks = blocks.filter(host=self.host_id)
-        if any(device.gone_at is not None for device in self.devices):
+        if self.lease_id is None and any(device.gone_at is not None for device in self.devices):
             blocks = blocks.none()
         if self.with_home:
             pools = self._home_pools()
             blocks = blocks.filter(Q(host__pool__in=pools) if pools else Q(host__pool__isnull=False))
         if self.snapshot is not None:
             blocks = _with_room(blocks, self.snapshot, flavor)
-        return frozenset(blocks.values_list("pk", flat=True))
+        found = frozenset(blocks.values_list("pk", flat=True))
+        # A search without bounds is quicker.
+        return None if len(found) == Block.objects.filter(model=flavor.model_id).count() else found
 
     def taken(self, flavor: Flavor, since: datetime) -> list[Taken]:
         """When some of it is in another workstation, from a time on."""
         found: list[Taken] = []
         if self.with_home:
             found += [
-                Taken(other.starts_at, other.ends_at, why_home_is_taken(other))
-                for other in self._others_with_home().filter(ends_at__gt=since)
+                Taken(other.starts_at, other.until, why_home_is_taken(other))
+                for other in self._others_with_home().filter(until__gt=since)
             ]
         if self.devices:
             found += self._devices_taken(flavor, since)
@@ -107,10 +129,12 @@ class Extras:
         """Another lease that is to have the home volume in this window."""
         if not self.with_home:
             return None
-        return self._others_with_home().filter(starts_at__lt=ends_at, ends_at__gt=starts_at).first()
+        return self._others_with_home().filter(starts_at__lt=ends_at, until__gt=starts_at).first()
 
-    def _others_with_home(self) -> QuerySet[Lease]:
+    def _others_with_home(self) -> QuerySet[Any]:
+        """A later end counts from when it is asked for, also while its host has yet to confirm it."""
         others = Lease.objects.filter(tenant=self.tenant_id, owner=self.owner_id, with_home=True)
+        others = others.annotate(until=UNTIL)
         return others.exclude(Q(pk=self.lease_id) | Q(state__in=_GIVES_BACK))
 
     def _home_pools(self) -> set[int]:
@@ -161,13 +185,15 @@ def extras_for(
 
 
 def extras_of(lease: Lease) -> Extras:
-    """Those of a lease, which need not be saved; its devices are judged by `devices.require_free`."""
+    """Those of a lease. It need not be saved; its devices are known when it is."""
+    devices = UsbDevice.objects.filter(leases__lease=lease.pk) if lease.bound_to_id else ()
     return Extras(
         tenant_id=lease.tenant_id,
         owner_id=lease.owner_id,
         with_home=lease.with_home,
         snapshot=lease.snapshot,
         host_id=lease.bound_to_id,
+        devices=tuple(devices),
         lease_id=lease.pk,
     )
 
@@ -184,7 +210,10 @@ def extras_of_entry(entry: WaitlistEntry) -> Extras:
 
 
 def look_again(entries: QuerySet[WaitlistEntry]) -> None:
-    """More may be in reach of these now: at the next tick all that is free is looked at for them."""
+    """More may be in reach of these now: at the next tick all that is free is looked at for them.
+
+    To be called last in its transaction: entries are locked after blocks.
+    """
     stale = {entry.pk for entry in locked(entries.filter(closed_at=None, fresh=False)).order_by("id")}
     WaitlistEntry.objects.filter(pk__in=stale).update(fresh=True)
 

@@ -25,7 +25,8 @@ class ExtensionLimit:
     """The latest end that a lease could have, and which lease would have to move for an end after `stays`.
 
     `taken` says that somebody else has the GPUs then, `closed` that they are closed for maintenance, `home`
-    that its home volume is booked with another workstation; if none of them, no lease is longer.
+    that its home volume is booked with another workstation, `devices` that one of its devices is; if none of
+    them, no lease is longer.
     """
 
     until: datetime
@@ -34,6 +35,7 @@ class ExtensionLimit:
     moves: Lease | None = None
     closed: bool = False
     home: bool = False
+    devices: bool = False
 
 
 def extension_limit(lease: Lease, *, now: datetime) -> ExtensionLimit:
@@ -43,11 +45,13 @@ def extension_limit(lease: Lease, *, now: datetime) -> ExtensionLimit:
     """
     limit = _limit_of_gpus(lease, now=now)
     taken = extras_of(lease).taken(lease.flavor, lease.ends_at)
-    until = min((one.starts_at for one in taken if one.starts_at >= lease.ends_at), default=limit.until)
-    if until >= limit.until:
+    ahead = [one for one in taken if lease.ends_at <= one.starts_at < limit.until]
+    if not ahead:
         return limit
+    first = min(ahead, key=lambda one: one.starts_at)
+    until, is_device = first.starts_at, first.because.code == "device-is-booked"
     moves = limit.moves if limit.stays < until else None
-    return ExtensionLimit(until, False, min(limit.stays, until), moves, home=True)
+    return ExtensionLimit(until, False, min(limit.stays, until), moves, home=not is_device, devices=is_device)
 
 
 def _limit_of_gpus(lease: Lease, *, now: datetime) -> ExtensionLimit:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -62,8 +63,6 @@ def show_freed(block: Block, *, now: datetime) -> None:
     """Offer what came free of a block, which the caller has locked, to those who wait, each in turn."""
     while _frees_more(block, now=now):
         pass
-    # Whose GPUs came free may have given back a home volume or devices too, which go to other blocks as well.
-    look_again(WaitlistEntry.objects.filter(Q(with_home=True) | Q(devices__isnull=False)))
     block.freed_from = block.freed_until = None
     block.save(update_fields=["freed_from", "freed_until"])
 
@@ -76,7 +75,8 @@ def _frees_more(block: Block, *, now: datetime) -> bool:
     for entry, wish in waiting:
         start = freed.start_for(entry, wish, now=now) if freed else None
         if start is not None and _offer_on(block, entry, moment(start), now=now):
-            if block.kept_for_id != kept_for:
+            # What is offered with it may be what the others of the same person wait for.
+            if block.kept_for_id != kept_for or extras_of_entry(entry):
                 return True
             freed = _Freed(block)
     return False
@@ -88,12 +88,21 @@ def show_all_freed(model_id: int, *, now: datetime) -> None:
         show_freed(block, now=now)
 
 
+@transaction.atomic
+def show_freed_extras() -> None:
+    """What had GPUs that came free may have had a home volume or devices, which go to other blocks, too."""
+    blocks = locked(Block.objects.filter(frees_extras=True)).order_by("id")
+    if freed := [block.pk for block in blocks]:
+        Block.objects.filter(pk__in=freed).update(frees_extras=False)
+        look_again(WaitlistEntry.objects.filter(Q(with_home=True) | Q(devices__isnull=False)))
+
+
 def look_for(entry_id: UUID, *, now: datetime) -> None:
     """Offer a fresh entry what is free already. To be called after all that came free was shown."""
     for block in locked(Block.objects.filter(kept_for=entry_id)):
         # It may have come free while the entry had another offer; no search finds what is kept.
         for region in {span for _gpu_id, span in kept_of(block)}:
-            note_freed(block, region)
+            note_freed(block, region, again=True)
             show_freed(block, now=now)
     entry = fresh_entries().filter(pk=entry_id).first()
     if entry is None:
@@ -252,9 +261,12 @@ def _still_wants(entry: WaitlistEntry, starts_at: datetime, *, besides: Lease | 
         pk=entry.pk, closed_at=None, last_start_at__gte=starts_at, passes=entry.passes
     )
     others = Lease.objects.filter(entry=entry, state=LeaseState.OFFERED)
+    extras = extras_of_entry(entry)
     if besides is not None:
-        others = others.exclude(pk=besides.pk)
-    return locked(same).exists() and not others.exists()
+        others, extras = others.exclude(pk=besides.pk), replace(extras, lease_id=besides.pk)
+    if not locked(same).exists() or others.exists():
+        return False
+    return not extras.lacking(entry.flavor, starts_at, starts_at + entry.duration)
 
 
 def _closed_as_impossible(entry: WaitlistEntry, *, now: datetime) -> bool:

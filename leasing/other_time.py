@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from django.db import transaction
 from django.utils.translation import gettext as _
 
-from hosts.models import UsbDevice
 from leasing import holds
 from leasing.booking import limits_met
 from leasing.errors import WrongState
-from leasing.extras import Extras, extras_of
+from leasing.extras import extras_of
 from leasing.limits import check_window
 from leasing.locking import locked
 from leasing.models import Lease
@@ -70,7 +69,7 @@ def _instead(wanted: Lease, *, now: datetime) -> NearMisses | None:
 
 
 def _nearly(wanted: Lease, *, now: datetime) -> NearMisses | None:
-    flavor, starts_at, ends_at, extras = wanted.flavor, wanted.starts_at, wanted.ends_at, _extras(wanted)
+    flavor, starts_at, ends_at, extras = wanted.flavor, wanted.starts_at, wanted.ends_at, extras_of(wanted)
     if is_free(flavor, starts_at, ends_at, extras=extras, now=now):
         return None
     return near_misses(
@@ -82,8 +81,3 @@ def _nearly(wanted: Lease, *, now: datetime) -> NearMisses | None:
         extras=extras,
         now=now,
     )
-
-
-def _extras(lease: Lease) -> Extras:
-    devices = UsbDevice.objects.filter(leases__lease=lease) if lease.bound_to_id else ()
-    return replace(extras_of(lease), devices=tuple(devices))

@@ -50,7 +50,7 @@ def to_start_from(person: Person, tenant: Tenant) -> QuerySet[Snapshot]:
 
 def snapshot_named(person: Person, snapshot_id: UUID) -> Snapshot:
     """One of the person's own, for a booking. Raises InvalidRequest."""
-    found = snapshots_of(person).filter(pk=snapshot_id).first()
+    found = snapshots_of(person).filter(pk=snapshot_id, state=SnapshotState.KEPT).first()
     if found is None:
         raise InvalidRequest(_("You have no such snapshot."), field="snapshot")
     return found

@@ -199,6 +199,7 @@ def serve_lines(now: datetime) -> None:
     in_vain = Block.objects.filter(pk__in=[block.pk for block in keeping.kept_in_vain()])
     _each_locked(in_vain, upkeep.give_up_kept)
     _each_locked(offering.freed_blocks(), lambda block: offering.show_freed(block, now=now))
+    offering.show_freed_extras()
     fresh = fresh_entries().values_list("pk", flat=True)
     _each(fresh, lambda pk: offering.look_for(pk, now=now))
     _each(keeping.lines_without(), lambda model_id: keeping.keep_for_first(model_id, now=now))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
+from leasing.extras import UNTIL
 from leasing.fsck.finding import Finding
 from leasing.fsck.history import histories
 from leasing.models import HomeReading, HomeVolume, Lease
 from leasing.states.home import HomeEvent, HomeState
-from leasing.states.lease import ON_HOST
+from leasing.states.lease import AHEAD, ON_HOST, RUNNING
 
 
 def homes_are_where_they_belong(now: datetime) -> Iterator[Finding]:
@@ -32,7 +33,20 @@ def homes_are_where_they_belong(now: datetime) -> Iterator[Finding]:
         yield Finding(f"home:{volume.pk}", f"is {volume.state} while somebody reads it")
     for volume in HomeVolume.objects.filter(state=HomeState.REMOVED).exclude(sealed_key=""):
         yield Finding(f"home:{volume.pk}", "is removed, and its key is kept")
+    yield from _promised_twice()
     yield from _told()
+
+
+def _promised_twice() -> Iterator[Finding]:
+    """What runs, or is to, has its person's volume from its start to the end that was asked for last."""
+    due = Lease.objects.filter(state__in=(*AHEAD, *RUNNING), with_home=True).annotate(until=UNTIL)
+    last: dict[tuple[object, object], tuple[datetime, object]] = {}
+    for lease in due.order_by("starts_at", "id"):
+        whose = lease.owner_id, lease.tenant_id
+        until, other = last.get(whose, (lease.starts_at, None))
+        if lease.starts_at < until:
+            yield Finding(f"lease:{lease.pk}", f"is to have a home volume at the same time as lease:{other}")
+        last[whose] = max((until, other), (lease.until, lease.pk), key=lambda one: one[0])
 
 
 def _told() -> Iterator[Finding]:

@@ -13,8 +13,9 @@ class Block(models.Model):
     """The GPUs of one model on one host, and over how many NUMA nodes they are spread.
 
     Its row is locked by whoever changes what is free on it. What came free from `freed_from` to
-    `freed_until`, microseconds since 1970, has not been shown to those who wait yet (leasing.offering). Some
-    of its GPUs may be kept for one of them (leasing.keeping).
+    `freed_until`, microseconds since 1970, has not been shown to those who wait yet (leasing.offering). What
+    had them may have had a home volume or devices, too: `frees_extras` until those who wait with such were
+    looked at again. Some of its GPUs may be kept for one of them (leasing.keeping).
     """
 
     host = models.ForeignKey(Host, models.CASCADE, related_name="blocks")
@@ -23,6 +24,7 @@ class Block(models.Model):
     nodes = models.PositiveSmallIntegerField(default=0)
     freed_from = models.BigIntegerField(null=True)
     freed_until = models.BigIntegerField(null=True)
+    frees_extras = models.BooleanField(default=False)
     kept_for = models.ForeignKey("leasing.WaitlistEntry", models.PROTECT, null=True, related_name="+")
 
     class Meta:

@@ -114,11 +114,15 @@ def refresh_blocks(blocks: QuerySet[Block], region: Span) -> None:
         note_freed(block, region)
 
 
-def note_freed(block: Block, region: Span) -> None:
-    """What may have come free is still to be shown to those who wait. The caller has locked the block."""
+def note_freed(block: Block, region: Span, *, again: bool = False) -> None:
+    """What may have come free is still to be shown to those who wait. The caller has locked the block.
+
+    With `again`, nothing came free: it is to be shown once more.
+    """
     block.freed_from = min(region.starts, FOREVER if block.freed_from is None else block.freed_from)
     block.freed_until = max(region.ends, block.freed_until or ALWAYS)
-    block.save(update_fields=["freed_from", "freed_until"])
+    block.frees_extras |= not again
+    block.save(update_fields=["freed_from", "freed_until", "frees_extras"])
 
 
 @transaction.atomic

@@ -55,6 +55,9 @@ class MoreTimeSerializer(serializers.Serializer[Any]):
     home = serializers.BooleanField(
         source="limit.home", help_text="Whether another workstation has its home volume from then on"
     )
+    devices = serializers.BooleanField(
+        source="limit.devices", help_text="Whether another workstation has a device of it from then on"
+    )
     pending_until = serializers.DateTimeField(
         default_timezone=UTC, allow_null=True, help_text="A later end that its host is to confirm"
     )

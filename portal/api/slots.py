@@ -18,8 +18,9 @@ from leasing.devices import chosen_devices
 from leasing.extras import PLAIN, Extras, extras_for
 from leasing.limits import check_window
 from leasing.models import Flavor, Person, Tenant
-from leasing.slots import find_slots, near_misses
+from leasing.slots import find_slots, longest_end, near_misses
 from leasing.snapshots_kept import snapshot_named
+from leasing.timing import LONGEST_LEASE
 from portal.api.fields import DevicesField, MomentField, StrictSerializer
 from portal.api.named import flavor_named, tenant_named
 from portal.api.serializers import TermSerializer
@@ -88,6 +89,14 @@ class SlotsSerializer(serializers.Serializer[Any]):
     """If there is no slot: what stands in the way, and what nearly fits, each with its price."""
 
     slots = SlotSerializer(many=True)
+    longest_until = serializers.DateTimeField(
+        default_timezone=UTC,
+        allow_null=True,
+        help_text="The latest end of one that begins at `earliest`; null if none can begin then",
+    )
+    own = serializers.ListField(
+        child=serializers.UUIDField(), help_text="Workstations of yours that stand in the way"
+    )
     obstacles = ObstacleSerializer(many=True)
     plain = SlotSerializer(allow_null=True, help_text="As asked, but without home volume, snapshot, devices")
     shorter = SlotSerializer(allow_null=True)
@@ -140,18 +149,26 @@ class SlotsView(ActionView):
             "now": now,
         }
         slots = find_slots(flavor, duration, count=given["count"], **asked)
-        answer: dict[str, Any] = {"slots": slots, "obstacles": [], "plain": None, "shorter": None}
-        answer |= {"later": [], "others": []}
+        answer: dict[str, Any] = {"slots": slots, "longest_until": _longest(flavor, asked)}
+        answer |= {"obstacles": [], "own": [], "plain": None, "shorter": None, "later": [], "others": []}
         if not slots:
             nearly = near_misses(flavor, duration, person=person, **asked)
             answer |= {
                 "obstacles": nearly.obstacles.reasons,
+                "own": [lease.pk for lease in nearly.obstacles.own],
                 "plain": nearly.plain,
                 "shorter": nearly.shorter,
                 "later": nearly.later,
                 "others": [{"flavor": other.slug, "slot": slot} for other, slot in nearly.others],
             }
         return Response(SlotsSerializer(answer).data)
+
+
+def _longest(flavor: Flavor, asked: dict[str, Any]) -> datetime | None:
+    """How long one could have it that begins when asked, by the deadline, and for a year at most."""
+    starts_at = max(asked["earliest"] or asked["now"], asked["now"])
+    until = min(asked["deadline"] or starts_at + LONGEST_LEASE, starts_at + LONGEST_LEASE)
+    return longest_end(flavor, starts_at, until=until, extras=asked["extras"], now=asked["now"])
 
 
 def _extras(person: Person, flavor: Flavor, given: dict[str, Any]) -> Extras:

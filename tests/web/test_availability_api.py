@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from django.test import Client
+from django.urls import reverse
 
 from hosts.models import Gpu
+from leasing.errors import NothingFree
 from leasing.models import Closure, Hold, Lease, Person
 from leasing.openings.upkeep import rebuild
 from tests.web.conftest import SignIn
@@ -127,3 +130,26 @@ def test_who_is_in_no_team_sees_no_pool(scene: Scene, sign_in: SignIn) -> None:
     client = sign_in(scene.ada)
     Person.objects.filter(pk=scene.ada.pk).update(is_active=False)
     assert client.get(PATH, {"model": "a6000"}).status_code == 401
+
+
+def test_slots_say_how_long_one_could_be_had_and_which_of_ones_own_are_in_the_way(
+    scene: Scene, sign_in: SignIn
+) -> None:
+    ada, start = sign_in(scene.ada), scene.now + timedelta(days=5)
+    mine = []
+    with suppress(NothingFree):
+        while True:
+            mine.append(scene.book(scene.ada, hours=4, start=timedelta(days=5)))
+    query = {"flavor": scene.flavor.slug, "earliest": (start - timedelta(hours=6)).isoformat()}
+    free = ada.get(reverse("api-slots"), query | {"duration_seconds": 3600}).json()
+    longest = datetime.fromisoformat(free["longest_until"])
+    assert start - timedelta(hours=2) < longest <= start
+    assert free["own"] == []
+    late = {"earliest": start.isoformat(), "deadline": (start + timedelta(hours=3)).isoformat()}
+    taken = ada.get(reverse("api-slots"), query | late | {"duration_seconds": 3 * 3600}).json()
+    assert (taken["slots"], taken["longest_until"]) == ([], None)
+    assert set(taken["own"]) <= {str(lease.pk) for lease in mine}
+    assert taken["own"]
+    assert "own-workstations" in {one["code"] for one in taken["obstacles"]}
+    theirs = sign_in(scene.bob).get(reverse("api-slots"), query | late | {"duration_seconds": 3 * 3600})
+    assert theirs.json()["own"] == []

@@ -190,7 +190,7 @@ def test_nothing_repeated_starts_from_one_that_is_not_kept_and_what_is_left_is_t
             "last_on": f"{day}", "snapshot": str(snapshot.pk),
         },
     )  # fmt: skip
-    assert (page.status_code, "no such snapshot in this team" in page.content.decode()) == (400, True)
+    assert (page.status_code, "You have no such snapshot." in page.content.decode()) == (400, True)
     leader, address = sign_in(scene.approver), reverse("remove-snapshot", args=[snapshot.pk])
     assert leader.get(address).status_code == 404
     revoke_role(actor=SYSTEM, person=scene.ada, tenant=scene.studio, role="member", now=scene.now)
