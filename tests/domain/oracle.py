@@ -6,10 +6,13 @@ from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import combinations
 from uuid import UUID
 
 from hosts.models import Gpu
 from leasing.models import Closure, Flavor, Hold
+from leasing.openings.spans import ALWAYS, FOREVER, Span, micros
+from leasing.placement import FreeGpu
 from leasing.states.gpu import BOOKABLE
 
 MINUTE = timedelta(minutes=1)
@@ -106,9 +109,9 @@ class Oracle:
             if len(free) < self.flavor.gpu_count:
                 continue
             gaps = [self._gap(gpu, *held) for gpu in free]
-            lefts, rights = {gap[0] for gap in gaps}, {gap[1] for gap in gaps}
+            lefts, rights = {gap.starts for gap in gaps}, {gap.ends for gap in gaps}
             counts = {
-                (left, right): sum(gap[0] <= left and gap[1] >= right for gap in gaps)
+                (left, right): sum(gap.starts <= left and gap.ends >= right for gap in gaps)
                 for left in lefts
                 for right in rights
             }
@@ -125,8 +128,51 @@ class Oracle:
             found[host_id] = min([*maximal, found.get(host_id, 99)])
         return found
 
-    def _gap(self, gpu: Gpu, starts_at: datetime, ends_at: datetime) -> tuple[datetime, datetime]:
+    def best_on(self, host_id: UUID, starts_at: datetime, ends_at: datetime) -> list[set[UUID]]:
+        """Every choice of the host's GPUs that is as good as any, for a lease that does not begin at once."""
+        held = self.window(starts_at, ends_at)
+        free = [
+            FreeGpu(gpu.pk, gpu.numa_node, False, self._gap(gpu, *held))
+            for gpu in self.free([gpu for gpu in self.gpus if gpu.host_id == host_id], *held)
+        ]
+        one_node = self.flavor.numa == Flavor.Numa.REQUIRED
+        choices = best_choices(free, count=self.flavor.gpu_count, one_node=one_node, want_ready=False)
+        return [{gpu.gpu_id for gpu in gpus} for gpus in choices]
+
+    def _gap(self, gpu: Gpu, starts_at: datetime, ends_at: datetime) -> Span:
         before = [busy.ends_at for busy in self.busy[gpu.pk] if busy.ends_at and busy.ends_at <= starts_at]
         after = [busy.starts_at for busy in self.busy[gpu.pk] if busy.starts_at >= ends_at]
-        always, forever = self.now - timedelta(days=999), self.horizon + timedelta(days=999)
-        return max(before, default=always), min(after, default=forever)
+        return Span(max(map(micros, before), default=ALWAYS), min(map(micros, after), default=FOREVER))
+
+
+def _lengths(gpus: tuple[FreeGpu, ...]) -> list[int]:
+    return sorted(gpu.gap.ends - gpu.gap.starts for gpu in gpus)
+
+
+def best_choices(
+    free: list[FreeGpu], *, count: int, one_node: bool, want_ready: bool
+) -> list[frozenset[FreeGpu]]:
+    """Every choice than which the rule knows no better one."""
+
+    def rank(gpus: tuple[FreeGpu, ...]) -> tuple[int, int, int]:
+        """What comes first: clean ones if they are wanted, then one node, then the one with the fewest."""
+        nodes = {gpu.numa_node for gpu in gpus}
+        unready = sum(not gpu.ready for gpu in gpus) if want_ready else 0
+        return unready, len(nodes) > 1, sum(gpu.numa_node in nodes for gpu in free) if len(nodes) == 1 else 0
+
+    def place(gpus: tuple[FreeGpu, ...]) -> int | None:
+        """The node, if it is one. Which of two equally good nodes it is, the rule leaves open."""
+        nodes = {gpu.numa_node for gpu in gpus}
+        return min(nodes) if len(nodes) == 1 else None
+
+    possible = [
+        gpus
+        for gpus in combinations(free, count)
+        if not one_node or len({gpu.numa_node for gpu in gpus}) == 1
+    ]
+    first = min(map(rank, possible), default=None)
+    good = [gpus for gpus in possible if rank(gpus) == first]
+    shortest = {
+        node: min(_lengths(gpus) for gpus in good if place(gpus) == node) for node in map(place, good)
+    }
+    return [frozenset(gpus) for gpus in good if _lengths(gpus) == shortest[place(gpus)]]

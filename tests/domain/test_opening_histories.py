@@ -63,7 +63,7 @@ class Fleet(RuleBasedStateMachine):
         shape=st.lists(st.lists(st.sampled_from([0, 0, 1]), min_size=1, max_size=4), min_size=1, max_size=3),
         lead=st.sampled_from([0, 3]),
         turnaround=st.sampled_from([0, 5]),
-        booked=st.lists(leases, min_size=8, max_size=16),
+        booked=st.lists(leases, min_size=12, max_size=18),
         asked=st.lists(questions, min_size=3, max_size=5),
     )
     def build(
@@ -134,6 +134,7 @@ class Fleet(RuleBasedStateMachine):
             assert len({hold.gpu.numa_node for hold in held}) == 1
         if starts_at > self.now + timedelta(seconds=flavor.model.lead_seconds):
             assert room[host_id] == min(room.values()), "it goes where the fewest are free together"
+            assert {hold.gpu_id for hold in held} in oracle.best_on(host_id, starts_at, ends_at)
         self.leases.append(lease)
 
     @rule(data=st.data())
@@ -236,5 +237,5 @@ def test_every_answer_is_the_slow_truth() -> None:
             database=None,
         ),
     )
-    assert Fleet.told["booked"] >= 5 * FLEETS, "most of these fleets are nearly empty"
+    assert Fleet.told["booked"] >= 4 * FLEETS, "most of these fleets are nearly empty"
     assert Fleet.told["asked"] >= 4 * FLEETS, "most of these fleets were asked nothing"

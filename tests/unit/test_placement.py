@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import combinations
 from uuid import UUID
 
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 
 from leasing.openings.spans import ALWAYS, FOREVER, Span
 from leasing.placement import FreeGpu, choose_gpus
+from tests.domain.oracle import best_choices
 
 # Few lengths, so that many gaps are equally long; some never began, or never end.
 GAPS = st.builds(Span, st.sampled_from([ALWAYS, 0, 1, 2]), st.sampled_from([10, 11, 12, FOREVER]))
@@ -24,41 +24,10 @@ def hosts(draw: st.DrawFn) -> list[FreeGpu]:
     return [FreeGpu(UUID(int=number), *fact) for number, fact in zip(numbers, facts, strict=True)]
 
 
-def lengths(gpus: tuple[FreeGpu, ...]) -> list[int]:
-    return sorted(gpu.gap.ends - gpu.gap.starts for gpu in gpus)
-
-
-def best_by_trying(
-    free: list[FreeGpu], *, count: int, one_node: bool, want_ready: bool
-) -> list[frozenset[FreeGpu]]:
-    """Every choice than which the rule knows no better one."""
-
-    def rank(gpus: tuple[FreeGpu, ...]) -> tuple[int, int, int]:
-        """What comes first: clean ones if they are wanted, then one node, then the one with the fewest."""
-        nodes = {gpu.numa_node for gpu in gpus}
-        unready = sum(not gpu.ready for gpu in gpus) if want_ready else 0
-        return unready, len(nodes) > 1, sum(gpu.numa_node in nodes for gpu in free) if len(nodes) == 1 else 0
-
-    def place(gpus: tuple[FreeGpu, ...]) -> int | None:
-        """The node, if it is one. Which of two equally good nodes it is, the rule leaves open."""
-        nodes = {gpu.numa_node for gpu in gpus}
-        return min(nodes) if len(nodes) == 1 else None
-
-    possible = [
-        gpus
-        for gpus in combinations(free, count)
-        if not one_node or len({gpu.numa_node for gpu in gpus}) == 1
-    ]
-    first = min(map(rank, possible), default=None)
-    good = [gpus for gpus in possible if rank(gpus) == first]
-    shortest = {node: min(lengths(gpus) for gpus in good if place(gpus) == node) for node in map(place, good)}
-    return [frozenset(gpus) for gpus in good if lengths(gpus) == shortest[place(gpus)]]
-
-
 @given(free=hosts(), count=st.integers(1, 4), one_node=st.booleans(), want_ready=st.booleans())
 def test_no_other_choice_is_better(free: list[FreeGpu], count: int, one_node: bool, want_ready: bool) -> None:
     chosen = choose_gpus(free, count=count, one_node=one_node, want_ready=want_ready)
-    best = best_by_trying(free, count=count, one_node=one_node, want_ready=want_ready)
+    best = best_choices(free, count=count, one_node=one_node, want_ready=want_ready)
     if chosen is None:
         assert best == []
         return
