@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import combinations
 from uuid import UUID
 
 from hosts.models import Gpu
-from leasing.models import Closure, Flavor, Hold
+from leasing.models import Closure, Flavor, Hold, WaitlistEntry
 from leasing.openings.spans import ALWAYS, FOREVER, Span, micros
 from leasing.placement import FreeGpu
 from leasing.states.gpu import BOOKABLE
@@ -31,7 +31,7 @@ class Oracle:
     """What the fleet is like at one moment; all times in it are whole minutes.
 
     Only `hosts` may serve, if they are given; no lease may overlap any of `apart`, and no hold any of
-    `in_use`.
+    `in_use`. The leases `without` are as if they were not there.
     """
 
     def __init__(
@@ -43,18 +43,26 @@ class Oracle:
         hosts: Collection[UUID] | None = None,
         apart: Collection[Busy] = (),
         in_use: Collection[Busy] = (),
+        without: Collection[UUID] = (),
     ) -> None:
         self.flavor, self.now, self.horizon = flavor, now, horizon
         self.apart, self.in_use = apart, in_use
         gpus = Gpu.objects.filter(model=flavor.model, state__in=BOOKABLE)
         self.gpus = [gpu for gpu in gpus if hosts is None or gpu.host_id in hosts]
         self.busy: dict[UUID, list[Busy]] = defaultdict(list)
-        for hold in Hold.objects.all():
+        for hold in Hold.objects.exclude(lease__in=without):
             self.busy[hold.gpu_id].append(Busy(hold.starts_at, hold.ends_at))
         for closure in Closure.objects.all():
             for gpu in self.gpus:
                 if closure.host_id == gpu.host_id and closure.gpu_id in (None, gpu.pk):
                     self.busy[gpu.pk].append(Busy(closure.starts_at, closure.ends_at))
+
+    def keep(self, entries: Iterable[WaitlistEntry]) -> None:
+        """What is kept for these, who wait, is not to be had."""
+        for entry in entries:
+            if entry.kept_from is not None:
+                for gpu in entry.kept_gpus.all():
+                    self.busy[gpu.pk].append(Busy(entry.kept_from, entry.kept_until))
 
     def window(self, starts_at: datetime, ends_at: datetime) -> tuple[datetime, datetime]:
         model = self.flavor.model

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -26,7 +25,6 @@ from leasing.openings.upkeep import rebuild
 from leasing.quotas import set_quota
 from leasing.timing import LONGEST_LEASE, UPDATE_DEADLINE
 from leasing.usage import lease_cost
-from tests.domain.oracle import Oracle
 from tests.world import World
 
 pytestmark = pytest.mark.django_db
@@ -291,57 +289,3 @@ def test_each_second_is_billed_at_the_rate_it_was_quoted_at(history: list[tuple[
         )
         assert wrong(world) == []
         transaction.set_rollback(True)
-
-
-@CHOSEN
-@given(
-    st.lists(st.tuples(st.integers(0, 300), st.integers(10, 120), st.sampled_from([1, 1, 2])), max_size=10),
-    st.integers(1, 3),
-)
-def test_an_extension_is_possible_until_the_limit_and_not_a_minute_longer(
-    others: list[tuple[int, int, int]], gpus: int
-) -> None:
-    with transaction.atomic():
-        world = World(gpus=gpus, concurrent_gpus=99)
-        pair = Flavor.objects.create(slug="pair", name="Pair", model=world.model, gpu_count=2)
-        world.price(pair)
-        lease = book(world, HOUR, 2 * HOUR)
-        for start, length, width in others:
-            begin = 60 * MINUTE + start * MINUTE
-            with suppress(NothingFree), transaction.atomic():
-                book(world, begin, begin + length * MINUTE, flavor=pair if width == 2 else None)
-        limit = extension_limit(lease, now=world.now)
-        assert limit.until == longest_by_trying(lease, world)
-        transaction.set_rollback(True)
-
-
-def longest_by_trying(lease: Lease, world: World) -> datetime:
-    """Minute by minute, with the next lease tried on all GPUs but these while it is out of the way."""
-    longest = lease.starts_at + LONGEST_LEASE
-    turnaround = timedelta(seconds=world.model.turnaround_seconds)
-    held = list(lease.holds.all())
-    ours = {hold.gpu_id for hold in held}
-    later = [
-        hold
-        for hold in Hold.objects.exclude(lease=lease).filter(gpu__in=ours).order_by("starts_at")
-        if hold.starts_at >= held[0].ends_at
-    ]
-    if not later:
-        return longest
-    first = later[0]
-    fallback = max(lease.ends_at, min(longest, first.starts_at - turnaround))
-    oracle = Oracle(first.lease.flavor, now=world.now, horizon=longest)
-    for hold in first.lease.holds.all():
-        oracle.busy[hold.gpu_id] = [
-            busy for busy in oracle.busy[hold.gpu_id] if busy.starts_at != hold.starts_at
-        ]
-    window = oracle.window(first.lease.starts_at, first.lease.ends_at)
-    fits = any(
-        len([gpu for gpu in oracle.free(group, *window) if gpu.pk not in ours])
-        >= first.lease.flavor.gpu_count
-        for group in oracle.groups()
-    )
-    if not fits:
-        return fallback
-    rest = [hold.starts_at for hold in later if hold.lease_id != first.lease_id]
-    return max(fallback, min([longest, *(start - turnaround for start in rest)]))

@@ -99,20 +99,10 @@ class LineOracle(Oracle):
             horizon=now,
             hosts=self.home_hosts(with_home) if entry.with_home else None,
             apart=[Busy(lease.starts_at, lease.ends_at) for lease in with_home],
+            without=without,
         )
         self.entry = entry
-        self.busy.clear()
-        for hold in Hold.objects.exclude(lease__in=without):
-            self.busy[hold.gpu_id].append(Busy(hold.starts_at, hold.ends_at))
-        for closure in Closure.objects.all():
-            for gpu in self.gpus:
-                if closure.host_id == gpu.host_id and closure.gpu_id in (None, gpu.pk):
-                    self.busy[gpu.pk].append(Busy(closure.starts_at, closure.ends_at))
-        for other in WaitlistEntry.objects.filter(kept_from__isnull=False).exclude(pk=entry.pk):
-            assert other.kept_from is not None
-            assert other.kept_until is not None
-            for gpu in other.kept_gpus.all():
-                self.busy[gpu.pk].append(Busy(other.kept_from, other.kept_until))
+        self.keep(WaitlistEntry.objects.exclude(pk=entry.pk))
         passed = entry.offers.filter(outcome="passed").values_list("starts_at", "ends_at")
         self.passed = [Busy(*window) for window in passed]
 

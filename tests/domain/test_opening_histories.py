@@ -31,7 +31,7 @@ from leasing.transitions import TransitionRefused, apply_gpu_event
 from tests.domain.ground import NOW, Ground
 from tests.domain.oracle import MINUTE, Oracle
 
-FLEETS = int(os.environ.get("LEASEHOLD_FLEETS", "40"))
+FLEETS = int(os.environ.get("LEASEHOLD_FLEETS", "30"))
 LENGTH = 60
 HORIZON = timedelta(minutes=6 * LENGTH)
 
