@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -19,26 +20,29 @@ from django.db import transaction
 from hosts.models import Gpu
 from leasing.approval import approve_lease, approve_series, reject_lease, reject_series, revoke_approval
 from leasing.booking import request_lease
-from leasing.changing import change_end
+from leasing.changing import change_end, change_window
 from leasing.ending import end_lease, end_series
-from leasing.errors import DomainError, WrongState
+from leasing.errors import DomainError, NothingFree, WrongState
 from leasing.fleet import readmit_gpu, withdraw_gpu
 from leasing.fsck import run_checks
 from leasing.goals import PowerAction
 from leasing.maintenance.plan import Unmovable
 from leasing.maintenance.service import drain, lift_closure, open_closures, preview_drain
-from leasing.models import Flavor, Lease, Series
+from leasing.models import Flavor, Lease, Series, WaitlistEntry
+from leasing.other_time import other_time
 from leasing.power import switch_power
+from leasing.quota_setting import put_limit
 from leasing.recurrence import EVERY_DAY, Pattern
 from leasing.series import book_series
 from leasing.series_plan import preview_series
+from leasing.waitlist import claim_offer, decline_offer, join_waitlist, leave_waitlist
 from tests.acting_host import ActingHost
 from tests.world import World
 
 pytestmark = pytest.mark.django_db
 HISTORIES = int(os.environ.get("LEASEHOLD_HISTORIES", "8"))
 FIRST = int(os.environ.get("LEASEHOLD_FIRST_HISTORY", "0"))
-STEPS = 25
+STEPS, CHECKED = 25, 5  # so many acts, and so many of them until all is looked over again
 SPANS = [timedelta(seconds=s) for s in (1, 20, 90, 400, 1000, 2000, 3700, 8000)]
 
 
@@ -59,6 +63,10 @@ class History:
             (1, self.decide_all),
             (1, self.end),
             (2, self.change_end),
+            (2, self.move),
+            (3, self.wait),
+            (2, self.answer),
+            (1, self.limit),
             (2, self.switch),
             (8, self.pass_time),
             (14, self.host.work),
@@ -71,7 +79,9 @@ class History:
 
     def live(self, steps: int) -> None:
         weights = [weight for weight, _ in self.acts]
-        for _ in range(steps):
+        for step in range(steps):
+            if step % CHECKED == 0:
+                assert run_checks(self.world.now) == [], self.told
             act = self.dice.choices(self.acts, weights)[0][1]
             self.told.append(act.__name__)
             try:
@@ -150,6 +160,49 @@ class History:
             actor=self.world.actor(lease.owner), lease_id=lease.pk, ends_at=ends_at, now=self.world.now
         )
 
+    def move(self) -> None:
+        """To the time that was said to be free, or to one that was not."""
+        lease = self.any_lease()
+        starts_at = self.world.now + self.dice.choice(SPANS)
+        window = {"starts_at": starts_at, "ends_at": starts_at + self.dice.choice(SPANS[2:])}
+        is_free = other_time(lease, **window, now=self.world.now).instead is None
+        with nothing_free_unless(is_free):
+            change_window(
+                actor=self.world.actor(lease.owner), lease_id=lease.pk, **window, now=self.world.now
+            )
+
+    def wait(self) -> None:
+        duration, earliest = self.dice.choice(SPANS[2:]), self.world.now + self.dice.choice(SPANS)
+        join_waitlist(
+            actor=self.world.actor(self.world.ada),
+            tenant=self.world.studio,
+            flavor=self.dice.choice([self.world.flavor, self.pair]),
+            image=self.world.image,
+            duration=duration,
+            earliest=earliest,
+            deadline=earliest + duration + self.dice.choice(SPANS),
+            now=self.world.now,
+        )
+
+    def answer(self) -> None:
+        """What is offered is claimed or declined, or the line is left."""
+        entry = self.dice.choice([*WaitlistEntry.objects.filter(closed_at=None).order_by("joined_at"), None])
+        if entry is None:
+            return
+        answer = self.dice.choice([claim_offer, claim_offer, decline_offer, leave_waitlist])
+        answer(actor=self.world.actor(entry.owner), entry_id=entry.pk, now=self.world.now)
+
+    def limit(self) -> None:
+        """A limit of the team or a person is set, or lifted."""
+        put_limit(
+            actor=self.world.actor(self.world.approver),
+            tenant=self.world.studio,
+            username=self.dice.choice(["", "ada"]),
+            kind=self.dice.choice(["gpus", "gpu-hours", "longest", "ahead"]),
+            value=self.dice.choice([Decimal(0), Decimal(1), Decimal(4), None]),
+            now=self.world.now,
+        )
+
     def end(self) -> None:
         lease = self.any_lease()
         end_lease(actor=self.world.actor(lease.owner), lease_id=lease.pk, now=self.world.now)
@@ -212,6 +265,17 @@ class History:
         for _ in range(6):
             self.host.work()
             self.world.tick(after=timedelta(minutes=31))
+
+
+@contextmanager
+def nothing_free_unless(is_free: bool) -> Iterator[None]:
+    """What was said to be free is not refused as taken, and what was not is not given."""
+    try:
+        yield
+    except NothingFree:
+        assert not is_free
+        raise
+    assert is_free
 
 
 @pytest.mark.timeout(max(120, 3 * HISTORIES))
