@@ -32,7 +32,7 @@ class AskForm(forms.Form):
     """The shape of a request; whether it can be had is for an approver to say."""
 
     tenant = forms.ModelChoiceField(Tenant.objects.none(), to_field_name="slug", empty_label=None)
-    whose = forms.ChoiceField(choices=[("me", gettext_lazy("me")), ("all", gettext_lazy("the whole team"))])
+    whose = forms.ChoiceField(choices=[("all", gettext_lazy("the whole team")), ("me", gettext_lazy("me"))])
     kind = forms.ChoiceField(choices=QuotaKind.choices)
     model = forms.ModelChoiceField(
         GpuModel.objects.all(), to_field_name="slug", required=False, empty_label=gettext_lazy("all models")
