@@ -50,7 +50,7 @@ class History:
     """A world and the dice that say what happens in it next."""
 
     def __init__(self, seed: int) -> None:
-        self.dice = random.Random(seed)
+        self.seed, self.dice = seed, random.Random(seed)
         self.world = World(gpus=self.dice.choice([2, 3]), concurrent_gpus=self.dice.choice([0, 2, 2, 3]))
         self.pair = Flavor.objects.create(slug="pair", name="Pair", model=self.world.model, gpu_count=2)
         self.world.price(self.pair)
@@ -64,8 +64,9 @@ class History:
             (1, self.end),
             (2, self.change_end),
             (2, self.move),
-            (3, self.wait),
-            (2, self.answer),
+            (4, self.wait),
+            (2, self.give_up),
+            (3, self.answer),
             (1, self.limit),
             (2, self.switch),
             (8, self.pass_time),
@@ -81,7 +82,7 @@ class History:
         weights = [weight for weight, _ in self.acts]
         for step in range(steps):
             if step % CHECKED == 0:
-                assert run_checks(self.world.now) == [], self.told
+                self.look_over()
             act = self.dice.choices(self.acts, weights)[0][1]
             self.told.append(act.__name__)
             try:
@@ -89,6 +90,9 @@ class History:
                     act()
             except DomainError as error:
                 self.told.append(f"  refused: {error}")
+
+    def look_over(self) -> None:
+        assert run_checks(self.world.now) == [], (self.seed, self.told)
 
     def book(self) -> None:
         who, tenant = self.dice.choice(
@@ -172,21 +176,29 @@ class History:
             )
 
     def wait(self) -> None:
-        duration, earliest = self.dice.choice(SPANS[2:]), self.world.now + self.dice.choice(SPANS)
+        """For about when somebody has something, so that it seldom fits at once."""
+        duration, earliest = self.dice.choice(SPANS[4:]), max(self.any_lease().starts_at, self.world.now)
         join_waitlist(
             actor=self.world.actor(self.world.ada),
             tenant=self.world.studio,
-            flavor=self.dice.choice([self.world.flavor, self.pair]),
+            flavor=self.dice.choice([self.world.flavor, self.pair, self.pair]),
             image=self.world.image,
             duration=duration,
             earliest=earliest,
-            deadline=earliest + duration + self.dice.choice(SPANS),
+            deadline=earliest + duration + self.dice.choice(SPANS[:3]),
             now=self.world.now,
         )
 
+    def give_up(self) -> None:
+        """Somebody ends something, and the line is shown what came free."""
+        with suppress(DomainError), transaction.atomic():
+            self.end()
+        self.world.tick()
+
     def answer(self) -> None:
         """What is offered is claimed or declined, or the line is left."""
-        entry = self.dice.choice([*WaitlistEntry.objects.filter(closed_at=None).order_by("joined_at"), None])
+        waiting = WaitlistEntry.objects.filter(closed_at=None).order_by("joined_at")
+        entry = self.dice.choice([*(waiting.filter(offers__state="offered") or waiting), None])
         if entry is None:
             return
         answer = self.dice.choice([claim_offer, claim_offer, decline_offer, leave_waitlist])
@@ -285,9 +297,9 @@ def test_every_history_is_in_order_and_ends() -> None:
         settings.AUDIT_ANCHOR_FILE.unlink(missing_ok=True)
         history = History(seed)
         history.live(STEPS)
-        assert run_checks(history.world.now) == [], (seed, history.told)
+        history.look_over()
         history.come_to_an_end()
-        assert run_checks(history.world.now) == [], (seed, history.told)
+        history.look_over()
         left = Lease.objects.exclude(state="ended").values_list("pk", "state", "ends_at")
         assert list(left) == [], (seed, history.told)
         stuck = Gpu.objects.filter(state__in=["leased", "dirty", "scrubbing"])
