@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import chain
 
 import msgspec
 
@@ -11,19 +12,24 @@ from hosts.agent.config import Settings
 from hosts.agent.doctor.examination import Surroundings, examine, fitting, in_order
 from hosts.agent.doctor.facts import HypervisorFacts
 from hosts.agent.drift_notes import differences_found
+from hosts.agent.held_cards import cards_in_use
 from hosts.agent.machines import HypervisorError, MachineHost
 from hosts.agent.network.examining import examine_filter
-from hosts.agent.plans import locked_cards
 from hosts.agent.rig import Rig
-from hosts.protocol.checkup import CheckUp
+from hosts.protocol.checkup import Check, CheckUp
 
 
 def check_up(
-    settings: Settings, bus: PciBus, hypervisor: HypervisorFacts, *, without: Collection[str] = ()
+    settings: Settings,
+    bus: PciBus,
+    hypervisor: HypervisorFacts,
+    *,
+    without: Collection[str] = (),
+    unseen: int = 0,
 ) -> CheckUp:
     """Everything that can be said about the host now. BusError if the cards cannot be looked at.
 
-    Cards `without` are not touched.
+    Cards `without` are not touched; `unseen` is how many of these there are.
     """
     surroundings = Surroundings(
         simulated=bus.simulated,
@@ -33,7 +39,7 @@ def check_up(
         hypervisor=hypervisor,
         filter=examine_filter() if settings.network.mode == "bridge" else None,
     )
-    return examine(surroundings, bus.examine(without=without))
+    return examine(surroundings, bus.examine(without=without), unseen=unseen)
 
 
 def ask_hypervisor(uri: str, hypervisor: MachineHost) -> HypervisorFacts:
@@ -53,8 +59,28 @@ def check_up_of(rig: Rig) -> CheckUp:
 def whole_check_up_of(rig: Rig) -> CheckUp:
     """All of it, with what was not as it should be when that was last looked at.
 
-    A card that a plan is at work on is left out: in a reset that hangs, looking at it never returns.
+    A card in use is not touched: what was found when nobody used it stands.
     """
+    used = cards_in_use(rig)
+    kept = {address: checks for address in used if (checks := _recall(rig, address))}
+    unseen = used & {*kept, *(gpu.address for gpu in rig.gpus.all())}
     hypervisor = ask_hypervisor(rig.config.libvirt_uri, rig.hypervisor)
-    found = check_up(rig.config, rig.bus, hypervisor, without=locked_cards(rig.plans.open()))
-    return msgspec.structs.replace(found, checks=in_order((*differences_found(rig), *found.checks)))
+    found = check_up(rig.config, rig.bus, hypervisor, without=used, unseen=len(unseen))
+    _remember(rig, found.checks, without=used | cards_in_use(rig))
+    checks = (*differences_found(rig), *found.checks, *chain.from_iterable(kept.values()))
+    return msgspec.structs.replace(found, checks=in_order(checks))
+
+
+def _recall(rig: Rig, address: str) -> tuple[Check, ...]:
+    with rig.journal.transaction():
+        text = rig.journal.recall(f"checks:{address}")
+    return () if text is None else msgspec.json.decode(text, type=tuple[Check, ...])
+
+
+def _remember(rig: Rig, checks: Collection[Check], *, without: Collection[str]) -> None:
+    """What was found about each card, unless somebody has taken it into use meanwhile."""
+    for address in {check.subject for check in checks} - {"", *without}:
+        about = tuple(check for check in checks if check.subject == address)
+        if about != _recall(rig, address):
+            with rig.journal.transaction():
+                rig.journal.remember(f"checks:{address}", msgspec.json.encode(about).decode())

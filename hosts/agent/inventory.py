@@ -11,8 +11,8 @@ import msgspec
 
 from hosts.agent import machines
 from hosts.agent.boot import running_kernel
+from hosts.agent.held_cards import cards_in_use
 from hosts.agent.home_steps import pool_at_hand
-from hosts.agent.plans import locked_cards
 from hosts.agent.rig import Rig
 from hosts.agent.usb import offered, read_usb
 from hosts.protocol.messages import CardFacts, Inventory, MachineFacts
@@ -54,25 +54,18 @@ def _cards(rig: Rig) -> tuple[CardFacts, ...]:
 
     In a machine's hands, or in a reset, a card may answer nothing, have a ROM that must not be read, or be
     off the bus for a moment. That must not look as if another card had taken its place. Nor is one touched
-    then that is known: in a reset that hangs, reading its configuration never returns.
+    then that is known.
     """
-    used = _cards_in_use(rig)
+    used = cards_in_use(rig)
     known = {address for address in used if _recall(rig, address)}
     found = (card.facts() for card in rig.bus.cards(without=known))
     seen = {facts.address: _with_profiles(rig, facts) for facts in found}
-    used |= _cards_in_use(rig)
+    used |= cards_in_use(rig)
     with rig.journal.transaction():
         kept = {address: facts for address in used if (facts := _recall(rig, address))}
         for address in seen.keys() - used:
             _remember(rig, seen[address])
     return tuple(facts for _, facts in sorted((seen | kept).items()))
-
-
-def _cards_in_use(rig: Rig) -> set[str]:
-    leased = {gpu.address for gpu in rig.gpus.all() if gpu.state == "leased"}
-    running = (facts for facts in rig.hypervisor.machines() if facts.is_active)
-    given = {address for facts in running for address in facts.pci_addresses}
-    return leased | given | locked_cards(rig.plans.open()) | rig.bus.hanging()
 
 
 def _with_profiles(rig: Rig, facts: CardFacts) -> CardFacts:

@@ -7,7 +7,7 @@ moment; whether it is clean afterwards, the portal judges.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Any, Literal
 
 from hosts.agent.bus import BusError, CardMissing
@@ -64,14 +64,20 @@ def order(
 
 
 def _check_card(rig: Rig, address: str) -> None:
+    """A card that a machine has is not touched."""
+    _check_users(rig, address, {address})
     try:
         card = rig.bus.card(address)
     except CardMissing as error:
         raise OrderRefused(str(error), "`leasehold-host inventory` lists the cards by address.") from error
     except BusError as error:
         raise OrderRefused(str(error)) from error
+    _check_users(rig, address, set(card.functions))
+
+
+def _check_users(rig: Rig, address: str, functions: Set[str]) -> None:
     running = (facts for facts in rig.hypervisor.machines() if facts.is_active)
-    users = [facts.name for facts in running if not facts.pci_addresses.isdisjoint(card.functions)]
+    users = [facts.name for facts in running if not facts.pci_addresses.isdisjoint(functions)]
     if users:
         raise OrderRefused(
             f"{address} is in use by the machine {', '.join(users)}.",

@@ -92,8 +92,7 @@ class SimulatedBus:
         return tuple(sorted(drivers - {VFIO_DRIVER, ""}))
 
     def incarnation(self, address: str) -> str:
-        card = self._store.read().cards.get(address)
-        return str(card.comings) if card and card.present else ""
+        return str(self._store.read().cards[address].comings) if self._finds(address) else ""
 
     def examine(self, *, without: Collection[str] = ()) -> tuple[CardFacts, ...]:
         state, methods = self._store.read().cards, " ".join(_LADDER)
@@ -104,9 +103,7 @@ class SimulatedBus:
 
     def card(self, address: str) -> Card:
         self._refuse_hanging(address)
-        if self._strike("card", address):
-            self._vanish(address)
-        if not self._is_present(address):
+        if not self._finds(address):
             raise CardMissing(f"No display-class card is at {address}.")
         state, model = self._store.read(), self._model(address)
         return Card(
@@ -275,6 +272,12 @@ class SimulatedBus:
 
     def _model(self, address: str) -> SimulatedCard:
         return next(model for model in self._store.read().all_cards() if model.address == address)
+
+    def _finds(self, address: str) -> bool:
+        """Whether it is there when it is looked for; that is when one that is to vanish does so."""
+        if self._strike("card", address):
+            self._vanish(address)
+        return self._is_present(address)
 
     def _is_present(self, address: str) -> bool:
         state = self._store.read().cards.get(address)

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import Literal
 
 from hosts.agent.bus import BusError, CardMissing
+from hosts.agent.held_cards import cards_in_use
 from hosts.agent.machine_plans import StopCause
 from hosts.agent.plans import gpu_lock, lease_lock, machine_locks
 from hosts.agent.records import GpuRecord, MachineRecord
@@ -84,10 +85,21 @@ def _should_run(rig: Rig, machine: MachineRecord) -> bool:
 
 
 def report_lost_gpus(rig: Rig) -> None:
-    """Cards that no longer answer, and clean cards that are no longer the same."""
+    """Cards that are gone from the bus, and clean cards that are no longer the same."""
+    used = cards_in_use(rig)
     for gpu in rig.gpus.all():
-        if gpu.state not in ("missing", "quarantined") and not _is_planned(rig, gpu_lock(gpu.address)):
+        if gpu.state in ("missing", "quarantined") or _is_planned(rig, gpu_lock(gpu.address)):
+            continue
+        if gpu.address in used:
+            _check_presence(rig, gpu)
+        else:
             _check_gpu(rig, gpu)
+
+
+def _check_presence(rig: Rig, gpu: GpuRecord) -> None:
+    """All that can be seen of a card in use without touching it."""
+    if not rig.bus.incarnation(gpu.address):
+        _lose(rig, gpu, f"{gpu.address} is gone from the bus.", missing=True)
 
 
 def _check_gpu(rig: Rig, gpu: GpuRecord) -> None:

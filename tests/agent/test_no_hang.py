@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,15 @@ from uuid import UUID
 
 import pytest
 
-from hosts.agent import child, stuck
+from hosts.agent import child, orders, stuck
+from hosts.agent.check_up import whole_check_up_of
+from hosts.agent.inventory import take_inventory
+from hosts.agent.mending import mend
+from hosts.agent.orders import OrderRefused
 from hosts.agent.pci import PciFunction
 from hosts.agent.slicing_bus import SlicingBus
 from hosts.agent.watch import Watch
+from hosts.protocol.checkup import Check, CheckUp
 from hosts.protocol.messages import (
     GpuFailed,
     GpuOrder,
@@ -27,7 +32,7 @@ from hosts.protocol.messages import (
     Scrubbed,
     ScrubPolicy,
 )
-from tests.agent.fake_sysfs import FakeHost, FakeKernel
+from tests.agent.fake_sysfs import FakeHost, FakeKernel, gone
 from tests.agent.host_in_a_box import Box, wait_for
 
 GOOD = GpuOrder(gpu_id=UUID(int=1), tenure=1, address="0000:01:00.0")
@@ -56,10 +61,11 @@ class WedgingKernel(FakeKernel):
 class TwoCards(Box):
     """A host with two cards on a `/sys` of files."""
 
+    host: FakeHost
     kernel: WedgingKernel
 
     def make_bus(self) -> Any:
-        host = FakeHost(self.directory / "root")
+        self.host = host = FakeHost(self.directory / "root")
         fifo = self.directory / "fifo"
         os.mkfifo(fifo)
         for number, order in enumerate((GOOD, BAD), start=1):
@@ -91,10 +97,15 @@ def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TwoCards]:
         wait_for(lambda: stuck.reap_stuck() == 0)
 
 
-def lease_and_release(box: TwoCards, lease: int) -> None:
+def begin_lease(box: TwoCards, lease: int) -> GpuOrder:
     order = GpuOrder(gpu_id=GOOD.gpu_id, tenure=lease + 1, address=GOOD.address)
     box.deliver(box.provision(order, lease=lease), subject=f"lease:{lease}")
     wait_for(lambda: len(box.events(MachineRunning)) == lease)
+    return order
+
+
+def lease_and_release(box: TwoCards, lease: int) -> None:
+    order = begin_lease(box, lease)
     box.deliver(box.release(order, lease=lease), subject=f"lease:{lease}")
     wait_for(lambda: len(box.events(MachineGone)) == lease)
     wait_for(lambda: box.state_of(GOOD) == "clean")
@@ -128,3 +139,57 @@ def test_the_other_gpu_is_leased_and_released_before_and_after_the_first_is_give
     assert [event.evidence.verdict for event in box.events(Scrubbed)] == ["passed"] * 3
     assert GOOD.address in touched
     assert BAD.address not in touched
+
+
+@contextmanager
+def hanging_in_a_reset(card: Path) -> Iterator[None]:
+    """Whoever reads its configuration space meanwhile waits."""
+    config = card / "config"
+    content = config.read_bytes()
+    config.unlink()
+    os.mkfifo(config)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # nobody waits
+            os.close(os.open(config, os.O_WRONLY | os.O_NONBLOCK))
+        config.unlink()
+        config.write_bytes(content)
+
+
+def test_a_leased_card_that_its_guest_resets_for_ever_keeps_nobody_waiting(box: TwoCards) -> None:
+    box.take_in(GOOD)
+    wait_for(lambda: box.events(Scrubbed))
+    watch = Watch(box.rig)
+    watch.look()
+    begin_lease(box, 1)
+    wait_for(lambda: not box.rig.plans.open())
+    before = told_of(GOOD, whole_check_up_of(box.rig))
+    with hanging_in_a_reset(box.host.path(GOOD.address)):
+        again = threading.Thread(target=look_around, args=[box, watch], daemon=True)
+        again.start()
+        again.join(20)
+        assert not again.is_alive()
+        after = whole_check_up_of(box.rig)
+    assert box.state_of(GOOD) == "leased"
+    assert before == told_of(GOOD, after)
+    assert [check.facts["count"] for check in after.checks if check.code == "cards"] == ["2"]
+
+    gone(box.host, GOOD.address)
+    watch.look()
+    assert box.state_of(GOOD) == "missing"
+    assert box.last(GpuFailed).missing
+
+
+def look_around(box: TwoCards, watch: Watch) -> None:
+    """Everything that is looked at without being told to."""
+    watch.look()
+    mend(box.rig)
+    take_inventory(box.rig)
+    whole_check_up_of(box.rig)
+    with pytest.raises(OrderRefused, match="in use by the machine"):
+        orders.order(box.rig, "reset", GOOD.address, by="test")
+
+
+def told_of(card: GpuOrder, found: CheckUp) -> list[Check]:
+    return [check for check in found.checks if check.subject == card.address]

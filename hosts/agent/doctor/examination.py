@@ -41,10 +41,15 @@ class Surroundings:
     filter: FilterFacts | None = None
 
 
-def examine(surroundings: Surroundings, cards: Collection[CardFacts], *, root: Path = Path("/")) -> CheckUp:
-    """Read the host below `root` and judge it with its cards."""
+def examine(
+    surroundings: Surroundings, cards: Collection[CardFacts], *, unseen: int = 0, root: Path = Path("/")
+) -> CheckUp:
+    """Read the host below `root` and judge it with its cards, of which some more are left `unseen`."""
     host = read_host(surroundings, root)
-    checks = [*_host_verdicts(host, cards), *(each for card in cards for each in _card_verdicts(host, card))]
+    checks = [
+        *_host_verdicts(host, len(cards) + unseen),
+        *(each for card in cards for each in _card_verdicts(host, card)),
+    ]
     return CheckUp(simulated=surroundings.simulated, checks=in_order(checks))
 
 
@@ -96,9 +101,9 @@ def fitting(check_up: CheckUp, *, room: int = ROOM_BYTES) -> CheckUp:
     return CheckUp(simulated=check_up.simulated, checks=check_up.checks[:kept], left_out=len(sizes) - kept)
 
 
-def _host_verdicts(host: HostFacts, cards: Collection[CardFacts]) -> Iterator[Check]:
+def _host_verdicts(host: HostFacts, cards: int) -> Iterator[Check]:
     yield host_checks.privileges(host)
-    yield host_checks.cards(len(cards))
+    yield host_checks.cards(cards)
     yield host_checks.cpu_virtualisation(host.processor, domain_type=host.domain_type)
     yield from _platform_verdicts(host)
     yield host_checks.huge_pages(host.huge_pages)
