@@ -64,6 +64,10 @@ SILENT = (libvirt.VIR_ERR_AGENT_UNRESPONSIVE, libvirt.VIR_ERR_AGENT_UNSYNCED)
 # libvirt looks this account up before it reads any configuration, even if another is configured.
 QEMU_ACCOUNT = "libvirt-qemu"
 
+# A daemon that has been silent for so many intervals of so many seconds is given up: calls that wait for it
+# fail, and so does each one after it.
+KEEPALIVE_SECONDS, KEEPALIVE_COUNT = 5, 5
+
 EMBEDDED_CONF = """\
 stdio_handler = "file"
 remember_owner = 0
@@ -100,7 +104,10 @@ class Hypervisor:
         if root is not None:
             _prepare_embedded(root)
         with explained(f"connect to {uri}"):
-            return cls(libvirt.open(uri), keeps_keys=root is None)
+            connection = libvirt.open(uri)
+            if root is None:  # else there is no daemon that could fall silent
+                connection.setKeepAlive(KEEPALIVE_SECONDS, KEEPALIVE_COUNT)
+            return cls(connection, keeps_keys=root is None)
 
     def close(self) -> None:
         """Without the subscription's end, libvirt would keep the connection open."""

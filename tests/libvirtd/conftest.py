@@ -38,8 +38,8 @@ def tmp_path() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def hypervisor() -> Iterator[Hypervisor]:
-    """A connection to it, as a host worker has one."""
+def daemon() -> Iterator[subprocess.Popen[bytes]]:
+    """It listens."""
     _leave_the_mounts()
     Path("/etc/libvirt/qemu.conf").write_text(EMBEDDED_CONF)
     Path("/etc/libvirt/libvirtd.conf").write_text('auth_unix_rw = "none"\n')
@@ -51,14 +51,20 @@ def hypervisor() -> Iterator[Hypervisor]:
             assert daemon.poll() is None, "libvirtd has ended"
             assert time.monotonic() < deadline, "libvirtd does not listen"
             time.sleep(0.05)
-        opened = Hypervisor.open(URI)
-        yield opened
-        for machine in opened.machines():
-            opened.destroy(machine.name)
-        opened.close()
+        yield daemon
     finally:
         daemon.terminate()
         daemon.wait()
+
+
+@pytest.fixture(scope="session")
+def hypervisor(daemon: subprocess.Popen[bytes]) -> Iterator[Hypervisor]:
+    """A connection to it, as a host worker has one."""
+    opened = Hypervisor.open(URI)
+    yield opened
+    for machine in opened.machines():
+        opened.destroy(machine.name)
+    opened.close()
 
 
 @pytest.fixture(scope="session")
