@@ -52,7 +52,7 @@ def hot_reset(group: str, address: str) -> None:
     """
     with _opened(group) as group_fd, _opened(str(Path(group).parent / "vfio")) as container:
         fcntl.ioctl(group_fd, GROUP_SET_CONTAINER, struct.pack("=i", container))
-        fcntl.ioctl(container, SET_IOMMU, TYPE1_IOMMU)
+        _set_iommu(container)
         device = fcntl.ioctl(group_fd, GROUP_GET_DEVICE_FD, bytearray(address.encode() + b"\0"))
         try:
             _refuse_strangers(device, int(Path(group).name))
@@ -60,6 +60,14 @@ def hot_reset(group: str, address: str) -> None:
             fcntl.ioctl(device, HOT_RESET, bytearray(request))
         finally:
             os.close(device)
+
+
+def _set_iommu(container: int) -> None:
+    try:
+        fcntl.ioctl(container, SET_IOMMU, TYPE1_IOMMU)
+    except PermissionError as error:
+        told = "VFIO takes the group into no IOMMU, as it does where interrupts are not remapped"
+        raise PermissionError(error.errno, f"{told} (SET_IOMMU: {error.strerror})") from error
 
 
 def _refuse_strangers(device: int, group: int) -> None:

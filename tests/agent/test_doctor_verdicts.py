@@ -150,6 +150,16 @@ def platform_cases() -> Iterator[tuple[str, Check]]:
     yield "fail off", remapping(platform(ecaps=("f00f57",)))
     yield "fail off", remapping(platform(iommus=("dmar0", "dmar1"), ecaps=("f00f5e", "f00f57")))
     yield "fail unsafe", remapping(platform(unsafe_interrupts="Y"))
+    for words in ("intremap=off", "intremap=nosid,off", "intremap=on nointremap", "noapic intremap=on"):
+        yield "fail off", remapping(platform(cmdline=f"quiet intel_iommu=on {words}"))
+        yield "fail off", remapping(replace(AMD, cmdline=f"quiet {words}"))
+    for words in (
+        "intremap=on",
+        "intremap=off intremap=on",
+        "nointremap intremap=on",
+        "intremap=no_x2apic_optout",
+    ):
+        yield "pass on", remapping(platform(cmdline=words))
     yield "skip no-iommu", remapping(BARE)
     yield "pass on", platform_checks.iommu_passthrough(INTEL)
     yield "pass on", platform_checks.iommu_passthrough(platform(cmdline="iommu.passthrough=1"))

@@ -19,12 +19,15 @@ Row = tuple[int, int, int, int]  # group, segment, bus, device and function
 class Ioctls:
     """The calls that reach the kernel, and what it says is reset together."""
 
-    def __init__(self, together: list[Row]) -> None:
+    def __init__(self, together: list[Row], *, denied: int = 0) -> None:
         self.together = together
+        self.denied = denied
         self.made: list[int] = []
 
     def __call__(self, descriptor: int, number: int, argument: object = 0) -> int:
         self.made.append(number)
+        if number == self.denied:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
         if number == vfio.GET_HOT_RESET_INFO:
             assert isinstance(argument, bytearray)
             rows = b"".join(struct.pack("=IHBB", *row) for row in self.together)
@@ -57,3 +60,12 @@ def test_a_reset_that_would_reach_another_group_is_refused_before_anything_is_to
         vfio.hot_reset(group, ADDRESS)
     assert caught.value.errno == errno.EPERM
     assert vfio.HOT_RESET not in ioctls.made
+
+
+def test_a_host_that_remaps_no_interrupts_is_told_by_what_vfio_refuses(
+    group: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "ioctl", Ioctls([], denied=vfio.SET_IOMMU))
+    with pytest.raises(PermissionError, match="interrupts are not remapped") as caught:
+        vfio.hot_reset(group, ADDRESS)
+    assert caught.value.errno == errno.EPERM

@@ -83,7 +83,8 @@ HOST_TOPICS = {
                 _("The IOMMU does not remap interrupts: a guest could raise any interrupt on the host."),
                 _(
                     "Enable interrupt remapping (often with “x2APIC”) in the firmware, and take"
-                    " `intremap=off` out of the kernel's parameters. Do not allow unsafe interrupts."
+                    " `intremap=off`, `nointremap` and `noapic` out of the kernel's parameters. Do not allow"
+                    " unsafe interrupts."
                 ),
             ),
             "unsafe": Outcome(
