@@ -35,7 +35,9 @@ def write_each(writes: Writes) -> None:
 
 def run_program(command: Sequence[str]) -> None:
     """Run it to its end; OSError with what it complained about if it fails."""
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    held = os.dup(2)  # a program that no signal ends holds the pipe that the caller reads, who so knows of it
+    done = subprocess.run(command, check=False, capture_output=True, text=True, pass_fds=(held,))
+    os.close(held)
     if done.returncode:
         told = (done.stderr or done.stdout).strip()[-300:] or f"status {done.returncode}"
         raise OSError(errno.EIO, told, command[0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -10,6 +9,7 @@ from typing import Protocol
 from hosts.agent import child, vfio
 
 VFIO_DRIVER = "vfio-pci"
+MODPROBE = "/sbin/modprobe"
 # Which has to be used for that, its maker says, and nothing else.
 SRIOV_MANAGE = "/usr/lib/nvidia/sriov-manage"
 SWITCH_SECONDS = 120.0
@@ -44,7 +44,7 @@ class LinuxKernel:
         return vfio.is_viable(group)
 
     def load_vfio(self) -> None:
-        subprocess.run(["modprobe", VFIO_DRIVER], check=False, capture_output=True, timeout=LOAD_SECONDS)
+        child.run_in_child([MODPROBE, VFIO_DRIVER], seconds=LOAD_SECONDS)
 
     def switch_nvidia_functions(self, address: str, *, on: bool) -> None:
         child.run_in_child([SRIOV_MANAGE, "-e" if on else "-d", address], seconds=SWITCH_SECONDS)

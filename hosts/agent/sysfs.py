@@ -133,7 +133,8 @@ class SysfsBus:
         if claims and (found := self.holders(card)):
             raise CardBusy(f"{card.address} is in use by {', '.join(found)}.")
         if not (self._tree.drivers / VFIO_DRIVER).is_dir():
-            self._kernel.load_vfio()
+            with explained("vfio-pci", BusError):
+                self._kernel.load_vfio()
         self._write(card.address, [*unsettled(self._functions(card)), *claims])
         if late := unsettled(self._functions(card)):  # vfio-pci lets what it takes sleep again
             self._write(card.address, late)

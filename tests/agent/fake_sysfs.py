@@ -204,6 +204,7 @@ class FakeKernel:
         self._set_functions(self.host.path(address), count)
 
     def load_vfio(self) -> None:
+        self._fail("modprobe")
         (self.host.root / "sys/bus/pci/drivers/vfio-pci").mkdir(exist_ok=True)
 
     def _write(self, path: Path, text: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hosts.agent import child, stuck, vfio
+from hosts.agent import child, kernel, stuck, vfio
 
 
 @pytest.fixture
@@ -76,6 +76,37 @@ def test_a_child_that_cannot_be_killed_is_told_apart(
     while stuck.reap_stuck() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert stuck.reap_stuck() == 0
+
+
+def test_a_program_that_outlives_the_child_that_ran_it_is_told_apart(
+    never_read: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one in the kernel's hands does, which its group's kill signal does not end."""
+    monkeypatch.setattr(stuck, "REAP_SECONDS", 0.2)
+    opened: list[int] = []
+
+    def kill(pid: int, number: int) -> None:
+        opened.append(os.open(never_read, os.O_WRONLY))  # waits for the program
+        os.kill(pid, number)
+
+    with pytest.raises(stuck.ChildStuckError, match="cannot be killed"):
+        child.call("run", ["/bin/cat", str(never_read)], seconds=0.3, kill=kill)
+    os.close(*opened)
+
+
+def test_a_driver_that_never_loads_is_given_up(never_read: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "MODPROBE", "/bin/cat")
+    monkeypatch.setattr(kernel, "VFIO_DRIVER", str(never_read))
+    monkeypatch.setattr(kernel, "LOAD_SECONDS", 0.3)
+    with pytest.raises(TimeoutError):
+        kernel.LinuxKernel().load_vfio()
+
+
+def test_a_driver_that_is_not_there_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "MODPROBE", "/bin/cat")
+    monkeypatch.setattr(kernel, "VFIO_DRIVER", str(tmp_path / "absent"))
+    with pytest.raises(OSError, match="No such file"):
+        kernel.LinuxKernel().load_vfio()
 
 
 def test_a_hot_reset_of_no_group_is_an_oserror(tmp_path: Path) -> None:

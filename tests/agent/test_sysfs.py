@@ -648,6 +648,25 @@ def test_a_card_in_which_the_kernel_hangs_is_not_touched_again_before_a_reboot(
     assert again.hanging() == frozenset()
 
 
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (TimeoutError("no answer within 30 s"), BusError),
+        (ChildStuckError("process 9 cannot be killed"), Wedged),
+    ],
+)
+def test_a_driver_that_does_not_load_is_an_error_of_no_card(
+    plain: Plain, error: Exception, kind: type[BusError]
+) -> None:
+    host, kernel, bus = plain
+    (host.root / "sys/bus/pci/drivers/vfio-pci").rmdir()
+    kernel.failures["modprobe"] = [error]
+    with pytest.raises(BusError, match=f"vfio-pci: {error}") as caught:
+        bus.bind(bus.card(GPU))
+    assert type(caught.value) is kind
+    assert bus.hanging() == frozenset()
+
+
 def test_cards_that_are_to_be_left_out_are_not_read(plain: Plain, monkeypatch: pytest.MonkeyPatch) -> None:
     bus = plain[2]
     read: list[str] = []
