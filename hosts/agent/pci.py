@@ -87,11 +87,12 @@ class PciFunction:
 
     @property
     def dead_because(self) -> str:
-        """Why the function, which nobody lets sleep, seems to be dead; or empty."""
+        """Why the function seems to be dead; or empty. One that is kept awake and in D3hot is stuck there."""
         if not self.is_alive:
             return "configuration space does not answer"
-        power = self.text("power_state")
-        return f"its power state is {power}" if power in _LIFELESS else ""
+        power, kept_awake = self.text("power_state"), self.text("power/control") == "on"
+        dead = power in _LIFELESS or (power == "D3hot" and kept_awake)
+        return f"its power state is {power}" if dead else ""
 
     @property
     def forbidden_resets(self) -> frozenset[str]:

@@ -503,6 +503,11 @@ def test_a_card_that_does_not_come_back_is_reported(plain: Plain, monkeypatch: p
         bus.reset_rungs(card)[-1].run()
 
 
+def put_to_sleep(host: FakeHost, *, control: str) -> None:
+    host.path(GPU).joinpath("power_state").write_text("D3hot\n")
+    host.path(GPU).joinpath("power/control").write_text(f"{control}\n")
+
+
 DEATHS: dict[str, tuple[Change, str]] = {
     "ones": (
         lambda host: (host.path(AUDIO) / "config").write_bytes(b"\xff" * 256),
@@ -520,6 +525,10 @@ DEATHS: dict[str, tuple[Change, str]] = {
         lambda host: (host.path(GPU) / "power_state").write_text("D3cold\n"),
         f"{GPU}: its power state is D3cold",
     ),
+    "dozing": (
+        lambda host: put_to_sleep(host, control="on"),
+        f"{GPU}: its power state is D3hot",
+    ),
     "gone": (lambda host: gone(host, AUDIO), f"{AUDIO}: it is gone from the bus"),
 }
 
@@ -532,6 +541,13 @@ def test_a_dead_card_is_known_by(plain: Plain, change: Change, reason: str) -> N
     assert bus.dead_because(card) == ""
     change(host)
     assert bus.dead_because(card) == reason
+
+
+def test_a_card_that_may_sleep_is_not_dead(plain: Plain) -> None:
+    """As one that carries vGPUs, which its maker's driver lets sleep."""
+    host, _, bus = plain
+    put_to_sleep(host, control="auto")
+    assert bus.dead_because(bus.card(GPU)) == ""
 
 
 @pytest.mark.parametrize("first", [0xFFFFFFFF, 0xBADF1100, 0xBADFFFFF])
