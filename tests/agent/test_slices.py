@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
@@ -24,12 +25,14 @@ from hosts.protocol.messages import (
     Divide,
     Divided,
     DivisionFailed,
+    Fingerprint,
     GpuFailed,
     GpuOrder,
     Intake,
     ProvisionFailed,
     Scrubbed,
     ScrubPolicy,
+    SliceProfile,
     Undivide,
     Undivided,
 )
@@ -298,6 +301,26 @@ def found(box: Box) -> list[tuple[str, str]]:
     return [
         (each.outcome, each.verdict) for each in differences_found(box.rig) if each.code == "divided-card"
     ]
+
+
+def profiles_told(box: Box) -> tuple[SliceProfile, ...]:
+    return next(card.profiles for card in take_inventory(box.rig).cards if card.address == PARENT.address)
+
+
+def test_profiles_are_told_of_the_same_card_when_no_driver_shows_them_any_more(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vfio-pci shows none, and a card is in its hands from its intake on."""
+    shown, offered = box.rig.bus.card, profiles_told(box)
+    assert offered
+    monkeypatch.setattr(box.rig.bus, "card", lambda address: replace(shown(address), profiles=()))
+    assert profiles_told(box) == offered
+
+    other = Fingerprint(vendor_device="10de:2236")
+    monkeypatch.setattr(
+        box.rig.bus, "card", lambda address: replace(shown(address), profiles=(), fingerprint=other)
+    )
+    assert profiles_told(box) == ()
 
 
 @pytest.mark.parametrize("profile", KINDS)
