@@ -25,6 +25,7 @@ from tools.servers import free_port, postgres_server, redis_server
 ROOT = Path(__file__).resolve().parents[1]
 START_SECONDS = 120.0
 MANAGE_SECONDS = 120.0
+HOME_GIB = 1
 POLL_SECONDS = 1.0
 CELERY_OPTIONS = ("--pool", "threads", "--concurrency", "1", "--loglevel", "INFO",
                   "--without-gossip", "--without-mingle", "--without-heartbeat")  # fmt: skip
@@ -126,6 +127,7 @@ class LabPortal:
             "LEASEHOLD_BROKER_FOR_HOSTS": f"redis://{LOOPBACK}:{self._redis_port}/0",
             "LEASEHOLD_SECRET_KEY_FILE": str(key),
             "LEASEHOLD_TICK_SECONDS": "2",
+            "LEASEHOLD_HOME_GIB": str(HOME_GIB),
             "LEASEHOLD_SITE_URL": self.url,
             "LEASEHOLD_GATEWAY_URL": f"ws://{LOOPBACK}:{self.port}/ws/",
             "LEASEHOLD_ALLOWED_HOSTS": f"127.0.0.1,localhost,{LOOPBACK}",

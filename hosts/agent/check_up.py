@@ -31,6 +31,7 @@ def check_up(
 
     Cards `without` are not touched; `unseen` is how many of these there are.
     """
+    pool = settings.home_pool
     surroundings = Surroundings(
         simulated=bus.simulated,
         domain_type=settings.domain_type,
@@ -38,6 +39,7 @@ def check_up(
         state_directory=settings.state_directory,
         hypervisor=hypervisor,
         filter=examine_filter() if settings.network.mode == "bridge" else None,
+        home_pool=(pool.name, pool.directory) if pool else None,
     )
     return examine(surroundings, bus.examine(without=without), unseen=unseen)
 

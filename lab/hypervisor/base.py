@@ -11,11 +11,15 @@ import tempfile
 from pathlib import Path
 
 from appliance.debian import uncompressed
+from hosts.protocol.homes import POOL_MARK
 from lab.hypervisor.machine import KERNEL_PARAMETERS, Image, VirtualHypervisor
 from tools.roles import apply_role, packages
 
 # By which people outside reach it, on the small network that the tests make around it.
 ADDRESS = "11.0.0.1"
+# Where it keeps home volumes: a folder that the worker's unit must be told of.
+HOMES = "/srv/leasehold-homes"
+POOL = "lab"
 # What makes a Debian that boots, for Ansible, and for us to look inside.
 PACKAGES = (
     "dbus", "linux-image-amd64", "pciutils", "python3-apt", "qemu-guest-agent", "systemd-sysv", "udev",
@@ -27,6 +31,7 @@ VARIABLES = {
         "images_directory": "/opt/leasehold/images",
         "scrubbers": "/etc/leasehold/scrubbers.toml",
         "network": {"mode": "bridge", "address": ADDRESS},
+        "home_pool": {"name": POOL, "directory": HOMES},
     },
 }
 DISK_SIZE = "6G"
@@ -38,6 +43,8 @@ FILES = {
     "etc/initramfs-tools/conf.d/lab": "MODULES=list\n",
     "etc/initramfs-tools/modules": "virtio_pci\nvirtio_blk\next4\n",
     "etc/hostname": "hypervisor\n",
+    # Storage is not the role's to make, nor to mark as the pool.
+    f"{HOMES[1:]}/{POOL_MARK}": f"{POOL}\n",
     "etc/hosts": "127.0.0.1 localhost hypervisor\n",
     "etc/fstab": "LABEL=root / ext4 defaults 0 0\nLABEL=leasehold /opt/leasehold ext4 ro 0 0\n",
     # Addresses of QEMU's user-mode network: 10.0.2.2 is the loopback of the machine outside.

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from hosts.agent.check_up import ask_hypervisor
+from hosts.agent.check_up import ask_hypervisor, check_up_of
+from hosts.agent.config import HomePool
 from hosts.agent.doctor.card_reader import read_card
 from hosts.agent.doctor.examination import Surroundings, examine
 from hosts.agent.doctor.facts import HypervisorFacts, Link
 from hosts.agent.doctor.host_reader import (
     read_clock,
+    read_home_pool,
     read_huge_pages,
     read_platform,
     read_processor,
@@ -23,6 +28,7 @@ from hosts.agent.pci import PciTree
 from hosts.agent.slicing_bus import SlicingBus
 from hosts.agent.watch import Watch
 from hosts.protocol.checkup import Check, CheckUp
+from hosts.protocol.homes import POOL_MARK
 from hosts.protocol.messages import Inspect, Inventory, Report
 from tests.agent.fake_sysfs import FakeHost, plain_host
 from tests.agent.host_in_a_box import Box, a_box
@@ -204,6 +210,45 @@ def test_the_file_system_below_a_folder_still_to_be_made(host: FakeHost, tmp_pat
     place = read_storage(Reader(host.root), tmp_path / "not" / "yet")
     assert (place.kind, place.path) == ("nfs4", str(tmp_path / "not" / "yet"))
     assert 0 < place.free <= place.total
+
+
+def pool_of(folder: Path) -> Check:
+    """What `doctor` says of the pool `studio` in the folder."""
+    with a_box(folder / "box", home_pool=HomePool(name="studio", directory=folder / "homes")) as box:
+        (found,) = [check for check in check_up_of(box.rig).checks if check.code == "home-pool"]
+        return found
+
+
+def test_a_pool_of_home_volumes_is_there_marked_and_nobody_elses(tmp_path: Path) -> None:
+    assert pool_of(tmp_path).outcome == "absent"
+    (tmp_path / "homes").mkdir()
+    assert pool_of(tmp_path).outcome == "unmarked"
+    (tmp_path / "homes" / POOL_MARK).write_text("archive\n")
+    assert (pool_of(tmp_path).outcome, pool_of(tmp_path).facts["found"]) == ("other", "archive")
+    (tmp_path / "homes" / POOL_MARK).write_text("studio\n")
+    found = pool_of(tmp_path)
+    assert (found.verdict, found.outcome) == ("pass", "ok")
+    assert [(each.source, each.value) for each in found.read] == [(f"{tmp_path}/homes/{POOL_MARK}", "studio")]
+
+
+READ_ONLY = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && exec "$2" -c "$3" "$1"'
+READ_POOL = (
+    "import sys; from pathlib import Path; from hosts.agent.doctor.host_reader import read_home_pool; "
+    "found = read_home_pool('studio', Path(sys.argv[1])); print(found.read_only, found.writable)"
+)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="file systems are mounted by root")
+def test_a_pool_that_the_worker_may_only_read(tmp_path: Path) -> None:
+    """As the unit's ProtectSystem has it: the folder is read-only in a namespace of the worker's."""
+    (tmp_path / POOL_MARK).write_text("studio\n")
+    words = ["unshare", "--mount", "sh", "-c", READ_ONLY, "sh", str(tmp_path), sys.executable, READ_POOL]
+    assert subprocess.run(words, check=True, capture_output=True, text=True).stdout.split() == [
+        "True",
+        "False",
+    ]
+    outside = read_home_pool("studio", tmp_path)
+    assert (outside.read_only, outside.writable) == (False, True)
 
 
 def test_the_kernel_is_asked_for_its_clock() -> None:

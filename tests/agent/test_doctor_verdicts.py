@@ -18,6 +18,7 @@ from hosts.agent.doctor.facts import (
     FunctionFacts,
     Grounds,
     GroupFacts,
+    HomePoolFacts,
     HostFacts,
     HugePages,
     HypervisorFacts,
@@ -59,6 +60,7 @@ CARD = CardFacts(
 )
 HYPERVISOR = HypervisorFacts("qemu:///system", libvirt=(9, 0, 0), qemu=(7, 2, 22))
 FILTER = FilterFacts(nft="nftables v1.0.6", dnsmasq="/usr/sbin/dnsmasq")
+POOL = HomePoolFacts("studio", "/srv/leasehold-homes", mark="studio")
 STORAGE = Storage("/var/lib/leasehold", "ext4", total=1000 * GIB, free=800 * GIB)
 HOST = HostFacts(
     simulated=False,
@@ -72,6 +74,7 @@ HOST = HostFacts(
     hypervisor=HYPERVISOR,
     filter=FILTER,
     storage=STORAGE,
+    home_pool=POOL,
     clock=Clock(synchronised=True, error_us=1200),
 )
 
@@ -132,6 +135,14 @@ def host_cases() -> Iterator[tuple[str, Check]]:
     yield "fail full", host_checks.storage(replace(STORAGE, free=GIB))
     yield "fail in-memory", host_checks.storage(replace(STORAGE, kind="tmpfs"))
     yield "warn network", host_checks.storage(replace(STORAGE, kind="nfs4"))
+    pool = host_checks.home_pool
+    yield "pass ok", pool(POOL)
+    yield "skip not-used", pool(None)
+    yield "fail absent", pool(replace(POOL, mark="", error="No such file or directory"))
+    yield "fail unmarked", pool(replace(POOL, mark="", mark_error="No such file or directory"))
+    yield "fail other", pool(replace(POOL, mark="archive"))
+    yield "fail read-only", pool(replace(POOL, read_only=True, writable=False))
+    yield "fail not-writable", pool(replace(POOL, writable=False))
     yield "pass ok", host_checks.time_sync(HOST.clock)
     yield "warn off", host_checks.time_sync(Clock(synchronised=False, error_us=16_000_000))
     yield "warn unknown", host_checks.time_sync(Clock(synchronised=None))

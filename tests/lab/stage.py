@@ -22,9 +22,9 @@ class Stage:
     lab: Lab
     host: LabHost
 
-    def book(self, who: Who) -> str:
+    def book(self, who: Who, *, with_home: bool = False) -> str:
         """Ask for the workstation with the two-function GPU now, for two hours; its lease's id."""
-        asked = {"flavor": FLAVOR, "image": "tiny", "duration_seconds": 7200}
+        asked = {"flavor": FLAVOR, "image": "tiny", "duration_seconds": 7200, "with_home": with_home}
         return str(self.lab.portal.call("leases/", who, asked)["id"])
 
     def lease(self, lease_id: str, who: Who) -> dict[str, Any]:

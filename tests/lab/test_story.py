@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
+from hosts.protocol.homes import POOL_MARK
 from lab.host import HOST_PORT, WORLD, Found
-from lab.hypervisor.base import ADDRESS
+from lab.hypervisor.base import ADDRESS, HOMES
 from lab.hypervisor.machine import GPU_MEMORY_BYTES, PLAIN, SHARED, WITH_AUDIO, LabError
+from lab.portal import HOME_GIB
 from lab.seed import SECRET_OFFSET, SECRET_WORDS
 from tests.lab import fault_injection as faults
 from tests.lab.stage import FLAVOR, RELEASE_SECONDS, Stage
@@ -160,9 +162,12 @@ class SecondLease:
 
 @pytest.fixture(scope="module")
 def second(stage: Stage, cleaned: Cleaned) -> SecondLease:
-    """B asks, is approved, reads and writes, looks around; then a scrubber that lies is to clean up."""
+    """B asks, is approved, reads and writes, looks around; then a scrubber that lies is to clean up.
+
+    B's home volume is attached, which the worker makes in a folder that its unit lets it write to.
+    """
     stage.host.make_world()
-    lease_id = stage.book(WEI)
+    lease_id = stage.book(WEI, with_home=True)
     assert stage.lease(lease_id, WEI)["state"] == "requested"
     stage.lab.portal.call(f"leases/{lease_id}/approve/", LIN, {"note": "for the test"})
     running = stage.wait_state(lease_id, WEI, "active", seconds=START_SECONDS)
@@ -201,6 +206,15 @@ def test_who_is_outside_reaches_it_by_its_forwarded_port_until_it_ends(second: S
     during, after = second.pages
     assert f"Welcome to {second.lease['machine_name']}" in during or "Welcome to tenant" in during
     assert after == ""
+
+
+def test_a_home_volume_is_made_in_its_pool_attached_and_free_again_at_the_end(
+    stage: Stage, second: SecondLease
+) -> None:
+    assert f"leasehold disk vda {HOME_GIB * 1024} MiB" in second.printed
+    (home,) = stage.lab.portal.call("homes/", WEI)["results"]
+    kept = set(stage.host.hypervisor.run(f"ls -A {HOMES}").split())
+    assert kept == {POOL_MARK, f"{home['id']}.home.qcow2"}
 
 
 def test_a_lying_scrubber_leaves_the_secret_and_is_caught_by_the_canaries(

@@ -14,6 +14,7 @@ from hosts.agent.doctor import card_checks, host_checks, platform_checks
 from hosts.agent.doctor.facts import CardFacts, FilterFacts, Grounds, HostFacts, HypervisorFacts, Platform
 from hosts.agent.doctor.host_reader import (
     read_clock,
+    read_home_pool,
     read_huge_pages,
     read_platform,
     read_processor,
@@ -31,7 +32,7 @@ _WORST_FIRST = ("fail", "warn", "pass", "skip")
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the examiner is told rather than reads."""
+    """What the examiner is told rather than reads; of the pool of home volumes name and directory."""
 
     simulated: bool
     domain_type: Literal["kvm", "qemu"]
@@ -39,6 +40,7 @@ class Surroundings:
     state_directory: Path
     hypervisor: HypervisorFacts
     filter: FilterFacts | None = None
+    home_pool: tuple[str, Path] | None = None
 
 
 def examine(
@@ -66,6 +68,7 @@ def read_host(surroundings: Surroundings, root: Path) -> HostFacts:
         hypervisor=surroundings.hypervisor,
         filter=surroundings.filter,
         storage=read_storage(reader, surroundings.state_directory),
+        home_pool=read_home_pool(*surroundings.home_pool) if surroundings.home_pool else None,
         clock=read_clock(),
         denied=tuple(reader.denied),
     )
@@ -114,6 +117,7 @@ def _host_verdicts(host: HostFacts, cards: int) -> Iterator[Check]:
     yield host_checks.dnsmasq(host.filter)
     yield host_checks.forwarding(host.filter)
     yield host_checks.storage(host.storage)
+    yield host_checks.home_pool(host.home_pool)
     yield host_checks.time_sync(host.clock)
 
 

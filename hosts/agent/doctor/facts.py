@@ -73,6 +73,22 @@ class Storage:
 
 
 @dataclass(frozen=True)
+class HomePoolFacts:
+    """The pool that host.toml names, and what is found at its directory.
+
+    `error` says why there is no such directory, `mark_error` why its mark cannot be read.
+    """
+
+    name: str
+    path: str
+    error: str = ""
+    mark: str = ""
+    mark_error: str = ""
+    read_only: bool = False
+    writable: bool = True
+
+
+@dataclass(frozen=True)
 class Clock:
     """Whether the kernel's clock follows a time service, and its own estimate of the error. None: unknown."""
 
@@ -83,7 +99,7 @@ class Clock:
 @dataclass(frozen=True)
 class HostFacts:
     """A whole host. `denied` are the files that could not be read for lack of rights; without a `filter`
-    its machines have no network that needs one."""
+    its machines have no network that needs one, without a `home_pool` none has a home volume."""
 
     simulated: bool
     domain_type: Literal["kvm", "qemu"]
@@ -96,6 +112,7 @@ class HostFacts:
     hypervisor: HypervisorFacts
     filter: FilterFacts | None
     storage: Storage
+    home_pool: HomePoolFacts | None
     clock: Clock
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from hosts.agent.doctor.facts import (
     Clock,
     FilterFacts,
+    HomePoolFacts,
     HostFacts,
     HugePages,
     HypervisorFacts,
@@ -17,6 +18,7 @@ from hosts.agent.doctor.facts import (
 from hosts.agent.doctor.host_reader import HUGE_PAGES, ISOLATED_CPUS
 from hosts.agent.doctor.verdicts import failed, passed, skipped, warned
 from hosts.protocol.checkup import Check
+from hosts.protocol.homes import POOL_MARK
 
 # Since 8.7 libvirt can give a guest the host's address width, which large BARs need. QEMU 7.2 is Debian 12's.
 OLDEST_LIBVIRT: Version = (8, 7, 0)
@@ -131,6 +133,25 @@ def storage(place: Storage) -> Check:
     if place.free < max(_TIGHT_BYTES, place.total // 10):
         return warned("storage", "tight", **facts)
     return passed("storage", "ok", **facts)
+
+
+def home_pool(pool: HomePoolFacts | None) -> Check:
+    code = "home-pool"
+    if pool is None:
+        return skipped(code, "not-used")
+    facts = {"name": pool.name, "path": pool.path, "found": pool.mark, "error": pool.error or pool.mark_error}
+    if pool.error:
+        return failed(code, "absent", (pool.path, pool.error), **facts)
+    read = (f"{pool.path}/{POOL_MARK}", pool.mark_error or pool.mark)
+    if pool.mark_error:
+        return failed(code, "unmarked", read, **facts)
+    if pool.mark != pool.name:
+        return failed(code, "other", read, **facts)
+    if pool.read_only:
+        return failed(code, "read-only", read, (pool.path, "read-only file system"), **facts)
+    if not pool.writable:
+        return failed(code, "not-writable", read, (pool.path, "permission denied"), **facts)
+    return passed(code, "ok", read, **facts)
 
 
 def time_sync(clock: Clock) -> Check:

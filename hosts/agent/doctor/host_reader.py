@@ -7,8 +7,9 @@ import os
 import re
 from pathlib import Path
 
-from hosts.agent.doctor.facts import Clock, HugePages, Platform, Processor, Storage
+from hosts.agent.doctor.facts import Clock, HomePoolFacts, HugePages, Platform, Processor, Storage
 from hosts.agent.doctor.reader import Reader
+from hosts.protocol.homes import POOL_MARK
 
 CMDLINE = "proc/cmdline"
 IOMMUS = "sys/class/iommu"
@@ -70,6 +71,21 @@ def read_storage(reader: Reader, directory: Path) -> Storage:
         total=size.f_blocks * size.f_frsize,
         free=size.f_bavail * size.f_frsize,
     )
+
+
+def read_home_pool(name: str, directory: Path) -> HomePoolFacts:
+    """As it is for whoever reads: the unit may forbid the worker to write where others of root's may."""
+    path = str(directory)
+    try:
+        read_only = bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
+    except OSError as error:
+        return HomePoolFacts(name, path, error=error.strerror or str(error))
+    try:
+        mark = (directory / POOL_MARK).read_text(errors="replace").strip()
+    except OSError as error:
+        return HomePoolFacts(name, path, mark_error=error.strerror or str(error))
+    writable = os.access(directory, os.W_OK | os.X_OK)
+    return HomePoolFacts(name, path, mark=mark, read_only=read_only, writable=writable)
 
 
 def read_clock() -> Clock:

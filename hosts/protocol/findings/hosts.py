@@ -273,6 +273,43 @@ HOST_TOPICS = {
             ),
         },
     ),
+    "home-pool": Topic(
+        _("Home volumes"),
+        _("Home volumes and snapshots are kept there. While it is not in order, none is offered or made."),
+        {
+            "ok": Outcome(_("The pool %(name)s is at %(path)s, and can be written to.")),
+            "not-used": Outcome(_("This host keeps none: host.toml names no pool.")),
+            "absent": Outcome(
+                _("The pool %(name)s is not at %(path)s: %(error)s."),
+                _("Mount its storage there. If the pool is new, make it there once it is mounted:"),
+                "install -d -m 711 %(path)s\necho %(name)s > %(path)s/leasehold-pool",
+            ),
+            "unmarked": Outcome(
+                _("%(path)s does not say that it is the pool %(name)s: leasehold-pool: %(error)s."),
+                _("So looks a share that is not mounted: mount it. If the pool is new, mark it then:"),
+                "echo %(name)s > %(path)s/leasehold-pool",
+            ),
+            "other": Outcome(
+                _("At %(path)s is the pool %(found)s, not %(name)s."),
+                _("Mount the storage of %(name)s there. If it is the right one, correct host.toml:"),
+                'home_pool = { name = "%(found)s", directory = "%(path)s" }',
+            ),
+            "read-only": Outcome(
+                _("%(path)s can only be read."),
+                _(
+                    "Mount the storage so that it can be written to. If it is, the worker's unit forbids it:"
+                    " write this with `systemctl edit leasehold-host`, then run `systemctl restart"
+                    " leasehold-host`. The role for hypervisors does so by itself."
+                ),
+                '[Service]\nReadWritePaths="-%(path)s"',
+            ),
+            "not-writable": Outcome(
+                _("Root may not write to %(path)s."),
+                _("Let root of this host, and the user of QEMU, write there. On NFS export it with:"),
+                "no_root_squash",
+            ),
+        },
+    ),
     "time-sync": Topic(
         _("Clock"),
         _("Commands expire within minutes: a host whose clock is off refuses them all."),
