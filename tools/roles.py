@@ -21,6 +21,9 @@ ANSIBLE = (
 )
 REPOSITORY = Path(__file__).resolve().parent.parent
 INSIDE = Path("/srv/leasehold")
+TASK_OR_CHANGE = re.compile(
+    r"^(?:(?:TASK|RUNNING HANDLER) \[(?P<task>.*)\] \*+|changed: \[inside\].*)$", re.MULTILINE
+)
 RECAP = re.compile(r"^inside\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
 # $0 is the root: it sees this checkout, what Python needs, and nothing that changes while it is applied.
 ENTER = (
@@ -45,6 +48,24 @@ class Applied:
     ok: int
     changed: int
     output: str
+
+    @property
+    def changes(self) -> list[str]:
+        """The names of the tasks that changed something, in their order."""
+        names: list[str] = []
+        task = ""
+        for found in TASK_OR_CHANGE.finditer(self.output):
+            if found["task"] is not None:
+                task = found["task"]
+            elif not names or names[-1] != task:
+                names.append(task)
+        return names
+
+
+def require_unchanged(applied: Applied) -> None:
+    """RoleFailed, with the names of the tasks, if a role that was applied again has changed something."""
+    if applied.changed:
+        raise RoleFailed(f"Applied again, these tasks changed something: {'; '.join(applied.changes)}")
 
 
 def apply_role(playbook: str, root: Path, *, group: str, variables: dict[str, Any]) -> Applied:

@@ -13,7 +13,7 @@ from pathlib import Path
 from appliance.debian import uncompressed
 from hosts.protocol.homes import POOL_MARK
 from lab.hypervisor.machine import KERNEL_PARAMETERS, Image, VirtualHypervisor
-from tools.roles import apply_role, packages
+from tools.roles import apply_role, packages, require_unchanged
 
 # By which people outside reach it, on the small network that the tests make around it.
 ADDRESS = "11.0.0.1"
@@ -24,9 +24,20 @@ POOL = "lab"
 PACKAGES = (
     "dbus", "linux-image-amd64", "pciutils", "python3-apt", "qemu-guest-agent", "systemd-sysv", "udev",
 )  # fmt: skip
-# What an operator would write into the inventory. The program is on the other disk.
+# A file can be a disk, too: the folder for machines' disks is a file system of its own, as in production.
+STORAGE, STORAGE_BYTES = "/var/storage.img", 2 * 1024**3
+# A card that is not there: those that are come up on the host's driver, from which the worker takes them.
+CLAIMED = "10de:2230"
+# Too few for any machine.
+HUGE_PAGES = 8
+# What an operator would write into the inventory, of each kind something. The program is on the other disk.
 VARIABLES = {
     "hypervisor_release": "",
+    "hypervisor_huge_pages": [{"node": 0, "kib": 2048, "pages": HUGE_PAGES}],
+    "hypervisor_vfio_ids": [CLAIMED],
+    "hypervisor_storage_device": STORAGE,
+    # Written anew before the host is enrolled.
+    "hypervisor_scrubbers": {"scrubbers": {"none": {"object": "none:None", "sha256": "0" * 64}}},
     "hypervisor_settings": {
         "images_directory": "/opt/leasehold/images",
         "scrubbers": "/etc/leasehold/scrubbers.toml",
@@ -66,7 +77,7 @@ UNITS_OFF = (
 WARM_UP = "systemctl is-system-running --wait; virsh domcapabilities --virttype kvm >/dev/null"
 
 # What the base is made from, but for the role and the versions that Debian has today.
-RECIPE = json.dumps([PACKAGES, VARIABLES, FILES, UNITS_OFF, WARM_UP, DISK_SIZE])
+RECIPE = json.dumps([PACKAGES, VARIABLES, STORAGE_BYTES, FILES, UNITS_OFF, WARM_UP, DISK_SIZE])
 INPUTS = (
     "deploy/hypervisors.yml", "deploy/packages/host.txt", "deploy/roles/hypervisor",
     "deploy/systemd/leasehold-host.service",
@@ -78,12 +89,11 @@ def build_base(target: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="leasehold-base-", dir=target.parent) as scratch:
         root = Path(scratch) / "root"
         install_debian(root, *PACKAGES, *packages("host"))
-        apply_role("hypervisors.yml", root, group="hypervisors", variables=VARIABLES)
         for name, text in FILES.items():
             path = root / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-        enter(root, "update-initramfs", "-u", "-k", "all")
+        prove_role(root)
         enter(root, "systemctl", "enable", "--quiet", "systemd-networkd")
         enter(root, "systemctl", "mask", "--quiet", *UNITS_OFF)
         (root / "opt" / "leasehold").mkdir()
@@ -93,6 +103,14 @@ def build_base(target: Path) -> None:
         (target / KERNEL_PARAMETERS).write_text(kernel_parameters(root))
         make_disk(root, target / "root.img", label="root", size=DISK_SIZE)
     start_once(target)
+
+
+def prove_role(root: Path) -> None:
+    """Apply it twice: what it makes of a Debian it then leaves alone. It writes the initial RAM disk, too."""
+    with (root / STORAGE[1:]).open("wb") as disk:
+        disk.truncate(STORAGE_BYTES)
+    apply_role("hypervisors.yml", root, group="hypervisors", variables=VARIABLES)
+    require_unchanged(apply_role("hypervisors.yml", root, group="hypervisors", variables=VARIABLES))
 
 
 def install_debian(root: Path, *names: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from lab.hypervisor.base import CLAIMED, HUGE_PAGES
 from lab.hypervisor.machine import (
     GPU_MEMORY_BYTES,
     PLAIN,
@@ -68,6 +69,21 @@ def test_a_machine_that_nothing_confines_is_refused(hypervisor: VirtualHyperviso
 
 def test_the_roles_kernel_parameters_are_in_force(hypervisor: VirtualHypervisor) -> None:
     assert {"intel_iommu=on", "iommu=pt"} <= set(hypervisor.run("cat /proc/cmdline").split())
+
+
+def test_cards_that_the_role_names_are_claimed_at_boot_and_huge_pages_set_aside(
+    hypervisor: VirtualHypervisor,
+) -> None:
+    assert hypervisor.run("cat /sys/module/vfio_pci/parameters/ids").strip() == CLAIMED
+    pages = "/sys/devices/system/node/node0/hugepages/hugepages-2048kB/nr_hugepages"
+    assert int(hypervisor.run(f"cat {pages}")) == HUGE_PAGES
+
+
+def test_machines_disks_lie_on_the_device_that_the_role_names(hypervisor: VirtualHypervisor) -> None:
+    told = hypervisor.run("findmnt --noheadings --output FSTYPE,OPTIONS --mountpoint /var/lib/leasehold")
+    kind, options = told.split()
+    assert kind == "ext4"
+    assert {"rw", "nodev", "nosuid", "noexec"} <= set(options.split(","))
 
 
 def test_a_file_is_carried_in_and_out_with_its_mode(hypervisor: VirtualHypervisor) -> None:
