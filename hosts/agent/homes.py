@@ -46,7 +46,7 @@ class Pool:
         self._host = host
 
     def check(self) -> None:
-        """Whether this is the pool, and not an empty folder that it was to be mounted on."""
+        """Whether this is the pool, not an empty folder that it is to be mounted on, and can be written."""
         try:
             found = (self.directory / POOL_MARK).read_text().strip()
         except OSError as error:
@@ -55,6 +55,8 @@ class Pool:
             ) from error
         if found != self._name:
             raise DiskError(f"At {self.directory} is the pool {found[:63]}, not {self._name}.")
+        if not os.access(self.directory, os.W_OK | os.X_OK):
+            raise DiskError(f"The pool {self._name} at {self.directory} cannot be written to.")
 
     def path(self, volume_id: UUID) -> Path:
         return self.directory / f"{volume_id}{VOLUME_SUFFIX}"

@@ -232,21 +232,27 @@ def test_a_pool_of_home_volumes_is_there_marked_and_nobody_elses(tmp_path: Path)
 
 
 READ_ONLY = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && exec "$2" -c "$3" "$1"'
-READ_POOL = (
-    "import sys; from pathlib import Path; from hosts.agent.doctor.host_reader import read_home_pool; "
-    "found = read_home_pool('studio', Path(sys.argv[1])); print(found.read_only, found.writable)"
-)
+READ_POOL = """
+import sys
+from pathlib import Path
+from hosts.agent.doctor.host_reader import read_home_pool
+from hosts.agent.homes import DiskError, Pool
+found = read_home_pool("studio", Path(sys.argv[1]))
+print(found.read_only, found.writable)
+try:
+    Pool(Path(sys.argv[1]), name="studio", host="hv1").check()
+except DiskError as error:
+    print(error)
+"""
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="file systems are mounted by root")
-def test_a_pool_that_the_worker_may_only_read(tmp_path: Path) -> None:
+def test_a_pool_that_the_worker_may_only_read_is_found_and_not_offered(tmp_path: Path) -> None:
     """As the unit's ProtectSystem has it: the folder is read-only in a namespace of the worker's."""
     (tmp_path / POOL_MARK).write_text("studio\n")
     words = ["unshare", "--mount", "sh", "-c", READ_ONLY, "sh", str(tmp_path), sys.executable, READ_POOL]
-    assert subprocess.run(words, check=True, capture_output=True, text=True).stdout.split() == [
-        "True",
-        "False",
-    ]
+    told = subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert told == ["True False", f"The pool studio at {tmp_path} cannot be written to."]
     outside = read_home_pool("studio", tmp_path)
     assert (outside.read_only, outside.writable) == (False, True)
 
