@@ -47,7 +47,7 @@ fresh: debian-test  ## Try `make demo` and `make test` in a new Debian root, fro
 release: setup  ## Put into dist/ what the roles of deploy/ install
 	@$(BIN)/python -m tools.release
 
-roles: debian-test setup  ## Try the portal's role on a Debian of its own, with backup and restore (root, cgroup2)
+roles: debian-test setup  ## Try both roles, each on a Debian of its own, with backup and restore (root, cgroup2)
 	@$(BIN)/pytest -q tests/deployment
 
 lint: setup  ## Look the roles over with ansible-lint

@@ -1,4 +1,4 @@
-"""One portal for all tests of a run: a Debian in a folder, the role applied, its own systemd started."""
+"""One server of each role for all tests of a run: Debian in a folder, the role applied, systemd started."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,12 +22,23 @@ from tools.roles import Applied, apply_role, packages
 
 NAME = "portal.example"
 VARIABLES = {"portal_name": NAME, "portal_web_processes": 1}
+HOMES = "/srv/leasehold-homes"
+HYPERVISOR_VARIABLES = {
+    "hypervisor_settings": {
+        # libvirtd as the role has it does not start without AppArmor, which this machine's kernel may lack.
+        "libvirt_uri": "qemu:///embed?root=/var/lib/leasehold/libvirt",
+        "bus": "simulated",
+        "bus_directory": "/var/lib/leasehold/bus",
+        "domain_type": "qemu",
+        "home_pool": {"name": "studio", "directory": HOMES},
+    },
+}
 # What makes a Debian that boots and that Ansible can look after.
 BASE = ("dbus", "iproute2", "python3-apt", "systemd-sysv", "udev")
 
 
 @dataclass(frozen=True)
-class Portal:
+class Server:
     """The machine, and how often the role was applied to it: in the folder, then while it ran."""
 
     machine: Booted
@@ -33,17 +46,33 @@ class Portal:
 
 
 @pytest.fixture(scope="session")
-def portal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Portal]:
+def portal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with deployed("portal", "portal", tmp_path_factory.mktemp("portal"), VARIABLES) as machine:
+        yield machine
+
+
+@pytest.fixture(scope="session")
+def hypervisor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Cards are simulated; what needs real ones, or a boot, is tried in tests/lab."""
+    folder = tmp_path_factory.mktemp("hypervisor")
+    with deployed("hypervisors", "host", folder, HYPERVISOR_VARIABLES) as machine:
+        yield machine
+
+
+@contextmanager
+def deployed(group: str, purpose: str, folder: Path, variables: dict[str, Any]) -> Iterator[Server]:
+    """The playbook of the group, on a Debian with what deploy/packages/`purpose`.txt lists."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
     release.main()
-    root = tmp_path_factory.mktemp("debian") / "root"
+    root = folder / "root"
     root.mkdir()
-    subprocess.run(["tar", "--directory", root, "--extract", "--file", debian("portal")], check=True)
-    in_folder = apply_role("portal.yml", root, group="portal", variables=VARIABLES)
+    subprocess.run(["tar", "--directory", root, "--extract", "--file", debian(purpose)], check=True)
+    playbook = f"{group}.yml"
+    in_folder = apply_role(playbook, root, group=group, variables=variables)
     with Booted(root) as machine:
-        running = [machine.apply("portal.yml", group="portal", variables=VARIABLES) for _ in range(2)]
-        yield Portal(machine, (in_folder, *running))
+        running = [machine.apply(playbook, group=group, variables=variables) for _ in range(2)]
+        yield Server(machine, (in_folder, *running))
     shutil.rmtree(root)
 
 

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from hosts.protocol.broker import broker_acl, host_keys
-from tests.deployment.conftest import NAME, Portal
+from tests.deployment.conftest import NAME, Server
 from tools.booted import Booted
 
 pytestmark = pytest.mark.timeout(1800)  # whoever comes first makes the Debian
@@ -21,21 +21,21 @@ NAMES = (
 )
 
 
-def test_applied_again_it_changes_nothing(portal: Portal) -> None:
+def test_applied_again_it_changes_nothing(portal: Server) -> None:
     in_folder, first, second = portal.applied
     assert in_folder.changed > 20
     assert first.changed > 0
     assert second.changed == 0, second.output
 
 
-def test_it_answers_over_tls_and_finds_everything_in_order(portal: Portal) -> None:
+def test_it_answers_over_tls_and_finds_everything_in_order(portal: Server) -> None:
     told = json.loads(portal.machine.run("python3", "-c", FETCH, f"https://{NAME}/readyz"))
     assert told["ready"]
     assert portal.machine.run("systemctl", "is-active", *SERVICES).split() == ["active"] * 4
     assert portal.machine.run("systemctl", "--failed", "--no-legend").strip() == ""
 
 
-def test_servers_take_the_files_without_a_complaint(portal: Portal) -> None:
+def test_servers_take_the_files_without_a_complaint(portal: Server) -> None:
     portal.machine.run("nginx", "-t", "-q")
     names = (*SERVICES, "leasehold-verify", "leasehold-backup")
     units = [f"/etc/systemd/system/{name}.service" for name in names]
@@ -44,13 +44,13 @@ def test_servers_take_the_files_without_a_complaint(portal: Portal) -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_is_confined(portal: Portal, service: str) -> None:
+def test_a_service_is_confined(portal: Server, service: str) -> None:
     """systemd's own measure, in tenths: 0 is closed, a unit that says nothing has 96."""
     portal.machine.run("systemd-analyze", "security", "--no-pager", "--threshold=25", service)
     assert portal.machine.run("systemctl", "show", "--value", "-p", "User", service).strip() == "leasehold"
 
 
-def test_nothing_but_the_proxy_and_the_broker_is_reached_from_outside(portal: Portal) -> None:
+def test_nothing_but_the_proxy_and_the_broker_is_reached_from_outside(portal: Server) -> None:
     lines = portal.machine.run("ss", "-Hltn").splitlines()
     addresses = [line.split()[3].rpartition(":") for line in lines]
     outside = {int(port) for host, _, port in addresses if host not in {"127.0.0.1", "[::1]"}}
@@ -64,25 +64,25 @@ class TestBroker:
         done = machine.attempt(*BROKER, "--user", who, "--no-auth-warning", *words, REDISCLI_AUTH=password)
         return (done.stdout + done.stderr).strip()
 
-    def secret(self, portal: Portal, name: str) -> str:
+    def secret(self, portal: Server, name: str) -> str:
         return portal.machine.run("cat", f"/etc/leasehold/secrets/{name}").strip()
 
-    def test_nobody_comes_in_without_tls_or_an_account(self, portal: Portal) -> None:
+    def test_nobody_comes_in_without_tls_or_an_account(self, portal: Server) -> None:
         assert "PONG" not in self.ask(portal.machine, "default", "", "PING")
         assert "PONG" not in portal.machine.attempt("redis-cli", "-h", NAME, "-p", "6380", "PING").stdout
 
-    def test_the_portals_account_works_and_does_not_administer(self, portal: Portal) -> None:
+    def test_the_portals_account_works_and_does_not_administer(self, portal: Server) -> None:
         password = self.secret(portal, "broker-portal")
         assert self.ask(portal.machine, "portal", password, "PING") == "PONG"
         for words in (["ACL", "LIST"], ["CONFIG", "GET", "*"], ["FLUSHALL"], ["KEYS", "*"]):
             assert "NOPERM" in self.ask(portal.machine, "portal", password, *words)
 
-    def test_the_account_that_makes_accounts_reads_no_queue(self, portal: Portal) -> None:
+    def test_the_account_that_makes_accounts_reads_no_queue(self, portal: Server) -> None:
         password = self.secret(portal, "broker-accounts")
         for words in (["LRANGE", "reports", "0", "-1"], ["RPUSH", "host.hv1", "x"], ["CONFIG", "GET", "*"]):
             assert "NOPERM" in self.ask(portal.machine, "accounts", password, *words)
 
-    def test_a_hosts_account_survives_a_restart_and_reaches_its_own_queue_alone(self, portal: Portal) -> None:
+    def test_a_hosts_account_survives_a_restart_and_reaches_its_own_queue_alone(self, portal: Server) -> None:
         accounts = self.secret(portal, "broker-accounts")
         digest = hashlib.sha256(b"hosts-password").hexdigest()
         made = self.ask(portal.machine, "accounts", accounts, "ACL", "SETUSER", *broker_acl("hv1", digest))
@@ -101,7 +101,7 @@ class TestBroker:
             assert "NOPERM" in self.ask(portal.machine, *host, *words)
 
 
-def test_a_backup_is_restored_on_top_of_what_came_later_and_proven(portal: Portal) -> None:
+def test_a_backup_is_restored_on_top_of_what_came_later_and_proven(portal: Server) -> None:
     """What came after the backup is gone, and is kept aside; the log verifies up to the backup."""
     machine = portal.machine
     machine.run("leasehold", "enrolment_token", "before")
@@ -126,7 +126,7 @@ def test_a_backup_is_restored_on_top_of_what_came_later_and_proven(portal: Porta
     machine.run("leasehold", "audit", "verify")
 
 
-def test_a_machine_that_has_made_another_key_gets_the_one_that_hosts_know(portal: Portal) -> None:
+def test_a_machine_that_has_made_another_key_gets_the_one_that_hosts_know(portal: Server) -> None:
     machine, key = portal.machine, "/var/lib/leasehold-portal/portal.key"
     folder = machine.run("leasehold-backup").strip()
     known = machine.run("sha256sum", key)
@@ -137,7 +137,7 @@ def test_a_machine_that_has_made_another_key_gets_the_one_that_hosts_know(portal
     machine.run("systemctl", "start", *SERVICES)
 
 
-def test_an_uploaded_disk_is_converted_in_its_sandbox(portal: Portal) -> None:
+def test_an_uploaded_disk_is_converted_in_its_sandbox(portal: Server) -> None:
     """By the control worker, which is confined itself."""
     machine = portal.machine
     machine.run("truncate", "--size=4M", "/var/lib/leasehold-portal/disk.raw")
@@ -157,7 +157,7 @@ def test_an_uploaded_disk_is_converted_in_its_sandbox(portal: Portal) -> None:
     assert machine.run("leasehold", "shell", "--verbosity", "0", "-c", words).split()[0] == "ready"
 
 
-def test_the_nightly_proof_and_backup_run_as_units(portal: Portal) -> None:
+def test_the_nightly_proof_and_backup_run_as_units(portal: Server) -> None:
     portal.machine.run("systemctl", "start", "leasehold-verify.service")
     portal.machine.run("systemctl", "start", "leasehold-backup.service")
 
