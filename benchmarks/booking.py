@@ -1,6 +1,6 @@
-"""Earliest slots, bookings and extension limits in large fleets, through the services that pages call.
+"""Searches, near misses, bookings and extension limits in large fleets, through the services that pages call.
 
-    python -m benchmarks.booking [--quick] [--json]
+    python -m benchmarks.booking [--gpus N] [--fleet FILL] [--quick] [--json]
 
 It starts a private PostgreSQL that keeps what it commits, and builds a fleet in it for every cell.
 """
@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
@@ -65,7 +65,7 @@ def main() -> int:
         plan = replace(plan, sizes=tuple(options.gpus))
     cells = []
     for size in plan.sizes:
-        for fill, busy in FILLS.items():
+        for fill, busy in [(fill, FILLS[fill]) for fill in options.fleet]:
             with postgres_server(**DURABLE) as dsn:
                 # A process of its own: Django knows one database for as long as it lives.
                 cell = _apart(_measure, dsn, plan, size, busy)
@@ -90,6 +90,9 @@ def _measure(dsn: str, plan: Plan, size: int, busy: float) -> dict[str, Any]:
     dice = random.Random(7)
     for width, flavor in fleet.flavors.items():
         figures[f"earliest_{width}_ms"] = _spread(plan.searches, partial(_search, flavor, dice))
+        if busy:
+            figures[f"near_misses_{width}_ms"] = _spread(plan.searches, partial(_near, fleet, flavor, dice))
+    figures["week_ms"] = _spread(max(5, plan.searches // 5), partial(_week, fleet, dice))
     figures["booking_ms"] = _spread(plan.bookings, partial(_book, fleet, dice))
     figures["extension_limit_ms"] = _spread(plan.searches, _limit_of(fleet, dice))
     figures["month_ms"] = _spread(max(5, plan.searches // 15), partial(_month, fleet, dice))
@@ -100,12 +103,41 @@ def _measure(dsn: str, plan: Plan, size: int, busy: float) -> dict[str, Any]:
 
 
 def _search(flavor: Any, dice: random.Random) -> Callable[[], object]:
-    from benchmarks.big_fleet import DAYS, NOW
+    from benchmarks.big_fleet import NOW
     from leasing.slots import find_start
 
-    duration = timedelta(hours=dice.choice(HOURS))
-    earliest = NOW + timedelta(days=dice.uniform(0, DAYS * 0.6)) if dice.random() < 0.5 else None
+    duration, earliest = _asked(dice)
     return lambda: find_start(flavor, duration, earliest=earliest, now=NOW)
+
+
+def _near(fleet: Any, flavor: Any, dice: random.Random) -> Callable[[], object]:
+    """Of a window that is not free: what stands in the way, and what nearly fits."""
+    from benchmarks.big_fleet import NOW
+    from leasing.slots import is_free, near_misses
+
+    duration, earliest = _asked(dice)
+    while is_free(flavor, earliest or NOW, (earliest or NOW) + duration, now=NOW):
+        duration, earliest = _asked(dice)
+    number = dice.randrange(len(fleet.tenants))
+    person, tenant = fleet.people[number], fleet.tenants[number]
+    return lambda: near_misses(flavor, duration, person=person, tenant=tenant, earliest=earliest, now=NOW)
+
+
+def _asked(dice: random.Random) -> tuple[timedelta, datetime | None]:
+    """For how long, and from when on; None: now."""
+    from benchmarks.big_fleet import DAYS, NOW
+
+    duration = timedelta(hours=dice.choice(HOURS))
+    return duration, NOW + timedelta(days=dice.uniform(0, DAYS * 0.6)) if dice.random() < 0.5 else None
+
+
+def _week(fleet: Any, dice: random.Random) -> Callable[[], object]:
+    """When one GPU could be had in a week, as the timeline of the book page shows it."""
+    from benchmarks.big_fleet import NOW
+    from leasing.slots import bookable
+
+    since = NOW + timedelta(days=dice.randrange(60))
+    return lambda: bookable(fleet.flavors[1], since, since + timedelta(days=7), now=NOW)
 
 
 def _book(fleet: Any, dice: random.Random) -> Callable[[], object]:
@@ -275,6 +307,9 @@ def _machine() -> str:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--gpus", type=int, nargs="*", help="only fleets of these sizes")
+    parser.add_argument(
+        "--fleet", choices=FILLS, nargs="*", default=list(FILLS), help="only fleets like this"
+    )
     parser.add_argument("--quick", action="store_true", help="one small fleet, to see that it works")
     parser.add_argument("--json", action="store_true", help="only the figures, as one JSON object")
     return parser.parse_args()
