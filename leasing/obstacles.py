@@ -2,42 +2,32 @@
 
 Whoever else has booked is never named. Each GPU that cannot serve has causes; those are told of which one
 alone, were it gone, would let the window fit, or else all that there are.
+
+In a large fleet a few blocks tell: a cause is settled by the first where it is all that is in the way.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
-from enum import StrEnum
-from uuid import UUID
+from datetime import datetime, timedelta
+from itertools import chain
 
-from django.db.models import Q, QuerySet
-
-from hosts.models import Gpu
+from leasing.causes import Blocked, Cause, Wish, marked, read_groups
 from leasing.extras import PLAIN, Extras
-from leasing.holds import window
-from leasing.models import Block, Closure, Flavor, Hold, Lease, Person
-from leasing.openings.spans import micros
-from leasing.openings.upkeep import kept_of
+from leasing.holds import pool_of, window
+from leasing.models import Block, Flavor, Hold, Lease, Person
+from leasing.openings.search import is_open, tightest_block
+from leasing.openings.spans import Span
+from leasing.openings.upkeep import span_of
 from leasing.reasons import Reason, because
-from leasing.states.gpu import BOOKABLE
 from leasing.states.lease import LeaseState
+from leasing.timing import OVERRUN_STEP
 
-
-class Cause(StrEnum):
-    """Why a GPU cannot serve. `TURNAROUND`: it is needed only to clean it, or to build the machine."""
-
-    OUT_OF_SERVICE = "gpus-out-of-service"
-    OWN = "own-workstations"
-    OTHERS = "booked-by-others"
-    KEPT = "kept-for-the-line"
-    TURNAROUND = "no-time-between"
-
-
-Blocked = Sequence[frozenset[Cause]]
-Held = tuple[datetime, datetime]
+# So many blocks are read at once, and each time so many times more.
+FIRST, MORE = 4, 4
+# So many blocks that are free but for some minutes are looked at one by one, and then all.
+CLOSEST = 4
 
 
 def telling(groups: Iterable[Blocked], count: int) -> list[Cause]:
@@ -69,15 +59,84 @@ def in_the_way(
     now: datetime,
 ) -> InTheWay:
     """What keeps the person from a lease of the flavor in this window, where it could be with the extras."""
-    span = window(flavor, starts_at, ends_at, now=now)
-    hosts = _hosts_in_reach(flavor, extras)
-    groups = _groups(flavor, starts_at, ends_at, span, person=person, hosts=hosts)
-    if all(len(group) < flavor.gpu_count for group in groups):
-        too_few = "too-few-with-extras" if extras else "too-few-together"
-        return InTheWay([because(too_few, gpus=flavor.gpu_count, model=flavor.model.name)], [])
-    causes = telling(groups, flavor.gpu_count)
-    own = _own(flavor, span, person) if Cause.OWN in causes else []
-    return InTheWay([_said(cause, flavor) for cause in causes], own)
+    held, pool = window(flavor, starts_at, ends_at, now=now), pool_of(flavor, extras)
+    if is_open(pool, *span_of(*held)):
+        return InTheWay([], [])
+    wish = Wish(flavor, starts_at, ends_at, held, person, pool)
+    blocks = _Blocks(wish, now)
+    causes = blocks.alone()
+    if not causes:
+        groups = list(blocks.groups(blocks.every()))
+        if all(len(group) < flavor.gpu_count for group in groups):
+            too_few = "too-few-with-extras" if extras else "too-few-together"
+            return InTheWay([because(too_few, gpus=flavor.gpu_count, model=flavor.model.name)], [])
+        causes = telling(groups, flavor.gpu_count)
+    return InTheWay([_said(cause, flavor) for cause in causes], _own(wish) if Cause.OWN in causes else [])
+
+
+class _Blocks:
+    """The blocks that have GPUs enough, read as far as they are asked for."""
+
+    def __init__(self, wish: Wish, now: datetime) -> None:
+        self._wish, self._now = wish, now
+        self._read: dict[int, list[Blocked]] = {}
+
+    def alone(self) -> list[Cause]:
+        """The causes of which one alone is all that is in the way of the window somewhere."""
+        found, rare = [], marked(self._wish)
+        for cause in (Cause.OUT_OF_SERVICE, Cause.OWN, Cause.KEPT):
+            found += [cause] if self._tells(cause, _batches(rare[cause])) else []
+        suspects = chain(_batches(rare[Cause.TURNAROUND]), self._nearly_open())
+        found += [Cause.TURNAROUND] if self._tells(Cause.TURNAROUND, suspects) else []
+        found += [Cause.OTHERS] if self._tells(Cause.OTHERS, chain([list(self._read)], self.every())) else []
+        return sorted(found, key=list(Cause).index)
+
+    def groups(self, batches: Iterable[list[int]]) -> Iterator[Blocked]:
+        for batch in batches:
+            if unread := [block_id for block_id in batch if block_id not in self._read]:
+                self._read |= read_groups(self._wish, unread)
+            for block_id in batch:
+                yield from self._read[block_id]
+
+    def every(self) -> Iterator[list[int]]:
+        pool, last, count = self._wish.pool, 0, FIRST
+        blocks = Block.objects.filter(model=pool.model_id, gpus__gte=pool.count).order_by("pk")
+        if pool.within is not None:
+            blocks = blocks.filter(pk__in=pool.within)
+        while batch := list(blocks.filter(pk__gt=last).values_list("pk", flat=True)[:count]):
+            yield batch
+            last, count = batch[-1], count * MORE
+
+    def _tells(self, cause: Cause, batches: Iterable[list[int]]) -> bool:
+        return _fits(self.groups(batches), self._wish.pool.count, frozenset([cause]))
+
+    def _nearly_open(self) -> Iterator[list[int]]:
+        """Blocks with GPUs enough that are free for all of the window but some minutes at its edges."""
+        core, seen = self._core(), set[int]()
+        while core.starts < core.ends and len(seen) < CLOSEST:
+            block_id = tightest_block(self._wish.pool, *core, without=seen)
+            if block_id is None:
+                return
+            seen.add(block_id)
+            yield [block_id]
+        yield from self.every()
+
+    def _core(self) -> Span:
+        """What only holds touch whose lease overlaps the window, unless a later end waits for its host.
+
+        A hold reaches no farther beyond its lease than the model says or, while it overruns, a step from now.
+        """
+        model = self._wish.flavor.model
+        lead, turnaround = timedelta(seconds=model.lead_seconds), timedelta(seconds=model.turnaround_seconds)
+        overrun = self._now + max(OVERRUN_STEP, turnaround)
+        return span_of(max(self._wish.starts_at + turnaround, overrun), self._wish.ends_at - lead)
+
+
+def _batches(block_ids: list[int]) -> Iterator[list[int]]:
+    first, count = 0, FIRST
+    while first < len(block_ids):
+        yield block_ids[first : first + count]
+        first, count = first + count, count * MORE
 
 
 def _said(cause: Cause, flavor: Flavor) -> Reason:
@@ -87,72 +146,12 @@ def _said(cause: Cause, flavor: Flavor) -> Reason:
     return because(cause, minutes=-(-seconds // 60))
 
 
-def _own(flavor: Flavor, span: Held, person: Person) -> list[Lease]:
-    meeting = _meeting(flavor, span).filter(lease__owner=person).exclude(lease__state=LeaseState.OFFERED)
-    return list(Lease.objects.filter(holds__in=meeting).distinct().order_by("starts_at", "id"))
-
-
-def _meeting(flavor: Flavor, span: Held) -> QuerySet[Hold]:
-    return Hold.objects.filter(gpu__model=flavor.model, starts_at__lt=span[1], ends_at__gt=span[0])
+def _own(wish: Wish) -> list[Lease]:
+    held = Hold.objects.filter(gpu__model=wish.flavor.model, lease__owner=wish.person)
+    met = held.filter(starts_at__lt=wish.held[1], ends_at__gt=wish.held[0])
+    met = met.exclude(lease__state=LeaseState.OFFERED)
+    return list(Lease.objects.filter(holds__in=met).distinct().order_by("starts_at", "id"))
 
 
 def _fits(groups: Iterable[Blocked], count: int, without: frozenset[Cause]) -> bool:
     return any(sum(gpu <= without for gpu in group) >= count for group in groups)
-
-
-def _groups(
-    flavor: Flavor,
-    starts_at: datetime,
-    ends_at: datetime,
-    span: Held,
-    *,
-    person: Person,
-    hosts: frozenset[UUID] | None,
-) -> list[Blocked]:
-    """For each of the hosts, or NUMA node where one must serve alone, the causes of each GPU of the model."""
-    causes: dict[UUID, set[Cause]] = defaultdict(set)
-    facts = _meeting(flavor, span).values_list(
-        "gpu_id", "lease__owner_id", "lease__state", "lease__starts_at", "lease__ends_at"
-    )
-    for gpu_id, owner_id, state, begins, ends in facts:
-        if state == LeaseState.OFFERED:
-            causes[gpu_id].add(Cause.KEPT)
-        elif begins >= ends_at or ends <= starts_at:
-            causes[gpu_id].add(Cause.TURNAROUND)
-        else:
-            causes[gpu_id].add(Cause.OWN if owner_id == person.pk else Cause.OTHERS)
-    for gpu_id in _kept(flavor, span):
-        causes[gpu_id].add(Cause.KEPT)
-    closed = _closed(span)
-    groups: dict[tuple[UUID, int], list[frozenset[Cause]]] = defaultdict(list)
-    gpus = Gpu.objects.filter(model=flavor.model)
-    if hosts is not None:
-        gpus = gpus.filter(host__in=hosts)
-    for gpu_id, host_id, node, state in gpus.values_list("pk", "host_id", "numa_node", "state"):
-        if state not in BOOKABLE or gpu_id in closed or host_id in closed:
-            causes[gpu_id].add(Cause.OUT_OF_SERVICE)
-        key = host_id, node if flavor.numa == Flavor.Numa.REQUIRED else 0
-        groups[key].append(frozenset(causes[gpu_id]))
-    return list(groups.values())
-
-
-def _hosts_in_reach(flavor: Flavor, extras: Extras) -> frozenset[UUID] | None:
-    """None: all."""
-    reach = extras.reach(flavor)
-    if reach is None:
-        return None
-    return frozenset(Block.objects.filter(pk__in=reach).values_list("host_id", flat=True))
-
-
-def _closed(span: Held) -> set[UUID]:
-    """GPUs, and hosts as a whole, that are closed at any time of the span."""
-    meeting = Closure.objects.filter(Q(ends_at=None) | Q(ends_at__gt=span[0]), starts_at__lt=span[1])
-    return {closure.host_id if closure.gpu_id is None else closure.gpu_id for closure in meeting}
-
-
-def _kept(flavor: Flavor, span: Held) -> Iterator[UUID]:
-    """GPUs that are kept for somebody who waits."""
-    for block in Block.objects.filter(model=flavor.model, kept_for__isnull=False):
-        for gpu_id, kept in kept_of(block):
-            if kept.starts < micros(span[1]) and kept.ends > micros(span[0]):
-                yield gpu_id

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from leasing.actors import SYSTEM
 from leasing.booking import request_lease
+from leasing.causes import Blocked, Cause
 from leasing.ending import end_lease
 from leasing.fleet import withdraw_gpu
 from leasing.models import Block, Closure, Flavor, Lease, Person, Tenant, WaitlistEntry
-from leasing.obstacles import Blocked, Cause, InTheWay, in_the_way, telling
+from leasing.obstacles import InTheWay, in_the_way, telling
 from leasing.openings.upkeep import rebuild, refresh_host
 from leasing.slots import NearMisses, find_start, near_misses
 from tests.world import World

@@ -1,0 +1,248 @@
+"""What is told of a few blocks is what all of them would tell, whatever is booked, kept, closed or broken.
+
+Set LEASEHOLD_FLEETS to try that many others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import pytest
+from django.db import transaction
+from django.db.models import Q
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
+
+from hosts.models import Gpu, Host
+from leasing import obstacles
+from leasing.causes import Blocked, Cause
+from leasing.extras import PLAIN, Extras
+from leasing.holds import window
+from leasing.models import Block, Closure, Extension, Flavor, Hold, Lease, Person, WaitlistEntry
+from leasing.obstacles import in_the_way, telling
+from leasing.openings.upkeep import rebuild
+from leasing.states.gpu import BOOKABLE
+from leasing.states.lease import LeaseState
+from tests.domain.ground import NOW, Ground
+
+pytestmark = pytest.mark.django_db
+MINUTE = timedelta(minutes=1)
+FLEETS = int(os.environ.get("LEASEHOLD_FLEETS", "25"))
+# Of fleets in which every cause is told, alone and with others.
+SEED = 1
+LEAD, TURNAROUND = 2, 5
+# A hold that overruns grows by so much more from now at most.
+STEP = 10
+LENGTH = 60
+told: Counter[str] = Counter()
+
+
+def slow_truth(
+    flavor: Flavor, starts_at: datetime, ends_at: datetime, *, person: Person, hosts: frozenset[UUID]
+) -> list[Blocked]:
+    """The causes of every GPU of the model on these hosts, from each hold, closure and entry there is."""
+    span = window(flavor, starts_at, ends_at, now=NOW)
+    causes: dict[UUID, set[Cause]] = defaultdict(set)
+    for hold in Hold.objects.filter(starts_at__lt=span[1], ends_at__gt=span[0]).select_related("lease"):
+        causes[hold.gpu_id].add(cause_of(hold.lease, starts_at, ends_at, person))
+    for entry in WaitlistEntry.objects.filter(kept_from__lt=span[1], kept_until__gt=span[0]):
+        for gpu in entry.kept_gpus.all():
+            causes[gpu.pk].add(Cause.KEPT)
+    met = Closure.objects.filter(Q(ends_at=None) | Q(ends_at__gt=span[0]), starts_at__lt=span[1])
+    groups: dict[tuple[UUID, int], list[frozenset[Cause]]] = defaultdict(list)
+    for gpu in Gpu.objects.filter(model=flavor.model, host__in=hosts):
+        closed = any(one.host_id == gpu.host_id and one.gpu_id in (None, gpu.pk) for one in met)
+        if closed or gpu.state not in BOOKABLE:
+            causes[gpu.pk].add(Cause.OUT_OF_SERVICE)
+        node = gpu.numa_node if flavor.numa == Flavor.Numa.REQUIRED else 0
+        groups[gpu.host_id, node].append(frozenset(causes[gpu.pk]))
+    return list(groups.values())
+
+
+def cause_of(lease: Lease, starts_at: datetime, ends_at: datetime, person: Person) -> Cause:
+    if lease.state == LeaseState.OFFERED:
+        return Cause.KEPT
+    if lease.starts_at >= ends_at or lease.ends_at <= starts_at:
+        return Cause.TURNAROUND
+    return Cause.OWN if lease.owner_id == person.pk else Cause.OTHERS
+
+
+class Fleet:
+    """Hosts whose GPUs are held in every way that the portal holds them."""
+
+    def __init__(self, draw: st.DrawFn) -> None:
+        self.draw, self.ground = draw, Ground()
+        self.person = self.ground.person
+        self.other = Person.objects.create(username="bob", email="bob@example.org")
+        self.model = self.ground.model
+        self.model.lead_seconds, self.model.turnaround_seconds = 60 * LEAD, 60 * TURNAROUND
+        self.model.save()
+        Gpu.objects.all().delete()
+        Block.objects.all().delete()
+        shapes = draw(
+            st.lists(st.lists(st.sampled_from([0, 0, 1]), min_size=1, max_size=3), min_size=1, max_size=6)
+        )
+        # What most GPUs of a fleet have; the more alike they are, the rarer is the one that tells.
+        self.usual = draw(st.lists(st.sampled_from(KINDS), min_size=1, max_size=3))
+        for number, nodes in enumerate(shapes, 2):
+            self.add_host(number, nodes)
+
+    def add_host(self, number: int, nodes: list[int]) -> None:
+        key = f"{number:02d}"
+        host = Host.objects.create(
+            name=f"hv{number}", account=f"hv{number}", signing_key=key * 32, key_id=key * 8,
+            sealing_key=key * 32,
+        )  # fmt: skip
+        rare = self.draw(st.sampled_from([False, False, True]))
+        for index, node in enumerate(nodes):
+            kind = self.draw(st.sampled_from(KINDS if rare else self.usual))
+            gpu = Gpu.objects.create(
+                host=host, model=self.model, address=f"0000:{index:02x}:00.0", numa_node=node,
+                state="maintenance" if kind == "broken" else "clean", state_since=NOW,
+                share_vcpus=1, share_memory_mib=1, share_disk_gib=1,
+            )  # fmt: skip
+            self.take(gpu, kind)
+        rebuild(host.pk)
+
+    def take(self, gpu: Gpu, kind: str) -> None:
+        start, length = self.draw(st.integers(1, LENGTH)), self.draw(st.integers(1, LENGTH))
+        match kind:
+            case "others" | "own":
+                self.hold(gpu, start, start + length, owner=self.person if kind == "own" else self.other)
+            case "twice":
+                self.hold(gpu, start, start + length)
+                self.hold(gpu, start + length + TURNAROUND + LEAD, start + 2 * length + 20)
+            case "offered":
+                entry = self.ground.waiting(owner=self.other)
+                self.hold(gpu, start, start + length, state="offered", entry=entry, decide_by=NOW)
+            case "longer":
+                self.extend(gpu, start, start + length)
+            case "overrun":
+                gone = self.draw(st.integers(0, LENGTH))
+                self.hold(gpu, -LENGTH - gone, -gone, until=self.draw(st.integers(1, STEP)), state="active")
+            case "late":
+                self.hold(gpu, start, start + length, since=start + self.draw(st.integers(0, length - 1)))
+            case "stopped":
+                self.hold(gpu, -LENGTH, length, until=self.draw(st.integers(1, TURNAROUND)))
+            case "closed":
+                self.close(gpu, start, length)
+            case "kept":
+                self.keep(gpu, start, start + length)
+
+    def hold(
+        self,
+        gpu: Gpu,
+        start: int,
+        end: int,
+        *,
+        since: int | None = None,
+        until: int | None = None,
+        owner: Person | None = None,
+        **facts: object,
+    ) -> Lease:
+        lease = self.ground.lease(
+            owner=owner or self.other, starts_at=NOW + start * MINUTE, ends_at=NOW + end * MINUTE, **facts
+        )
+        since = start - LEAD if since is None else since
+        until = end + TURNAROUND if until is None else until
+        Hold.objects.create(
+            lease=lease, gpu=gpu, starts_at=NOW + since * MINUTE, ends_at=NOW + until * MINUTE
+        )
+        return lease
+
+    def extend(self, gpu: Gpu, start: int, end: int) -> None:
+        more = self.draw(st.integers(1, LENGTH))
+        lease = self.hold(gpu, start, end, until=end + more + TURNAROUND, state="active")
+        Extension.objects.create(
+            lease=lease, old_ends_at=lease.ends_at, new_ends_at=lease.ends_at + more * MINUTE,
+            rate_per_hour=1, currency="EUR", quoted_total=1, asked_by=self.other, asked_at=NOW,
+            state="pending", state_since=NOW,
+        )  # fmt: skip
+
+    def close(self, gpu: Gpu, start: int, length: int) -> None:
+        whole, lasting = self.draw(st.booleans()), self.draw(st.booleans())
+        Closure.objects.create(
+            host=gpu.host, gpu=None if whole else gpu, starts_at=NOW + start * MINUTE, created_at=NOW,
+            ends_at=None if lasting else NOW + (start + length) * MINUTE,
+        )  # fmt: skip
+
+    def keep(self, gpu: Gpu, start: int, end: int) -> None:
+        """A block is kept for one entry."""
+        block = Block.objects.get_or_create(host=gpu.host, model=self.model)[0]
+        if block.kept_for is None:
+            block.kept_for = self.ground.waiting(
+                owner=self.other, kept_from=NOW + start * MINUTE, kept_until=NOW + end * MINUTE
+            )
+            block.save()
+        block.kept_for.kept_gpus.add(gpu)
+
+    def flavors(self) -> Iterator[Flavor]:
+        for count in (1, 2):
+            for numa in Flavor.Numa:
+                yield Flavor.objects.create(
+                    slug=f"{count}-{numa}", name="x", model=self.model, gpu_count=count, numa=numa
+                )
+
+
+KINDS = [
+    *("others", "others", "own", "twice", "offered", "longer", "overrun", "late", "stopped", "broken"),
+    *("closed", "kept", "free"),
+]
+
+
+@pytest.fixture(autouse=True)
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In fleets of a few hosts, as many are left unread as in large ones."""
+    for name in ("FIRST", "CLOSEST"):
+        monkeypatch.setattr(obstacles, name, 1)
+    monkeypatch.setattr(obstacles, "MORE", 2)
+
+
+@seed(SEED)
+@settings(max_examples=FLEETS, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def _fleets(data: st.DataObject) -> None:
+    with transaction.atomic():
+        fleet = data.draw(st.composite(lambda draw: Fleet(draw))())
+        for flavor in fleet.flavors():
+            for _ in range(4):
+                start, length = data.draw(st.integers(0, LENGTH)), data.draw(st.integers(1, LENGTH))
+                ask(fleet, flavor, NOW + start * MINUTE, NOW + (start + length) * MINUTE, PLAIN)
+                ask(fleet, flavor, NOW + start * MINUTE, NOW + (start + length) * MINUTE, reach(data, flavor))
+        transaction.set_rollback(True)
+
+
+def reach(data: st.DataObject, flavor: Flavor) -> Extras:
+    """Something that only some blocks can give."""
+    extras = Extras(host_id=UUID(int=1))
+    blocks = list(Block.objects.order_by("pk").values_list("pk", flat=True))
+    extras._reached[flavor.pk] = data.draw(st.frozensets(st.sampled_from(blocks)))
+    return extras
+
+
+def ask(fleet: Fleet, flavor: Flavor, starts_at: datetime, ends_at: datetime, extras: Extras) -> None:
+    found = in_the_way(flavor, starts_at, ends_at, person=fleet.person, extras=extras, now=NOW)
+    within = extras.reach(flavor)
+    blocks = Block.objects.all() if within is None else Block.objects.filter(pk__in=within)
+    hosts = frozenset(blocks.values_list("host_id", flat=True))
+    truth = slow_truth(flavor, starts_at, ends_at, person=fleet.person, hosts=hosts)
+    large = any(len(group) >= flavor.gpu_count for group in truth)
+    expected = [str(cause) for cause in telling(truth, flavor.gpu_count)]
+    if not large:
+        expected = ["too-few-together" if extras is PLAIN else "too-few-with-extras"]
+    assert [reason.code for reason in found.reasons] == expected
+    told[" ".join(expected)] += 1
+    span = window(flavor, starts_at, ends_at, now=NOW)
+    own = Lease.objects.filter(owner=fleet.person, holds__starts_at__lt=span[1], holds__ends_at__gt=span[0])
+    assert set(found.own) == (set(own) if Cause.OWN in expected else set())
+
+
+def test_a_few_blocks_tell_what_all_of_them_would() -> None:
+    told.clear()
+    _fleets()
+    assert {str(cause) for cause in Cause} <= set(told), told
+    assert any(len(codes.split()) > 2 for codes in told), told
