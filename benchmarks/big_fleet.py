@@ -39,6 +39,8 @@ DAYS = 100
 # How a host's GPUs are shared out: each part has its own row of leases, one after the other.
 SHARES = ((8,), (4, 4), (4, 1, 1, 1, 1), (2, 2, 2, 2), (1,) * 8)
 HOUR = 3_600_000_000
+# Those that a model has by default.
+LEAD, TURNAROUND = HOUR // 30, HOUR // 12
 
 
 @dataclass(frozen=True)
@@ -163,12 +165,16 @@ def _book(
             flavor = fleet.flavors.get(len(part)) or fleet.flavors[1]
             for span in _row(per_gpu, busy, dice):
                 lease, number = uuid4(), dice.randrange(len(fleet.people))
-                window = {"starts_at": _moment(span.starts), "ends_at": _moment(span.ends)}
+                window = {
+                    "starts_at": _moment(span.starts + LEAD),
+                    "ends_at": _moment(span.ends - TURNAROUND),
+                }
+                held = {"starts_at": _moment(span.starts), "ends_at": _moment(span.ends)}
                 owner = {"tenant_id": fleet.tenants[number % TENANTS].pk, "owner_id": fleet.people[number].pk}
                 leases.add(id=lease, flavor_id=flavor.pk, **owner, **window)
                 for gpu in part:
                     taken[gpu.pk].append(span)
-                    holds.add(lease_id=lease, gpu_id=gpu.pk, **window)
+                    holds.add(lease_id=lease, gpu_id=gpu.pk, **held)
         for opening in openings([gaps(spans) for spans in taken.values()]):
             if opening.ends > micros(NOW):
                 classes = dict(zip(("fine", "middle", "coarse"), length_classes(*opening[:2]), strict=True))
@@ -215,6 +221,10 @@ def _lease(fleet: Fleet) -> Lease:
 
 def _opening() -> Opening:
     return Opening(scope=Scope.ONLY_NODE)
+
+
+def _times(span: Span) -> dict[str, datetime]:
+    return {"starts_at": _moment(span.starts), "ends_at": _moment(span.ends)}
 
 
 def _moment(value: int) -> datetime:

@@ -17,7 +17,7 @@ from hosts.models import Gpu
 from leasing.models import Closure, Extension, Flavor, Hold, Lease, Person, WaitlistEntry
 from leasing.openings.search import BLOCKS, Pool
 from leasing.statements import ask
-from leasing.states.gpu import BOOKABLE
+from leasing.states.gpu import BOOKABLE, GpuState
 from leasing.states.lease import LeaseState
 
 
@@ -46,6 +46,7 @@ class Wish:
     held: Held
     person: Person
     pool: Pool
+    now: datetime
 
     @property
     def values(self) -> dict[str, Any]:
@@ -57,13 +58,15 @@ class Wish:
             "ends_at": self.ends_at,
             "begin": self.held[0],
             "end": self.held[1],
+            "now": self.now,
         }
 
 
 def marked(wish: Wish) -> dict[Cause, list[int]]:
-    """The blocks that have GPUs with a cause, if it is a rare one, and perhaps some more.
+    """The blocks that have GPUs with one cause alone, if it is a rare one, and perhaps some more.
 
-    Of `TURNAROUND` only those where it may be longer than the model's: an end that waits for its host.
+    Of `TURNAROUND` only those where it may be longer than the model's: a later end waits for its host, or a
+    lease that is over still holds its GPU.
     """
     found: dict[Cause, list[int]] = defaultdict(list)
     for cause, block_id in ask(_marked(wish.pool.bounds), wish.values):
@@ -89,38 +92,64 @@ def read_groups(wish: Wish, block_ids: Collection[int]) -> dict[int, list[Blocke
 _GPUS, _HOLDS, _LEASES, _CLOSURES = (model._meta.db_table for model in (Gpu, Hold, Lease, Closure))
 _ENTRIES, _KEPT_GPUS = WaitlistEntry._meta.db_table, WaitlistEntry.kept_gpus.through._meta.db_table
 _BROKEN = f"state NOT IN ({', '.join(repr(str(state)) for state in sorted(BOOKABLE))})"
+_MET = "k.starts_at < %(end)s AND k.ends_at > %(begin)s"
 _CLOSED = "c.starts_at < %(end)s AND (c.ends_at IS NULL OR c.ends_at > %(begin)s)"
+
+
+# Why a lease that holds a GPU is in the way.
+_HELD_BY = f"""CASE
+        WHEN l.state = '{LeaseState.OFFERED}' THEN '{Cause.KEPT}'
+        WHEN l.starts_at >= %(ends_at)s OR l.ends_at <= %(starts_at)s THEN '{Cause.TURNAROUND}'
+        WHEN l.owner_id = %(person)s THEN '{Cause.OWN}' ELSE '{Cause.OTHERS}' END"""
 
 
 @lru_cache(maxsize=16)
 def _marked(bounds: str) -> str:
+    """Where nothing else holds such a GPU: with another cause beside it, it cannot tell."""
     held = f"JOIN {_HOLDS} k ON k.lease_id = l.id JOIN {_GPUS} g ON g.id = k.gpu_id"
-    met = "k.starts_at < %(end)s AND k.ends_at > %(begin)s"
-    return f"""WITH marked(cause, host_id) AS (
-        SELECT '{Cause.OWN}', g.host_id FROM {_LEASES} l {held}
+    return f"""WITH marked(cause, host_id, gpu_id) AS (
+        SELECT '{Cause.OWN}', g.host_id, g.id FROM {_LEASES} l {held}
         WHERE l.owner_id = %(person)s AND l.starts_at < %(ends_at)s AND l.ends_at > %(starts_at)s
         UNION
-        SELECT '{Cause.KEPT}', g.host_id FROM {_LEASES} l {held}
-        WHERE l.state = '{LeaseState.OFFERED}' AND {met}
+        SELECT '{Cause.KEPT}', g.host_id, g.id FROM {_LEASES} l {held}
+        WHERE l.state = '{LeaseState.OFFERED}' AND {_MET}
         UNION
-        SELECT '{Cause.KEPT}', host_id FROM {BLOCKS} WHERE kept_for_id IS NOT NULL
+        SELECT '{Cause.KEPT}', b.host_id, t.gpu_id
+        FROM {BLOCKS} b JOIN {_KEPT_GPUS} t ON t.waitlistentry_id = b.kept_for_id
         UNION
-        SELECT '{Cause.TURNAROUND}', g.host_id
+        SELECT '{Cause.TURNAROUND}', g.host_id, g.id
         FROM {Extension._meta.db_table} e JOIN {_LEASES} l ON l.id = e.lease_id {held}
-        WHERE e.state = '{Extension.State.PENDING}' AND {met}
+        WHERE e.state = '{Extension.State.PENDING}' AND {_MET}
         UNION
-        SELECT '{Cause.OUT_OF_SERVICE}', host_id FROM {_GPUS} WHERE model_id = %(model)s AND {_BROKEN}
+        SELECT '{Cause.TURNAROUND}', g.host_id, g.id FROM {_LEASES} l {held}
+        WHERE l.state IN ('{LeaseState.ACTIVE}', '{LeaseState.RELEASING}')
+            AND l.ends_at <= %(now)s AND {_MET}
         UNION
-        SELECT '{Cause.OUT_OF_SERVICE}', c.host_id FROM {_CLOSURES} c WHERE {_CLOSED}
+        SELECT '{Cause.TURNAROUND}', g.host_id, g.id
+        FROM {_GPUS} g JOIN {_HOLDS} k ON k.gpu_id = g.id AND k.tenure = g.tenure AND {_MET}
+        WHERE g.model_id = %(model)s AND g.state IN ('{GpuState.DIRTY}', '{GpuState.SCRUBBING}')
+        UNION
+        SELECT '{Cause.OUT_OF_SERVICE}', host_id, id FROM {_GPUS} WHERE model_id = %(model)s AND {_BROKEN}
+        UNION
+        SELECT '{Cause.OUT_OF_SERVICE}', c.host_id, c.gpu_id FROM {_CLOSURES} c WHERE {_CLOSED}
     )
-    SELECT m.cause, b.block_id FROM marked m JOIN (
+    SELECT DISTINCT m.cause, b.block_id FROM marked m JOIN (
         SELECT id AS block_id, host_id FROM {BLOCKS} WHERE model_id = %(model)s AND gpus >= %(count)s
-    ) b ON b.host_id = m.host_id {bounds} ORDER BY b.block_id"""  # noqa: S608 - tables of our own
+    ) b ON b.host_id = m.host_id {bounds}
+    WHERE NOT EXISTS (
+        SELECT 1 FROM {_HOLDS} k
+        WHERE k.gpu_id = m.gpu_id AND {_MET}
+            AND (SELECT {_HELD_BY} FROM {_LEASES} l WHERE l.id = k.lease_id) <> m.cause
+    )
+    ORDER BY b.block_id"""  # noqa: S608 - tables of our own
 
 
 @lru_cache(maxsize=16)
 def _causes(count: int) -> str:
-    """Each cause of each GPU once, and each GPU once without one."""
+    """Each cause of each GPU once, and each GPU once without one.
+
+    A lease is looked up for each hold: the planner, who does not see the times, would expect many holds.
+    """
     return f"""WITH gpu AS MATERIALIZED (
         SELECT b.id AS block_id, b.kept_for_id, g.id, g.host_id, g.numa_node, g.state
         FROM {BLOCKS} b JOIN {_GPUS} g ON g.host_id = b.host_id AND g.model_id = b.model_id
@@ -128,12 +157,9 @@ def _causes(count: int) -> str:
     )
     SELECT block_id, numa_node, id, '' FROM gpu
     UNION
-    SELECT gpu.block_id, gpu.numa_node, gpu.id, CASE
-        WHEN l.state = '{LeaseState.OFFERED}' THEN '{Cause.KEPT}'
-        WHEN l.starts_at >= %(ends_at)s OR l.ends_at <= %(starts_at)s THEN '{Cause.TURNAROUND}'
-        WHEN l.owner_id = %(person)s THEN '{Cause.OWN}' ELSE '{Cause.OTHERS}' END
-    FROM gpu JOIN {_HOLDS} k ON k.gpu_id = gpu.id AND k.starts_at < %(end)s AND k.ends_at > %(begin)s
-        JOIN {_LEASES} l ON l.id = k.lease_id
+    SELECT gpu.block_id, gpu.numa_node, gpu.id,
+        (SELECT {_HELD_BY} FROM {_LEASES} l WHERE l.id = k.lease_id)
+    FROM gpu JOIN {_HOLDS} k ON k.gpu_id = gpu.id AND {_MET}
     UNION
     SELECT gpu.block_id, gpu.numa_node, gpu.id, '{Cause.KEPT}'
     FROM gpu JOIN {_KEPT_GPUS} t ON t.waitlistentry_id = gpu.kept_for_id AND t.gpu_id = gpu.id

@@ -16,13 +16,12 @@ from itertools import chain
 from leasing.causes import Blocked, Cause, Wish, marked, read_groups
 from leasing.extras import PLAIN, Extras
 from leasing.holds import pool_of, window
-from leasing.models import Block, Flavor, Hold, Lease, Person
+from leasing.models import Block, Flavor, Lease, Person
 from leasing.openings.search import is_open, tightest_block
 from leasing.openings.spans import Span
 from leasing.openings.upkeep import span_of
 from leasing.reasons import Reason, because
 from leasing.states.lease import LeaseState
-from leasing.timing import OVERRUN_STEP
 
 # So many blocks are read at once, and each time so many times more.
 FIRST, MORE = 4, 4
@@ -62,8 +61,8 @@ def in_the_way(
     held, pool = window(flavor, starts_at, ends_at, now=now), pool_of(flavor, extras)
     if is_open(pool, *span_of(*held)):
         return InTheWay([], [])
-    wish = Wish(flavor, starts_at, ends_at, held, person, pool)
-    blocks = _Blocks(wish, now)
+    wish = Wish(flavor, starts_at, ends_at, held, person, pool, now)
+    blocks = _Blocks(wish)
     causes = blocks.alone()
     if not causes:
         groups = list(blocks.groups(blocks.every()))
@@ -77,8 +76,8 @@ def in_the_way(
 class _Blocks:
     """The blocks that have GPUs enough, read as far as they are asked for."""
 
-    def __init__(self, wish: Wish, now: datetime) -> None:
-        self._wish, self._now = wish, now
+    def __init__(self, wish: Wish) -> None:
+        self._wish = wish
         self._read: dict[int, list[Blocked]] = {}
 
     def alone(self) -> list[Cause]:
@@ -122,14 +121,13 @@ class _Blocks:
         yield from self.every()
 
     def _core(self) -> Span:
-        """What only holds touch whose lease overlaps the window, unless a later end waits for its host.
+        """What no hold touches whose lease does not overlap the window, but for those that are `marked`.
 
-        A hold reaches no farther beyond its lease than the model says or, while it overruns, a step from now.
+        A hold reaches no farther beyond its lease than the model says.
         """
         model = self._wish.flavor.model
         lead, turnaround = timedelta(seconds=model.lead_seconds), timedelta(seconds=model.turnaround_seconds)
-        overrun = self._now + max(OVERRUN_STEP, turnaround)
-        return span_of(max(self._wish.starts_at + turnaround, overrun), self._wish.ends_at - lead)
+        return span_of(max(self._wish.starts_at, self._wish.now) + turnaround, self._wish.ends_at - lead)
 
 
 def _batches(block_ids: list[int]) -> Iterator[list[int]]:
@@ -147,10 +145,13 @@ def _said(cause: Cause, flavor: Flavor) -> Reason:
 
 
 def _own(wish: Wish) -> list[Lease]:
-    held = Hold.objects.filter(gpu__model=wish.flavor.model, lease__owner=wish.person)
-    met = held.filter(starts_at__lt=wish.held[1], ends_at__gt=wish.held[0])
-    met = met.exclude(lease__state=LeaseState.OFFERED)
-    return list(Lease.objects.filter(holds__in=met).distinct().order_by("starts_at", "id"))
+    own = Lease.objects.filter(
+        owner=wish.person,
+        holds__gpu__model=wish.flavor.model,
+        holds__starts_at__lt=wish.held[1],
+        holds__ends_at__gt=wish.held[0],
+    )
+    return list(own.exclude(state=LeaseState.OFFERED).distinct().order_by("starts_at", "id"))
 
 
 def _fits(groups: Iterable[Blocked], count: int, without: frozenset[Cause]) -> bool:
