@@ -94,8 +94,6 @@ _ENTRIES, _KEPT_GPUS = WaitlistEntry._meta.db_table, WaitlistEntry.kept_gpus.thr
 _BROKEN = f"state NOT IN ({', '.join(repr(str(state)) for state in sorted(BOOKABLE))})"
 _MET = "k.starts_at < %(end)s AND k.ends_at > %(begin)s"
 _CLOSED = "c.starts_at < %(end)s AND (c.ends_at IS NULL OR c.ends_at > %(begin)s)"
-
-
 # Why a lease that holds a GPU is in the way.
 _HELD_BY = f"""CASE
         WHEN l.state = '{LeaseState.OFFERED}' THEN '{Cause.KEPT}'

@@ -82,13 +82,8 @@ class _Blocks:
 
     def alone(self) -> list[Cause]:
         """The causes of which one alone is all that is in the way of the window somewhere."""
-        found, rare = [], marked(self._wish)
-        for cause in (Cause.OUT_OF_SERVICE, Cause.OWN, Cause.KEPT):
-            found += [cause] if self._tells(cause, _batches(rare[cause])) else []
-        suspects = chain(_batches(rare[Cause.TURNAROUND]), self._nearly_open())
-        found += [Cause.TURNAROUND] if self._tells(Cause.TURNAROUND, suspects) else []
-        found += [Cause.OTHERS] if self._tells(Cause.OTHERS, chain([list(self._read)], self.every())) else []
-        return sorted(found, key=list(Cause).index)
+        rare = marked(self._wish)
+        return [cause for cause in Cause if self._tells(cause, self._suspects(cause, rare[cause]))]
 
     def groups(self, batches: Iterable[list[int]]) -> Iterator[Blocked]:
         for batch in batches:
@@ -108,6 +103,12 @@ class _Blocks:
 
     def _tells(self, cause: Cause, batches: Iterable[list[int]]) -> bool:
         return _fits(self.groups(batches), self._wish.pool.count, frozenset([cause]))
+
+    def _suspects(self, cause: Cause, rare: list[int]) -> Iterator[list[int]]:
+        """If any block tells of the cause, one of these does."""
+        if cause is Cause.OTHERS:
+            return self.every()
+        return chain(_batches(rare), self._nearly_open() if cause is Cause.TURNAROUND else ())
 
     def _nearly_open(self) -> Iterator[list[int]]:
         """Blocks with GPUs enough that are free for all of the window but some minutes at its edges."""

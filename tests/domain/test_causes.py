@@ -30,10 +30,10 @@ from tests.domain.ground import NOW, Ground
 
 pytestmark = pytest.mark.django_db
 MINUTE = timedelta(minutes=1)
-FLEETS = int(os.environ.get("LEASEHOLD_FLEETS", "25"))
+FLEETS = int(os.environ.get("LEASEHOLD_FLEETS", "16"))
 LEAD, TURNAROUND = 2, 5
 # A hold that overruns grows until so long from now.
-STEP = 30
+STEP = 60
 LENGTH = 60
 told: Counter[str] = Counter()
 
@@ -193,7 +193,7 @@ class Fleet:
 
 
 KINDS = ["others", "others", "own", "twice", "offered", "longer", "late", "stopped"]
-OTHER_KINDS = [*KINDS, "longer", "longer", "overrun", "broken", "closed", "kept", "kept", "free"]
+OTHER_KINDS = ["own", "longer", *["overrun"] * 3, "broken", "closed", "kept", "offered", "stopped", "free"]
 
 
 @pytest.fixture(autouse=True)
