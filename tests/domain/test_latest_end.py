@@ -46,7 +46,6 @@ CHECKS = (
 )
 # Longer ones would need an approval.
 UNASKED = timedelta(days=7)
-TOLD: Counter[str] = Counter()
 WIDTHS = ((1, "preferred"), (2, "preferred"), (2, "required"), (3, "preferred"))
 
 HOST, EVER = 4, 5
@@ -141,7 +140,9 @@ fleets = st.builds(
     closed=st.lists(
         st.builds(Closing, st.integers(0, 6), minutes, st.integers(0, 5), st.integers(1, 90)), max_size=2
     ),
-    wished=st.lists(st.builds(Wish, st.integers(0, 3), minutes, lengths, st.integers(0, 30)), max_size=3),
+    wished=st.lists(
+        st.builds(Wish, st.integers(0, 3), minutes, lengths, st.integers(0, 30)), min_size=1, max_size=3
+    ),
 )
 
 
@@ -197,36 +198,44 @@ def limit_by_trying(lease: Lease, *, now: datetime) -> ExtensionLimit:
     return ExtensionLimit(until, bool(then) and not closed, stays, moves, closed)
 
 
+def extend_to_the_limit(world: World, lease: Lease) -> None:
+    until = min(extension_limit(lease, now=world.now).until, lease.starts_at + UNASKED)
+    if until < lease.starts_at + UNASKED:
+        with pytest.raises(NothingFree), transaction.atomic():
+            end_at(world, lease, until + MINUTE)
+    end_at(world, lease, until)
+    assert lease.ends_at == until
+    assert [finding for check in CHECKS for finding in check(world.now)] == []
+
+
 @pytest.mark.timeout(max(60, 2 * FLEETS))
-@settings(
-    max_examples=FLEETS,
-    derandomize="LEASEHOLD_FLEETS" not in os.environ,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
-@given(fleets, st.integers(0, 99))
-def test_an_extension_is_possible_until_the_limit_and_not_a_minute_longer(fleet: Fleet, which: int) -> None:
-    """One of them is extended so far in truth, and that is no minute too far for anybody."""
-    with transaction.atomic():
-        fleet.build()
-        world = fleet.world
-        leases = [lease for lease in fleet.leases if Lease.objects.get(pk=lease.pk).state in AHEAD]
-        for lease in leases:
-            limit = extension_limit(lease, now=world.now)
-            assert limit == limit_by_trying(lease, now=world.now)
-            TOLD.update(name for name in ("taken", "moves", "closed") if getattr(limit, name))
-        TOLD["kept"] += WaitlistEntry.objects.filter(kept_from__isnull=False).count()
-        if leases:
-            lease = leases[which % len(leases)]
-            until = min(extension_limit(lease, now=world.now).until, lease.starts_at + UNASKED)
-            if until < lease.starts_at + UNASKED:
-                with pytest.raises(NothingFree), transaction.atomic():
-                    end_at(world, lease, until + MINUTE)
-            end_at(world, lease, until)
-            assert lease.ends_at == until
-            found = [finding for check in CHECKS for finding in check(world.now)]
-            assert found == []
-        transaction.set_rollback(True)
+def test_an_extension_is_possible_until_the_limit_and_not_a_minute_longer() -> None:
+    """All limits are compared with what trying says; one lease is extended to its own in truth."""
+    told: Counter[str] = Counter()
+
+    @settings(
+        max_examples=FLEETS,
+        derandomize="LEASEHOLD_FLEETS" not in os.environ,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(fleets, st.integers(0, 99))
+    def compare(fleet: Fleet, which: int) -> None:
+        with transaction.atomic():
+            fleet.build()
+            now, leases = fleet.world.now, fleet.leases
+            for lease in leases:
+                limit = extension_limit(lease, now=now)
+                assert limit == limit_by_trying(lease, now=now)
+                told.update(name for name in ("taken", "moves", "closed") if getattr(limit, name))
+            told["kept"] += WaitlistEntry.objects.filter(kept_from__isnull=False).exists()
+            if leases:
+                extend_to_the_limit(fleet.world, leases[which % len(leases)])
+            transaction.set_rollback(True)
+
+    compare()
+    for what in ("taken", "moves", "closed", "kept"):
+        assert told[what] >= FLEETS // 25, f"nearly no limit has to do with what is {what}"
 
 
 def only_on(lease: Lease, gpu: Gpu) -> Lease:
