@@ -17,6 +17,8 @@ from tools.roles import apply_role, packages, require_unchanged
 
 # By which people outside reach it, on the small network that the tests make around it.
 ADDRESS = "11.0.0.1"
+# What the other disk calls itself; the role calls the one for disks and images "leasehold".
+CODE = "program"
 # Where it keeps home volumes: a folder that the worker's unit must be told of.
 HOMES = "/srv/leasehold-homes"
 POOL = "lab"
@@ -57,7 +59,7 @@ FILES = {
     # Storage is not the role's to make, nor to mark as the pool.
     f"{HOMES[1:]}/{POOL_MARK}": f"{POOL}\n",
     "etc/hosts": "127.0.0.1 localhost hypervisor\n",
-    "etc/fstab": "LABEL=root / ext4 defaults 0 0\nLABEL=leasehold /opt/leasehold ext4 ro 0 0\n",
+    "etc/fstab": f"LABEL=root / ext4 defaults 0 0\nLABEL={CODE} /opt/leasehold ext4 ro 0 0\n",
     # Addresses of QEMU's user-mode network: 10.0.2.2 is the loopback of the machine outside.
     "etc/systemd/network/lab.network": (
         "[Match]\nName=eth0\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\nLinkLocalAddressing=no\n"
@@ -144,7 +146,7 @@ def start_once(target: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="leasehold-first-boot-") as scratch:
         empty = Path(scratch) / "empty"
         empty.mkdir()
-        make_disk(empty, Path(scratch) / "code.img", label="leasehold", size="8M")
+        make_disk(empty, Path(scratch) / "code.img", label=CODE, size="8M")
         image = Image(base=target, code_disk=Path(scratch) / "code.img")
         with VirtualHypervisor(image, Path(scratch), keep_changes=True) as machine:
             machine.boot()

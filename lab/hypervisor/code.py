@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from appliance.build import build_appliance
-from lab.hypervisor.base import make_disk, run
+from lab.hypervisor.base import CODE, make_disk, run
 from lab.hypervisor.machine import APPLIANCE_MANIFEST, TENANT_MANIFEST
 from lab.tenant.build import build_tenant
 
@@ -42,7 +42,7 @@ def build_code_disk(disk: Path, *, packages: Path) -> None:
         install_packages(root / SITE, Path(scratch))
         tenant = build_tenant(root / "images" / "tenant", cache=packages)
         appliance = build_appliance(root / "appliances" / "plain", cache=packages)
-        make_disk(root, disk, label="leasehold", size=DISK_SIZE)
+        make_disk(root, disk, label=CODE, size=DISK_SIZE)
         shutil.copy(tenant, disk.with_name(TENANT_MANIFEST))
         shutil.copy(appliance, disk.with_name(APPLIANCE_MANIFEST))
 
