@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any
@@ -47,6 +47,12 @@ class Wish:
     person: Person
     pool: Pool
     now: datetime
+
+    @property
+    def around(self) -> tuple[timedelta, timedelta]:
+        """How far a hold reaches beyond its lease: the model's lead and turnaround."""
+        model = self.flavor.model
+        return timedelta(seconds=model.lead_seconds), timedelta(seconds=model.turnaround_seconds)
 
     @property
     def values(self) -> dict[str, Any]:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import chain
+
+from django.db.models import Q
 
 from leasing.causes import Blocked, Cause, Wish, marked, read_groups
 from leasing.extras import PLAIN, Extras
@@ -21,7 +23,7 @@ from leasing.openings.search import is_open, tightest_block
 from leasing.openings.spans import Span
 from leasing.openings.upkeep import span_of
 from leasing.reasons import Reason, because
-from leasing.states.lease import LeaseState
+from leasing.states.lease import AHEAD, LeaseState
 
 # So many blocks are read at once, and each time so many times more.
 FIRST, MORE = 4, 4
@@ -126,8 +128,7 @@ class _Blocks:
 
         A hold reaches no farther beyond its lease than the model says.
         """
-        model = self._wish.flavor.model
-        lead, turnaround = timedelta(seconds=model.lead_seconds), timedelta(seconds=model.turnaround_seconds)
+        lead, turnaround = self._wish.around
         return span_of(max(self._wish.starts_at, self._wish.now) + turnaround, self._wish.ends_at - lead)
 
 
@@ -146,11 +147,15 @@ def _said(cause: Cause, flavor: Flavor) -> Reason:
 
 
 def _own(wish: Wish) -> list[Lease]:
+    """Those whose holds meet the window's; what is only booked need not be looked at if it is far from it."""
+    (begin, end), (lead, turnaround) = wish.held, wish.around
+    far = Q(state__in=AHEAD) & (Q(starts_at__gte=end + lead) | Q(ends_at__lte=begin - turnaround))
     own = Lease.objects.filter(
+        ~far,
         owner=wish.person,
         holds__gpu__model=wish.flavor.model,
-        holds__starts_at__lt=wish.held[1],
-        holds__ends_at__gt=wish.held[0],
+        holds__starts_at__lt=end,
+        holds__ends_at__gt=begin,
     )
     return list(own.exclude(state=LeaseState.OFFERED).distinct().order_by("starts_at", "id"))
 

@@ -140,9 +140,9 @@ class Fleet:
         owner: Person | None = None,
         **facts: object,
     ) -> Lease:
-        lease = self.ground.lease(
-            owner=owner or self.other, starts_at=NOW + start * MINUTE, ends_at=NOW + end * MINUTE, **facts
-        )
+        owner = owner or self.dice.choice([*[self.other] * 3, self.person])
+        window = {"starts_at": NOW + start * MINUTE, "ends_at": NOW + end * MINUTE}
+        lease = self.ground.lease(owner=owner, **window, **facts)
         since = start - LEAD if since is None else since
         until = end + TURNAROUND if until is None else until
         Hold.objects.create(
@@ -244,6 +244,7 @@ def ask(fleet: Fleet, flavor: Flavor, starts_at: datetime, ends_at: datetime, ex
     told[" ".join(expected)] += 1
     span = window(flavor, starts_at, ends_at, now=NOW)
     own = Lease.objects.filter(owner=fleet.person, holds__starts_at__lt=span[1], holds__ends_at__gt=span[0])
+    own = own.exclude(state=LeaseState.OFFERED)
     assert set(found.own) == (set(own) if Cause.OWN in expected else set())
 
 
@@ -258,16 +259,36 @@ def test_a_few_blocks_tell_what_all_of_them_would() -> None:
     assert len(told) > FLEETS // 2, "causes are told alone and with others"
 
 
+def a_few_that_are_booked() -> tuple[Fleet, Gpu]:
+    """Three hosts that somebody else has for the next hour, and the GPU of one that is free."""
+    fleet = Fleet(Random(1))
+    for number in range(4):
+        fleet.add_host(number, [0], ["free"])
+    *booked, gpu = Gpu.objects.order_by("host__name")
+    for one in booked:
+        fleet.hold(one, 0, LENGTH, owner=fleet.other)
+    return fleet, gpu
+
+
+def asked(fleet: Fleet, start: int, end: int) -> list[str]:
+    """Of a window for one GPU."""
+    for host in Host.objects.all():
+        rebuild(host.pk)
+    window = NOW + start * MINUTE, NOW + end * MINUTE
+    found = in_the_way(next(fleet.flavors()), *window, person=fleet.person, extras=PLAIN, now=NOW)
+    return [reason.code for reason in found.reasons]
+
+
 @pytest.mark.parametrize("state", ["active", "releasing", "dirty", "scrubbing"])
 def test_what_is_not_back_long_after_its_end_is_only_to_be_cleaned(state: str) -> None:
-    fleet = Fleet(Random(1))
-    for number in range(3):
-        fleet.add_host(number, [0], ["others"])
-    fleet.add_host(3, [0], ["free"])
-    fleet.overrun(Gpu.objects.get(host__name="hv5"), state, 2 * LENGTH)
-    rebuild(Host.objects.get(name="hv5").pk)
-    flavor = next(fleet.flavors())
-    found = in_the_way(
-        flavor, NOW + 20 * MINUTE, NOW + 40 * MINUTE, person=fleet.person, extras=PLAIN, now=NOW
-    )
-    assert [reason.code for reason in found.reasons] == [Cause.OTHERS, Cause.TURNAROUND]
+    fleet, gpu = a_few_that_are_booked()
+    fleet.overrun(gpu, state, 2 * LENGTH)
+    assert asked(fleet, 20, 40) == [Cause.OTHERS, Cause.TURNAROUND]
+
+
+@pytest.mark.parametrize("start", [20, 40 - LEAD - TURNAROUND, 38])
+def test_minutes_at_either_edge_are_told_of_windows_of_any_length(start: int) -> None:
+    fleet, gpu = a_few_that_are_booked()
+    fleet.hold(gpu, 40, LENGTH, owner=fleet.other)
+    fleet.hold(gpu, 1, min(start, 40 - LEAD - TURNAROUND), owner=fleet.other)
+    assert asked(fleet, start, 40) == [Cause.OTHERS, Cause.TURNAROUND]
