@@ -89,6 +89,11 @@ def ask_joined(models: tuple[type[Model], ...], statement: str, values: Values) 
     return found
 
 
+def row_of(model: type[M], values: Sequence[Any]) -> M:
+    """A row of a model whose columns are all given, as the ORM gives them."""
+    return model.from_db(this_connection().alias, _shape((model,))[0][0], values)
+
+
 @cache
 def _shape(models: tuple[type[Model], ...]) -> tuple[list[list[str]], Columns]:
     """The attributes of each model, and the columns of all of them."""

@@ -11,14 +11,15 @@ Each question is one statement, whose text is always the same: the database plan
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import lru_cache
+from typing import NamedTuple
 
 from leasing.locking import lock_of
 from leasing.models import Block, Opening
 from leasing.openings.spans import ALWAYS, FOREVER, LAST_BOUNDED, QUARTER, UNENDING, Span, classes_from
-from leasing.statements import ask, ask_rows, columns_of
+from leasing.statements import Columns, ask, ask_rows, columns_of, row_of
 
 TABLE = Opening._meta.db_table
 BLOCKS = Block._meta.db_table
@@ -87,7 +88,8 @@ def tightest_block(pool: Pool, starts: int, ends: int, *, without: Collection[in
 
     So a host on which something is booked around that time serves before one that is wholly free.
     """
-    return _tightest_and_gpus(pool, starts, ends, without)[0]
+    statement, values = _tightest_but(pool, (starts, ends), without)
+    return _answer(f"{statement} {_FOUND}", values)
 
 
 def lock_tightest_block(pool: Pool, starts: int, ends: int, *, without: Collection[int] = ()) -> Block | None:
@@ -95,46 +97,47 @@ def lock_tightest_block(pool: Pool, starts: int, ends: int, *, without: Collecti
 
     What was free when it was found may be taken once it is locked.
     """
-    statement, values = _tightest_but(pool, without)
-    wanted = f"{_A_BLOCK} b.id = ({_FOUND}) {lock_of('b', skip_locked=True)}"
-    found = ask_rows(Block, f"{statement} {wanted}", {**_values(pool, starts, ends), **values})
-    return found[0] if found else _lock_as_tight(pool, starts, ends, without)
-
-
-def _lock_as_tight(pool: Pool, starts: int, ends: int, without: Collection[int]) -> Block | None:
-    """Somebody has locked the tightest: one that is as tight, or else that one, once they are done."""
-    tightest, gpus = block_id, width = _tightest_and_gpus(pool, starts, ends, without)
+    span = starts, ends
+    tightest = found = _find_and_lock(pool, span, without)
     passed = set(without)
-    while block_id is not None and width == gpus and len(passed) - len(without) < _OTHERS:
-        if block := _lock_block(block_id, skip_locked=True):
-            return block
-        passed.add(block_id)
-        block_id, width = _tightest_and_gpus(pool, starts, ends, passed)
-    return None if tightest is None else _lock_block(tightest)
+    while found.block is None and found.block_id is not None and len(passed) - len(without) < _OTHERS:
+        passed.add(found.block_id)
+        found = _find_and_lock(pool, span, passed, of=tightest.gpus)
+    if found.block is not None or tightest.block_id is None:
+        return found.block
+    wanted = f"{_A_BLOCK} b.id = %(id)s {lock_of('b')}"
+    return next(iter(ask_rows(Block, wanted, {"id": tightest.block_id})), None)
 
 
-def _lock_block(block_id: int, *, skip_locked: bool = False) -> Block | None:
-    wanted = f"{_A_BLOCK} b.id = %(id)s {lock_of('b', skip_locked=skip_locked)}"
-    return next(iter(ask_rows(Block, wanted, {"id": block_id})), None)
+class _Found(NamedTuple):
+    """A block, how many GPUs its opening has, and the block itself if nobody else had locked it."""
+
+    block_id: int | None
+    gpus: int | None
+    block: Block | None
 
 
-def _tightest_and_gpus(
-    pool: Pool, starts: int, ends: int, without: Collection[int]
-) -> tuple[int | None, int | None]:
-    """Its id, and how many GPUs its opening has."""
-    statement, values = _tightest_but(pool, without)
-    rows: list[tuple[int | None, int | None]] = ask(
-        f"{statement} {_FOUND_GPUS}", {**_values(pool, starts, ends), **values}
-    )
-    return rows[0]
+def _find_and_lock(
+    pool: Pool, span: tuple[int, int], without: Collection[int], *, of: int | None = None
+) -> _Found:
+    """One that is as tight as can be, or whose opening has `of` GPUs; locked, if nobody else has it."""
+    statement, values = _tightest_but(pool, span, without, of=of)
+    wanted = f"{_A_BLOCK} b.id = ({_FOUND}) {lock_of('b', skip_locked=True)}"
+    found = f"SELECT f.*, l.* FROM ({_FOUND_GPUS}) f LEFT JOIN ({wanted}) l ON TRUE"
+    ((block_id, gpus, *columns),) = ask(f"{statement} {found}", values, _FOUND_COLUMNS)
+    return _Found(block_id, gpus, None if columns[0] is None else row_of(Block, columns))
 
 
-def _tightest_but(pool: Pool, without: Collection[int]) -> tuple[str, dict[str, int]]:
-    """The statement, and the blocks to leave out that it is given; only further ones are in its text."""
+def _tightest_but(
+    pool: Pool, span: tuple[int, int], without: Collection[int], *, of: int | None = None
+) -> tuple[str, dict[str, int]]:
+    """The statement and its values; `of` so many GPUs only. Only further blocks left out are in its text."""
     first, more = sorted(without)[:_LEFT_OUT], sorted(without)[_LEFT_OUT:]
     first += [0] * (_LEFT_OUT - len(first))
     values = {f"other{number}": block_id for number, block_id in enumerate(first)}
-    return _tightest(pool.bounds, tuple(more)), values
+    wanted = pool if of is None else replace(pool, count=of)
+    most = _ANY_NUMBER if of is None else of
+    return _tightest(pool.bounds, tuple(more)), {**_values(wanted, *span), **values, "most": most}
 
 
 def _answer(statement: str, values: dict[str, int]) -> int | None:
@@ -288,12 +291,14 @@ def _longest_open(bounds: str) -> str:
 
 # Each try is for more GPUs than the one before, and the last one may have found a block.
 _FOUND = "SELECT max(block_id) FROM tried"
-_FOUND_GPUS = "SELECT max(block_id), max(gpus) FROM tried"
+_FOUND_GPUS = "SELECT max(block_id) AS block_id, max(gpus) AS gpus FROM tried"
+_FOUND_COLUMNS = Columns(None, None, *Block._meta.concrete_fields)
 _A_BLOCK = f"SELECT {columns_of(Block, 'b')} FROM {BLOCKS} b WHERE"
 # So many blocks to leave out are values of the statement.
 _LEFT_OUT = 4
 # So many blocks that others have locked are passed by, at most.
 _OTHERS = 3
+_ANY_NUMBER = 2**31 - 1
 
 
 @lru_cache(maxsize=16)
@@ -308,5 +313,5 @@ def _tightest(bounds: str, without: tuple[int, ...]) -> str:
         UNION ALL
         SELECT t.next, (SELECT found FROM ({probes}) AS probed WHERE found IS NOT NULL LIMIT 1),
             {width("min", "AND gpus > t.next")}
-        FROM tried t CROSS JOIN asked a WHERE t.block_id IS NULL AND t.next IS NOT NULL
+        FROM tried t CROSS JOIN asked a WHERE t.block_id IS NULL AND t.next <= CAST(%(most)s AS integer)
     )"""
