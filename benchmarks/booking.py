@@ -32,6 +32,7 @@ from tools.servers import postgres_server  # noqa: E402 - also a plain script
 HOURS = (1, 2, 4, 8, 12, 24, 48, 96, 168)
 FILLS = {"empty": 0.0, "half full": 0.5, "95 % full": 0.95}
 HOLDS_PER_GPU = 100
+PEOPLE = 5000
 CLIENTS = 8
 TRIES = 5
 # PostgreSQL plans a statement of a new connection ten times before it keeps its plan.
@@ -85,7 +86,8 @@ def _measure(dsn: str, plan: Plan, size: int, busy: float) -> dict[str, Any]:
 
     call_command("migrate", verbosity=0)
     began = time.monotonic()
-    fleet = build(gpus=size, holds=round(size * HOLDS_PER_GPU * bool(busy)), busy=busy or 1.0)
+    holds = round(size * HOLDS_PER_GPU * bool(busy))
+    fleet = build(gpus=size, holds=holds, busy=busy or 1.0, people=PEOPLE)
     figures: dict[str, Any] = {"build_seconds": round(time.monotonic() - began)}
     dice = random.Random(7)
     for width, flavor in fleet.flavors.items():
@@ -118,8 +120,7 @@ def _near(fleet: Any, flavor: Any, dice: random.Random) -> Callable[[], object]:
     duration, earliest = _asked(dice)
     while is_free(flavor, earliest or NOW, (earliest or NOW) + duration, now=NOW):
         duration, earliest = _asked(dice)
-    number = dice.randrange(len(fleet.tenants))
-    person, tenant = fleet.people[number], fleet.tenants[number]
+    person, tenant = _somebody(fleet, dice)
     return lambda: near_misses(flavor, duration, person=person, tenant=tenant, earliest=earliest, now=NOW)
 
 
@@ -151,12 +152,12 @@ def _book(fleet: Any, dice: random.Random) -> Callable[[], object]:
     duration = timedelta(hours=dice.choice(HOURS[:5]))
     earliest = NOW + timedelta(days=dice.uniform(0, DAYS * 0.9))
     start = find_start(flavor, duration, earliest=earliest, now=NOW)
-    number = dice.randrange(len(fleet.tenants))
+    person, tenant = _somebody(fleet, dice)
     return lambda: (
         start
         and request_lease(
-            actor=Actor.of_person(fleet.people[number]),
-            tenant=fleet.tenants[number],
+            actor=Actor.of_person(person),
+            tenant=tenant,
             flavor=flavor,
             image=fleet.image,
             starts_at=start,
@@ -164,6 +165,12 @@ def _book(fleet: Any, dice: random.Random) -> Callable[[], object]:
             now=NOW,
         )
     )
+
+
+def _somebody(fleet: Any, dice: random.Random) -> tuple[Any, Any]:
+    """A person, and the tenant that they are a member of."""
+    number = dice.randrange(len(fleet.people))
+    return fleet.people[number], fleet.tenants[number % len(fleet.tenants)]
 
 
 def _limit_of(fleet: Any, dice: random.Random) -> Callable[[], Callable[[], object]]:
@@ -212,6 +219,8 @@ def _hammer(dsn: str, plan: Plan) -> float:
 def _clients(dsn: str, numbers: range, bookings: int) -> list[tuple[int, float, float]]:
     """Clients of one process."""
     _django(dsn)
+    from django.db.models.functions import Length
+
     from benchmarks.big_fleet import Fleet
     from leasing.models import Flavor, Image, Person, Tenant
 
@@ -220,8 +229,9 @@ def _clients(dsn: str, numbers: range, bookings: int) -> list[tuple[int, float, 
         flavors[1].model,
         flavors,
         Image.objects.get(),
-        list(Tenant.objects.order_by("slug")),
-        list(Person.objects.exclude(username="AnonymousUser").order_by("username")),
+        # As they were made: their names end in numbers.
+        list(Tenant.objects.order_by(Length("slug"), "slug")),
+        list(Person.objects.order_by(Length("username"), "username")),
     )
     with ThreadPoolExecutor(len(numbers)) as pool:
         return list(pool.map(partial(_client, fleet, bookings), numbers))

@@ -135,7 +135,7 @@ class Gpu(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     host = models.ForeignKey(Host, models.PROTECT, related_name="gpus")
-    model = models.ForeignKey(GpuModel, models.PROTECT, related_name="gpus")
+    model = models.ForeignKey(GpuModel, models.PROTECT, related_name="gpus", db_index=False)
     address = models.CharField(max_length=36)
     functions = models.JSONField(default=list)
     iommu_group = models.IntegerField(null=True)
@@ -156,6 +156,7 @@ class Gpu(models.Model):
 
     class Meta:
         ordering = ["host__name", "address"]
+        indexes = [models.Index(fields=["model", "state"], name="hosts_gpu_of_model_by_state")]
         constraints = [
             models.UniqueConstraint(fields=["host", "address"], name="hosts_gpu_one_per_address"),
             models.CheckConstraint(condition=models.Q(state__in=GPU_STATES), name="hosts_gpu_known_state"),

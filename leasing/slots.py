@@ -152,11 +152,8 @@ def longest_end(
         until = min(until, one.starts_at)
     if until - starts_at < SHORTEST_LEASE:
         return None
-    pool = pool_of(flavor, extras)
-    held = span_of(*window(flavor, starts_at, until, now=now))
-    if is_open(pool, held.starts, held.ends):
-        return until
-    free_until = latest_end(pool, held.starts)
+    begins, _ends = window(flavor, starts_at, until, now=now)
+    free_until = latest_end(pool_of(flavor, extras), micros(begins))
     if free_until is None:
         return None
     ends_at = until if free_until == FOREVER else min(until, moment(free_until) - _turnaround(flavor))

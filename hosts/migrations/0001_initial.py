@@ -234,7 +234,10 @@ class Migration(migrations.Migration):
                 (
                     "model",
                     models.ForeignKey(
-                        on_delete=django.db.models.deletion.PROTECT, related_name="gpus", to="hosts.gpumodel"
+                        db_index=False,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="gpus",
+                        to="hosts.gpumodel",
                     ),
                 ),
                 (
@@ -426,6 +429,10 @@ class Migration(migrations.Migration):
                     ),
                 ],
             },
+        ),
+        migrations.AddIndex(
+            model_name="gpu",
+            index=models.Index(fields=["model", "state"], name="hosts_gpu_of_model_by_state"),
         ),
         migrations.AddConstraint(
             model_name="gpu",
