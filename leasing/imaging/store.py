@@ -20,6 +20,8 @@ from hosts.protocol.images import PIECE_BYTES
 MIB = 1 << 20
 # What uploads leave free, for the database and whatever else shares the disk.
 KEPT_FREE = 2048 * MIB
+# Of so many pieces that turn out to be nothing but zeros, one says how far it has come.
+READ_AT_MOST = 16
 
 
 class Busy(Exception):
@@ -91,18 +93,25 @@ def keep(path: Path, digest: str) -> None:
 
 
 def read_piece(digest: str, offset: int) -> Piece | None:
-    """The next data from the offset on, or None if there is only a hole up to the end. OSError."""
+    """The next data from the offset on, or None if there is only a hole up to the end. OSError.
+
+    Zeros count as a hole, wherever they are: file systems keep those that share a block with data.
+    """
     descriptor = os.open(content_path(digest), os.O_RDONLY | os.O_CLOEXEC)
     try:
-        start = os.lseek(descriptor, offset, os.SEEK_DATA)
-        data = os.pread(descriptor, PIECE_BYTES, start)
+        for _ in range(READ_AT_MOST):
+            start = os.lseek(descriptor, offset, os.SEEK_DATA)
+            found = os.pread(descriptor, PIECE_BYTES, start)
+            if data := found.rstrip(b"\0"):
+                return Piece(start, data)
+            offset = start + len(found)
+        return Piece(offset - 1, b"\0")
     except OSError as error:
         if error.errno == errno.ENXIO:  # no data behind the offset
             return None
         raise
     finally:
         os.close(descriptor)
-    return Piece(start, data.rstrip(b"\0") or data[:1])
 
 
 @contextmanager

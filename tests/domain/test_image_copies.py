@@ -188,6 +188,24 @@ def test_a_host_is_given_the_pieces_of_what_it_is_to_hold(world: World) -> None:
     assert asked(world, image, image.size).piece is None
 
 
+@pytest.mark.parametrize("pieces", [1, 40])
+def test_zeros_are_passed_over_whether_or_not_the_file_has_them(
+    world: World, pieces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "PIECE_BYTES", 4096)
+    content = b"a" + bytes(pieces * 4096) + b"z" + bytes(4095)
+    image = stored(world, content)
+    offered(world, image)
+    world.tick()
+    built, offset, requests = bytearray(len(content)), 0, 0
+    while (piece := asked(world, image, offset).piece) is not None:
+        built[piece.offset : piece.offset + len(piece.data)] = piece.data
+        offset = piece.offset + len(piece.data)
+        requests += 1
+    assert bytes(built) == content
+    assert requests <= 2 + pieces // store.READ_AT_MOST
+
+
 def test_nobody_else_is_given_anything(world: World) -> None:
     image, other = stored(world), stored(world, b"for nobody")
     offered(world, image)
