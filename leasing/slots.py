@@ -21,7 +21,7 @@ from leasing.openings.spans import FOREVER, MICROSECOND, Span, first_beside, mic
 from leasing.openings.upkeep import span_of
 from leasing.pricing import Quote, quote_lease, rate_of
 from leasing.reasons import NONE, Reason, because
-from leasing.timing import SHORTEST_LEASE
+from leasing.timing import LONGEST_LEASE, SHORTEST_LEASE
 
 # Alternatives are at least so far apart, or as far as the lease is long.
 CLOSEST = timedelta(hours=1)
@@ -158,6 +158,19 @@ def longest_end(
         return None
     ends_at = until if free_until == FOREVER else min(until, moment(free_until) - _turnaround(flavor))
     return ends_at if ends_at - starts_at >= SHORTEST_LEASE else None
+
+
+def free_until(
+    flavor: Flavor,
+    starts_at: datetime,
+    *,
+    deadline: datetime | None = None,
+    extras: Extras = PLAIN,
+    now: datetime,
+) -> datetime | None:
+    """The latest end of a lease that starts then, by the deadline and within a year; None if none can."""
+    longest = starts_at + LONGEST_LEASE
+    return longest_end(flavor, starts_at, until=min(deadline or longest, longest), extras=extras, now=now)
 
 
 def bookable(

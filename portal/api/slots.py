@@ -18,9 +18,8 @@ from leasing.devices import chosen_devices
 from leasing.extras import PLAIN, Extras, extras_for
 from leasing.limits import check_window
 from leasing.models import Flavor, Person, Tenant
-from leasing.slots import find_slots, longest_end, near_misses
+from leasing.slots import find_slots, free_until, near_misses
 from leasing.snapshots_kept import snapshot_named
-from leasing.timing import LONGEST_LEASE
 from portal.api.fields import DevicesField, MomentField, StrictSerializer
 from portal.api.named import flavor_named, tenant_named
 from portal.api.serializers import TermSerializer
@@ -149,7 +148,9 @@ class SlotsView(ActionView):
             "now": now,
         }
         slots = find_slots(flavor, duration, count=given["count"], **asked)
-        answer: dict[str, Any] = {"slots": slots, "longest_until": _longest(flavor, asked)}
+        starts_at = max(given["earliest"] or now, now)
+        longest = free_until(flavor, starts_at, deadline=given["deadline"], extras=asked["extras"], now=now)
+        answer: dict[str, Any] = {"slots": slots, "longest_until": longest}
         answer |= {"obstacles": [], "own": [], "plain": None, "shorter": None, "later": [], "others": []}
         if not slots:
             nearly = near_misses(flavor, duration, person=person, **asked)
@@ -162,13 +163,6 @@ class SlotsView(ActionView):
                 "others": [{"flavor": other.slug, "slot": slot} for other, slot in nearly.others],
             }
         return Response(SlotsSerializer(answer).data)
-
-
-def _longest(flavor: Flavor, asked: dict[str, Any]) -> datetime | None:
-    """How long one could have it that begins when asked, by the deadline, and for a year at most."""
-    starts_at = max(asked["earliest"] or asked["now"], asked["now"])
-    until = min(asked["deadline"] or starts_at + LONGEST_LEASE, starts_at + LONGEST_LEASE)
-    return longest_end(flavor, starts_at, until=until, extras=asked["extras"], now=asked["now"])
 
 
 def _extras(person: Person, flavor: Flavor, given: dict[str, Any]) -> Extras:

@@ -23,7 +23,15 @@ from leasing.series import book_series
 from leasing.snapshots_kept import snapshots_of
 from leasing.states.snapshot import SnapshotState
 from portal.middleware import PersonRequest
-from portal.pages.booking_form import LENGTHS, WEEKS, BookingForm, Choices, add_domain_error, choices_for
+from portal.pages.booking_form import (
+    IN_ADDRESS,
+    LENGTHS,
+    WEEKS,
+    BookingForm,
+    Choices,
+    add_domain_error,
+    choices_for,
+)
 from portal.pages.offers import offer_of
 from portal.pages.timeline import timeline_of
 
@@ -65,7 +73,8 @@ def _booked(request: PersonRequest, form: BookingForm, now: datetime) -> Lease |
         asked |= form.storage()
         if form.is_repeated:
             return book_series(pattern=form.pattern(now), without=chosen["without"], **asked)
-        return request_lease(starts_at=form.starts(), ends_at=form.ends(now), usb=chosen["usb"], **asked)
+        starts_at, ends_at = form.found(now) if form.is_soon else (form.starts(), form.ends(now))
+        return request_lease(starts_at=starts_at, ends_at=ends_at, usb=chosen["usb"], **asked)
     except DomainError as error:
         add_domain_error(form, error)
         return None
@@ -89,14 +98,9 @@ def _suggested(request: PersonRequest, choices: Choices) -> dict[str, Any]:
         "when": "now",
         "length": "4h",
     }
-    chosen = {name: request.GET[name] for name in _IN_ADDRESS if name in request.GET}
+    named = (*IN_ADDRESS, "last_on", "every_weeks", "with_home", "snapshot")
+    chosen = {name: request.GET[name] for name in named if name in request.GET}
     return first | chosen | {name: request.GET.getlist(name) for name in ("weekdays", "usb")}
-
-
-_IN_ADDRESS = (
-    *("tenant", "flavor", "image", "when", "starts_at", "length", "ends_at"),
-    *("last_on", "every_weeks", "days", "with_home", "snapshot"),
-)
 
 
 def _first_slug(listed: Sequence[Tenant | Flavor | Image]) -> str | None:

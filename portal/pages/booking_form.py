@@ -24,6 +24,7 @@ from leasing.models import Flavor, Image, Person, Tenant
 from leasing.models.leases import LONGEST_TAG
 from leasing.recurrence import Pattern
 from leasing.snapshots_kept import snapshot_named
+from leasing.timing import PAST_TOLERANCE
 from portal.middleware import PersonRequest
 from portal.pages.context import roles_in
 
@@ -41,9 +42,14 @@ WEEKS = {
     3: gettext_lazy("every 3rd week"),
     4: gettext_lazy("every 4th week"),
 }
-UNTIL = "until"
+SOON, UNTIL = "soon", "until"
 # The fields of what a workstation has beside its GPUs.
 EXTRAS = ("with_home", "snapshot", "usb")
+# What the address of the book page may say beside them.
+IN_ADDRESS = (
+    *("tenant", "flavor", "image", "days"),
+    *("when", "starts_at", "earliest", "ends_by", "length", "ends_at", "longest"),
+)
 LOCAL_TIME = "%Y-%m-%dT%H:%M"
 YEARS = range(2000, 2100)
 
@@ -144,8 +150,18 @@ class BookingForm(forms.Form):
     tenant = ListedField()
     flavor = ListedField()
     image = ListedField()
-    when = forms.ChoiceField(choices=[("now", gettext_lazy("now")), ("at", gettext_lazy("from"))])
+    when = forms.ChoiceField(
+        choices=[
+            ("now", gettext_lazy("now")),
+            (SOON, gettext_lazy("as soon as possible")),
+            ("at", gettext_lazy("from")),
+        ]
+    )
     starts_at = LocalTimeField()
+    earliest = LocalTimeField()
+    ends_by = LocalTimeField()
+    slot = forms.DateTimeField(required=False)
+    longest = forms.BooleanField(required=False)
     length = forms.ChoiceField(
         choices=[*((name, word) for name, (word, _length) in LENGTHS.items()), (UNTIL, gettext_lazy("until"))]
     )
@@ -183,6 +199,10 @@ class BookingForm(forms.Form):
             self.add_error("starts_at", _("Say from when, or choose “now”."))
         if given.get("length") == UNTIL and not given.get("ends_at") and "ends_at" not in self.errors:
             self.add_error("ends_at", _("Say until when, or choose a length."))
+        if self.is_soon and given.get("length") == UNTIL:
+            self.add_error("length", _("Choose how long you need it, or from when."))
+        if self.is_soon and given.get("weekdays"):
+            self.add_error("when", _("Say from when, for what is repeated."))
         if given.get("weekdays") and not given.get("last_on") and "last_on" not in self.errors:
             self.add_error("last_on", _("Say until which date it is repeated."))
         if given.get("last_on") and not given.get("weekdays") and "weekdays" not in self.errors:
@@ -191,9 +211,19 @@ class BookingForm(forms.Form):
             self.add_error("usb", _("Book it, then choose devices for each date on its page."))
         return given
 
+    @property
+    def is_soon(self) -> bool:
+        """Whether the first time that is free is to be found."""
+        return bool(self.data.get("when") == SOON)
+
     def starts(self) -> datetime | None:
-        """None means now."""
-        return self.cleaned_data["starts_at"] if self.cleaned_data["when"] == "at" else None
+        """From when on; None means now."""
+        return self.cleaned_data.get(_STARTS.get(self.cleaned_data["when"], ""))
+
+    @property
+    def deadline(self) -> datetime | None:
+        """By when what is found must have ended."""
+        return self.cleaned_data["ends_by"] if self.is_soon else None
 
     def ends(self, now: datetime) -> datetime:
         if self.cleaned_data["length"] == UNTIL:
@@ -201,14 +231,30 @@ class BookingForm(forms.Form):
             return ends_at
         return (self.starts() or now) + LENGTHS[self.cleaned_data["length"]][1]
 
+    def window(self, now: datetime) -> tuple[datetime, datetime]:
+        """From when until when; of what is to be found, the first window that would do."""
+        starts_at, ends_at = self.starts() or now, self.ends(now)
+        late = max(starts_at, now) - starts_at if self.is_soon else timedelta(0)
+        return starts_at + late, ends_at + late
+
+    def found(self, now: datetime) -> tuple[datetime, datetime]:
+        """The window that was found and shown. Raises InvalidRequest if it is not what is asked for now."""
+        starts_at, (first, its_end) = self.cleaned_data["slot"], self.window(now)
+        if starts_at is not None and starts_at >= first - PAST_TOLERANCE:
+            ends_at = starts_at + (its_end - first)
+            if ends_at <= (self.deadline or ends_at):
+                return starts_at, ends_at
+        raise InvalidRequest(
+            _("Nothing is booked yet."), hint=_("See first which time was found for it."), field="when"
+        )
+
     def local(self, at: datetime) -> str:
         """A moment as the form says it, in the person's zone."""
         return at.astimezone(ZoneInfo(self.person.timezone)).strftime(LOCAL_TIME)
 
     def address(self, *, without: Collection[str] = (), **changes: str) -> str:
         """The book page with the choice so far, changed."""
-        names = ("tenant", "flavor", "image", "when", "starts_at", "length", "ends_at", "days")
-        chosen: dict[str, Any] = {name: self.data[name] for name in names if name in self.data}
+        chosen: dict[str, Any] = {name: self.data[name] for name in IN_ADDRESS if name in self.data}
         for name in EXTRAS:
             if name not in without and (value := self[name].value()):
                 chosen[name] = "1" if value is True else value
@@ -257,6 +303,8 @@ class BookingForm(forms.Form):
         )
 
 
+# Which field says from when on.
+_STARTS = {"at": "starts_at", SOON: "earliest"}
 # What the rules call their fields, where this form calls them otherwise.
 _FIELDS = {"first_on": "starts_at", "ends": "length"}
 

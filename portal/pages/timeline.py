@@ -168,7 +168,7 @@ class _Drawing:
 
 def _chosen(form: BookingForm, now: datetime) -> tuple[datetime, datetime] | None:
     """The window that the form says, as far as it says one."""
-    if form.errors.keys() & {"when", "starts_at", "length", "ends_at"}:
+    if form.is_soon or form.errors.keys() & {"when", "starts_at", "length", "ends_at"}:
         return None
     starts_at, ends_at = form.starts() or now, form.ends(now)
     return (starts_at, ends_at) if starts_at < ends_at else None

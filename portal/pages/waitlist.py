@@ -51,7 +51,8 @@ def in_line(person: Person, now: datetime) -> list[Waiting]:
 def deadline_for(form: BookingForm, asked: datetime, duration: timedelta, first: Slot | None) -> str:
     """The deadline to propose to somebody whom nothing fits: before the first time that they could book."""
     latest = asked + duration + LONGEST_PROPOSED
-    deadline = latest if first is None else min(latest, first.ends_at - MINUTE)
+    before = latest if first is None else min(latest, first.ends_at - MINUTE)
+    deadline = form.deadline or before
     return form.data.get("deadline") or timezone.localtime(deadline).strftime(LOCAL_TIME)
 
 

@@ -145,6 +145,9 @@ def test_slots_say_how_long_one_could_be_had_and_which_of_ones_own_are_in_the_wa
     longest = datetime.fromisoformat(free["longest_until"])
     assert start - timedelta(hours=2) < longest <= start
     assert free["own"] == []
+    soon = {"duration_seconds": "3600", "deadline": (start - timedelta(hours=4)).isoformat()}
+    by_then = ada.get(reverse("api-slots"), query | soon).json()["longest_until"]
+    assert datetime.fromisoformat(by_then) == start - timedelta(hours=4)
     late = {"earliest": start.isoformat(), "deadline": (start + timedelta(hours=3)).isoformat()}
     taken = ada.get(reverse("api-slots"), query | late | {"duration_seconds": 3 * 3600}).json()
     assert (taken["slots"], taken["longest_until"]) == ([], None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlencode
 
 import pytest
 from django.db import connection
@@ -15,6 +16,7 @@ from hosts.models import Host
 from leasing.models import Closure
 from tests.web.conftest import SignIn
 from tests.web.scenes import Scene
+from tests.web.test_booking_page import GOOD
 
 MOST_STATEMENTS = 15
 
@@ -96,3 +98,12 @@ def test_hosts_are_found_by_name_by_state_and_by_what_needs_attention(
     assert "No host is like that." in nothing
     live = client.get(reverse("fleet-live"), {"name": "row07"}).content.decode()
     assert hosts_on(live) == ["row07"]
+
+
+@pytest.mark.parametrize(("more", "most"), [({}, 10), ({"longest": "1"}, 12), ({"when": "soon"}, 17)])
+def test_a_price_asks_for_what_is_chosen_and_no_more(
+    scene: Scene, sign_in: SignIn, more: dict[str, str], most: int
+) -> None:
+    """Only who asks for the first time that is free, or until when one could be kept, waits for that."""
+    path = f"{reverse('book-price')}?{urlencode(GOOD | more)}"
+    assert statements(sign_in(scene.ada), path) <= most
