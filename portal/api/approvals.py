@@ -18,9 +18,10 @@ from leasing import policy
 from leasing.approval import approve_lease, reject_lease, revoke_approval, waiting_for_decision
 from leasing.considerations import considerations
 from leasing.errors import NotVisible
-from leasing.models import Lease, QuotaKind
+from leasing.models import Lease
 from portal.api.fields import MomentField, StrictSerializer
 from portal.api.leases import shown
+from portal.api.measures import MeasureSerializer
 from portal.api.serializers import LeaseDetailSerializer, LeaseSerializer
 from portal.api.views import ActionView, ListView, api_actor, checked, person_of
 
@@ -37,20 +38,6 @@ class ApproveSerializer(NoteSerializer):
 
 class ReasonSerializer(StrictSerializer[dict[str, Any]]):
     note = serializers.CharField(max_length=500)
-
-
-class MeasureSerializer(serializers.Serializer[Any]):
-    """What is booked and used, what the request adds, and the limit, in the unit of its kind."""
-
-    kind = serializers.ChoiceField(choices=QuotaKind.choices, source="limit.kind")
-    own = serializers.BooleanField(source="limit.own", help_text="The owner's alone, not the whole tenant's")
-    gpu_model = serializers.CharField(source="limit.model_name", help_text="Empty for all models")
-    month = serializers.CharField(help_text="The month of a monthly limit, in the tenant's zone; else empty")
-    currency = serializers.CharField(source="limit.currency")
-    there = serializers.DecimalField(max_digits=14, decimal_places=2)
-    asked = serializers.DecimalField(max_digits=14, decimal_places=2)
-    limit = serializers.DecimalField(max_digits=14, decimal_places=2, source="limit.value")
-    is_over = serializers.BooleanField()
 
 
 class ConsiderationsSerializer(serializers.Serializer[Any]):

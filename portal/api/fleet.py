@@ -18,6 +18,7 @@ from leasing import fleet as service
 from leasing import policy
 from leasing.cards import history_of
 from leasing.errors import InvalidRequest, NotVisible
+from leasing.packing import room_now
 from portal.api.fields import StrictSerializer
 from portal.api.serializers import FoundCardSerializer, GpuSerializer, HappeningSerializer, HostSerializer
 from portal.api.views import ActionView, ListView, api_actor, checked, person_of
@@ -41,6 +42,26 @@ class ReadmitSerializer(StrictSerializer[dict[str, Any]]):
 
 class WithdrawSerializer(StrictSerializer[dict[str, Any]]):
     reason = serializers.CharField(max_length=200)
+
+
+class RoomSerializer(serializers.Serializer[Any]):
+    """Of one GPU model, at this moment: what nobody has or holds and nothing closes."""
+
+    gpu_model = serializers.CharField(source="model.slug")
+    gpus = serializers.IntegerField(help_text="All of the model")
+    free = serializers.IntegerField()
+    hosts = serializers.IntegerField(help_text="Those that have GPUs of the model")
+    free_hosts = serializers.IntegerField(help_text="Those of which all GPUs of the model are free")
+    largest = serializers.IntegerField(help_text="The most that are free on one host")
+
+
+class RoomView(ActionView):
+    @extend_schema(responses=RoomSerializer(many=True))
+    def get(self, request: Request) -> Response:
+        """What is free now of each GPU model, and how much of it together: how whole the hosts are left."""
+        policy.require_fleet_reader(person_of(request))
+        room = room_now(GpuModel.objects.order_by("slug"), now=timezone.now())
+        return Response(RoomSerializer(room, many=True).data)
 
 
 class HostList(ListView[Host]):

@@ -26,6 +26,7 @@ from leasing.snapshots_kept import snapshot_named
 from portal.api.approvals import NoteSerializer, ReasonSerializer
 from portal.api.fields import StrictSerializer
 from portal.api.leases import NothingSerializer
+from portal.api.measures import MeasureSerializer
 from portal.api.named import flavor_named, image_named, tenant_named
 from portal.api.serializers import LeaseSerializer, moment
 from portal.api.slots import ObstacleSerializer, SlotSerializer
@@ -98,6 +99,7 @@ class SeriesPlanSerializer(serializers.Serializer[Any]):
     )
     totals = TotalSerializer(many=True)
     approval_because = serializers.CharField(help_text="Why an approver must agree; empty if none has to")
+    measures = MeasureSerializer(many=True, help_text="What all dates together do to each limit")
 
 
 class SeriesSerializer(serializers.ModelSerializer[Series]):
@@ -257,4 +259,5 @@ def _plan(plan: Plan) -> dict[str, Any]:
         "lost": [one.occurrence.day for one in plan.lost],
         "totals": [{"currency": currency, "total": total} for currency, total in plan.totals.items()],
         "approval_because": str(plan.approval_because),
+        "measures": plan.measures,
     }

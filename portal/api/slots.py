@@ -21,6 +21,7 @@ from leasing.models import Flavor, Person, Tenant
 from leasing.slots import find_slots, free_until, near_misses
 from leasing.snapshots_kept import snapshot_named
 from portal.api.fields import DevicesField, MomentField, StrictSerializer
+from portal.api.measures import MeasureSerializer
 from portal.api.named import flavor_named, tenant_named
 from portal.api.serializers import TermSerializer
 from portal.api.views import ActionView, checked, person_of
@@ -53,6 +54,7 @@ class QuoteSerializer(serializers.Serializer[dict[str, Any]]):
     starts_at = serializers.DateTimeField()
     ends_at = serializers.DateTimeField()
     approval_because = serializers.CharField(help_text="Why an approver must agree; empty if none has to")
+    measures = MeasureSerializer(many=True, help_text="What it does to each limit, in each month")
 
 
 class SlotQuerySerializer(serializers.Serializer[dict[str, Any]]):
@@ -106,13 +108,22 @@ class SlotsSerializer(serializers.Serializer[Any]):
 class QuoteView(ActionView):
     @extend_schema(request=WindowSerializer, responses=QuoteSerializer)
     def post(self, request: Request) -> Response:
-        """What a lease would cost, and whether an approver would have to agree. Changes nothing."""
+        """What a lease would cost and do to each limit, and why an approver must agree. Changes nothing."""
         now = timezone.now()
         asked = checked(WindowSerializer, request.data)
         tenant, flavor = tenant_named(person_of(request), asked.get("tenant")), flavor_named(asked["flavor"])
         starts_at, ends_at = asked["starts_at"] or now, end_of(asked, now)
         check_window(starts_at, ends_at, now=now)
         quote = quote_lease(flavor=flavor, tenant=tenant, starts_at=starts_at, ends_at=ends_at, now=now)
+        verdict = judge_booking(
+            tenant=tenant,
+            person=person_of(request),
+            flavor=flavor,
+            starts_at=starts_at,
+            ends_at=ends_at,
+            quote=quote,
+            now=now,
+        )
         answer = {
             "rate_per_hour": quote.rate_per_hour,
             "currency": quote.currency,
@@ -120,15 +131,8 @@ class QuoteView(ActionView):
             "terms": quote.terms,
             "starts_at": starts_at,
             "ends_at": ends_at,
-            "approval_because": judge_booking(
-                tenant=tenant,
-                person=person_of(request),
-                flavor=flavor,
-                starts_at=starts_at,
-                ends_at=ends_at,
-                quote=quote,
-                now=now,
-            ).reason,
+            "approval_because": verdict.reason,
+            "measures": verdict.measures,
         }
         return Response(QuoteSerializer(answer).data)
 

@@ -214,6 +214,7 @@ urlpatterns = [
     path("billing/<slug:slug>/", prices.BillingView.as_view(), name="api-billing"),
     path("usage/", records.UsageList.as_view(), name="api-usage"),
     path("usage/report/", reports.UsageReportView.as_view(), name="api-usage-report"),
+    path("fleet-room/", fleet.RoomView.as_view(), name="api-fleet-room"),
     path("fleet-use/", reports.FleetUseView.as_view(), name="api-fleet-use"),
     path("usage/export/", records.UsageExport.as_view(), name="api-usage-export"),
 ]

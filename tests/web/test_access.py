@@ -677,6 +677,7 @@ TABLE = [
     posting("api-image-retire", "", body={"reason": "old"}, arguments=lambda _scene: {"image_id": 999}),
     posting("api-image-offer", "operator=409", arguments=image),
     Row("api-gpu-models", READS_FLEET),
+    Row("api-fleet-room", READS_FLEET),
     posting(
         "api-scrub-policy",
         "operator=200",

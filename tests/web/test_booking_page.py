@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from django.test import Client
+from django.urls import reverse
 
 from hosts.models import Gpu
 from leasing.models import Flavor, Hold, Lease
@@ -77,6 +78,31 @@ def test_what_it_does_to_each_limit_is_said_before(ada: Client, scene: Scene) ->
     assert "+ €7.60 of €400.00" in shown["budget"]
     assert "+ €3.80 of €400.00" in dict(measures(length="1h"))["budget"]
     assert measures(flavor="train") == [], "what cannot be had does nothing"
+
+
+def test_a_quote_over_the_api_tells_each_limit_as_the_page_does(ada: Client, scene: Scene) -> None:
+    for kind, value in (("budget", Decimal(400)), ("gpu-hours", Decimal("0.5"))):
+        set_quota(
+            tenant=scene.studio, kind=kind, value=value, currency="EUR" if kind == "budget" else "",
+            actor=scene.actor(scene.operator), now=scene.now,
+        )  # fmt: skip
+    asked = {"tenant": "studio", "flavor": "studio", "duration_seconds": 7200}
+    quote = ada.post(reverse("api-quote"), asked, content_type="application/json").json()
+    told = [one for one in quote["measures"] if one["kind"] not in ("longest", "ahead")]
+    page = ada.get("/book/price/", GOOD).content.decode()
+    shown = re.findall(r'<li class="tone-(\w+)" data-measure="([\w-]+)">(.*?)</li>', page, re.S)
+    assert {one["kind"] for one in told} == {"gpus", "budget", "gpu-hours"}
+    for one, (tone, kind, drawn) in zip(told, shown, strict=True):
+        words = re.sub(r"<[^>]+>", "", drawn)
+        numbers = [Decimal(number) for number in re.findall(r"\d+(?:\.\d+)?", words)][-3:]
+        assert [Decimal(one[name]) for name in ("there", "asked", "limit")] == numbers
+        assert Decimal(one["after"]) == numbers[0] + numbers[1]
+        assert (one["kind"], one["is_over"]) == (kind, tone == "red")
+    month = datetime.now(BERLIN).strftime("%Y-%m")
+    assert {one["month"] for one in told} >= {"", month}
+    assert {one["currency"] for one in told} == {"", "EUR"}
+    assert "needs approval" in page
+    assert quote["approval_because"] in html.unescape(page)
 
 
 def test_booking_leads_to_the_workstation(ada: Client) -> None:

@@ -251,6 +251,8 @@ def test_the_same_over_the_api(scene: Scene) -> None:
     plan = ada.post("series/preview/", pattern()).json()
     assert (plan["lost"], plan["approval_because"]) == ([str(taken)], "")
     assert plan["totals"] == [{"currency": "EUR", "total": "30.40"}]
+    measures = {one["kind"]: (one["there"], one["asked"], one["limit"]) for one in plan["measures"]}
+    assert measures["gpus"] == ("0.00", "1.00", "4.00")
     gone = plan["occurrences"][2]
     assert not gone["booked"]
     assert "booked-by-others" in {obstacle["code"] for obstacle in gone["obstacles"]}
