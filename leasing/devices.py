@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
@@ -18,7 +19,7 @@ from hosts.models import Gpu, Host, UsbDevice
 from hosts.protocol import messages as m
 from leasing.errors import InvalidRequest, NothingFree
 from leasing.locking import locked
-from leasing.models import Flavor, Hold, Lease, LeaseDevice
+from leasing.models import Flavor, Lease, LeaseDevice
 from leasing.models.catalogue import MOST_USB_DEVICES
 from leasing.states.gpu import BOOKABLE
 from leasing.states.lease import HOLDING, ON_HOST
@@ -80,21 +81,44 @@ def give(lease: Lease, devices: Sequence[UsbDevice]) -> None:
         LeaseDevice.objects.bulk_create(LeaseDevice(lease=lease, device=device) for device in devices)
 
 
+@dataclass(frozen=True)
+class InUse:
+    """When a device is a lease's: as long as that has GPUs, lead and turnaround included."""
+
+    device: UsbDevice
+    lease_id: UUID
+    starts_at: datetime
+    ends_at: datetime
+
+
+def in_use(devices: Iterable[UsbDevice], *, since: datetime) -> list[InUse]:
+    """When they are leases', from a time on; one statement, however many they are."""
+    of_id = {device.pk: device for device in devices}
+    held = LeaseDevice.objects.filter(device__in=of_id, lease__state__in=HOLDING)
+    rows = held.filter(lease__holds__ends_at__gt=since).values_list(
+        "device", "lease", "lease__holds__starts_at", "lease__holds__ends_at"
+    )
+    return [
+        InUse(of_id[device_id], lease_id, starts_at, ends_at)
+        for device_id, lease_id, starts_at, ends_at in rows.distinct()
+    ]
+
+
 def require_free(lease: Lease) -> None:
     """Nobody else has its devices while it has its GPUs. Raises NothingFree; call it when it has them."""
-    if lease.bound_to_id is None:
+    spans = list(lease.holds.values_list("starts_at", "ends_at")) if lease.bound_to_id else []
+    if not spans:
         return
     theirs = UsbDevice.objects.filter(pk__in=lease.devices.values("device"))
-    for device in locked(theirs).order_by("id"):
-        others = Hold.objects.filter(lease__devices__device=device, lease__state__in=HOLDING)
-        for hold in lease.holds.all():
-            meanwhile = others.filter(starts_at__lt=hold.ends_at, ends_at__gt=hold.starts_at)
-            if meanwhile.exclude(lease=lease).exists():
-                raise NothingFree(
-                    _("%(device)s is somebody else's then.") % {"device": device.name or device.usb_id},
-                    hint=_("Choose another time, or go without it."),
-                    field="usb",
-                )
+    begins, ends = min(starts_at for starts_at, _end in spans), max(end for _start, end in spans)
+    for use in in_use(locked(theirs).order_by("id"), since=begins):
+        if use.lease_id != lease.pk and use.starts_at < ends:
+            device = use.device.name or use.device.usb_id
+            raise NothingFree(
+                _("%(device)s is somebody else's then.") % {"device": device},
+                hint=_("Choose another time, or go without it."),
+                field="usb",
+            )
 
 
 def are_there(lease: Lease) -> bool:

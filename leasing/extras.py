@@ -6,7 +6,8 @@ home volume and a device are in one workstation at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,13 +19,13 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from hosts.models import Host, UsbDevice
+from leasing.devices import InUse, in_use
 from leasing.errors import NothingFree
 from leasing.locking import locked
 from leasing.models import (
     Block,
     Extension,
     Flavor,
-    Hold,
     HomeVolume,
     Lease,
     Person,
@@ -35,7 +36,7 @@ from leasing.models import (
 from leasing.openings.spans import Span, micros
 from leasing.reasons import NONE, Reason, because
 from leasing.states.home import USABLE
-from leasing.states.lease import HOLDING, LeaseState
+from leasing.states.lease import LeaseState
 
 # A lease in one of these gives its home volume back in minutes, or has.
 _GIVES_BACK = (LeaseState.RELEASING, LeaseState.ENDED)
@@ -109,21 +110,15 @@ class Extras:
         # A search without bounds is quicker.
         return None if len(found) == Block.objects.filter(model=flavor.model_id).count() else found
 
-    def taken(self, flavor: Flavor, since: datetime) -> list[Taken]:
-        """When some of it is in another workstation, from a time on."""
-        found: list[Taken] = []
-        if self.with_home:
-            found += [
-                Taken(other.starts_at, other.until, why_home_is_taken(other))
-                for other in self._others_with_home().filter(until__gt=since)
-            ]
-        if self.devices:
-            found += self._devices_taken(flavor, since)
+    def taken(self, flavor: Flavor, *, now: datetime) -> list[Taken]:
+        """When some of it is in another workstation, now or later."""
+        (found,) = taken_by_each([(self, flavor)], now=now)
         return found
 
-    def lacking(self, flavor: Flavor, starts_at: datetime, ends_at: datetime) -> Reason:
+    def lacking(self, flavor: Flavor, starts_at: datetime, ends_at: datetime, *, now: datetime) -> Reason:
         """Why a lease in this window cannot have it, wherever it is; no reason if it could."""
-        return next((one.because for one in meeting(self.taken(flavor, starts_at), starts_at, ends_at)), NONE)
+        taken = self.taken(flavor, now=now)
+        return next((one.because for one in meeting(taken, starts_at, ends_at)), NONE)
 
     def booked_with(self, starts_at: datetime, ends_at: datetime) -> Lease | None:
         """Another lease that is to have the home volume in this window."""
@@ -132,10 +127,7 @@ class Extras:
         return self._others_with_home().filter(starts_at__lt=ends_at, until__gt=starts_at).first()
 
     def _others_with_home(self) -> QuerySet[Any]:
-        """A later end counts from when it is asked for, also while its host has yet to confirm it."""
-        others = Lease.objects.filter(tenant=self.tenant_id, owner=self.owner_id, with_home=True)
-        others = others.annotate(until=UNTIL)
-        return others.exclude(Q(pk=self.lease_id) | Q(state__in=_GIVES_BACK))
+        return _with_home([self]).exclude(pk=self.lease_id)
 
     def _home_pools(self) -> set[int]:
         """Those in which the person has volumes of the team, or is to have one made by an earlier booking.
@@ -147,19 +139,6 @@ class Extras:
             return pools
         hosts = Host.objects.filter(gpus__holds__lease__in=self._others_with_home(), pool__isnull=False)
         return set(hosts.values_list("pool__pk", flat=True))
-
-    def _devices_taken(self, flavor: Flavor, since: datetime) -> Iterator[Taken]:
-        """A device is in use as long as GPUs are held, lead and turnaround included."""
-        lead, turnaround = (
-            timedelta(seconds=seconds)
-            for seconds in (flavor.model.lead_seconds, flavor.model.turnaround_seconds)
-        )
-        for device in self.devices:
-            holds = Hold.objects.filter(lease__devices__device=device, lease__state__in=HOLDING)
-            holds = holds.filter(ends_at__gt=since - lead).exclude(lease=self.lease_id)
-            reason = because("device-is-booked", device=device.name or device.usb_id)
-            for starts_at, ends_at in holds.values_list("starts_at", "ends_at"):
-                yield Taken(starts_at - turnaround, ends_at + lead, reason)
 
 
 PLAIN = Extras()
@@ -207,6 +186,46 @@ def extras_of_entry(entry: WaitlistEntry) -> Extras:
         snapshot=entry.snapshot,
         devices=list(entry.devices.all()),
     )
+
+
+def taken_by_each(asked: Sequence[tuple[Extras, Flavor]], *, now: datetime) -> list[list[Taken]]:
+    """When some of each is in another workstation, now or later; two statements, however many they are."""
+    homes: dict[tuple[UUID | None, UUID | None], list[Any]] = defaultdict(list)
+    for other in _with_home([extras for extras, _flavor in asked if extras.with_home]).filter(until__gt=now):
+        homes[other.tenant_id, other.owner_id].append(other)
+    uses = in_use({device for extras, _flavor in asked for device in extras.devices}, since=now)
+    return [[*_homes_taken(extras, homes), *_devices_taken(extras, flavor, uses)] for extras, flavor in asked]
+
+
+def _with_home(asked: Sequence[Extras]) -> QuerySet[Any]:
+    """The leases that are to have a home volume of one of these.
+
+    A later end counts from when it is asked for, also while its host has yet to confirm it.
+    """
+    tenants, owners = ({getattr(one, name) for one in asked} for name in ("tenant_id", "owner_id"))
+    leases = Lease.objects.filter(tenant__in=tenants, owner__in=owners, with_home=True)
+    return leases.annotate(until=UNTIL).exclude(state__in=_GIVES_BACK)
+
+
+def _homes_taken(
+    extras: Extras, homes: Mapping[tuple[UUID | None, UUID | None], Iterable[Any]]
+) -> Iterator[Taken]:
+    if extras.with_home:
+        for other in homes.get((extras.tenant_id, extras.owner_id), ()):
+            if other.pk != extras.lease_id:
+                yield Taken(other.starts_at, other.until, why_home_is_taken(other))
+
+
+def _devices_taken(extras: Extras, flavor: Flavor, uses: Iterable[InUse]) -> Iterator[Taken]:
+    """A lease needs its devices as long as its GPUs: no longer before it than from now on, so that what is
+    over by now is in nobody's way.
+    """
+    lead = timedelta(seconds=flavor.model.lead_seconds)
+    turnaround = timedelta(seconds=flavor.model.turnaround_seconds)
+    for use in uses:
+        if use.device in extras.devices and use.lease_id != extras.lease_id:
+            reason = because("device-is-booked", device=use.device.name or use.device.usb_id)
+            yield Taken(use.starts_at - turnaround, use.ends_at + lead, reason)
 
 
 def look_again(entries: QuerySet[WaitlistEntry]) -> None:

@@ -38,7 +38,7 @@ def lines_without() -> list[int]:
     return list(waiting.values_list("flavor__model", flat=True).distinct())
 
 
-def kept_in_vain() -> list[Block]:
+def kept_in_vain(*, now: datetime) -> list[Block]:
     """Blocks that are kept for somebody who waits no more, or whom they cannot serve any more."""
     kept = Block.objects.filter(kept_for__isnull=False).select_related(
         "kept_for__flavor__model",
@@ -47,13 +47,13 @@ def kept_in_vain() -> list[Block]:
         "kept_for__tenant",
         "kept_for__snapshot",
     )
-    return [block for block in kept.order_by("id") if _in_vain(block)]
+    return [block for block in kept.order_by("id") if _in_vain(block, now=now)]
 
 
 def keep_for_first(model_id: int, *, now: datetime) -> None:
     """Keep GPUs for the first of the line for whom it is possible."""
     too_many: dict[str, int] = {}
-    for entry, wish in wishes(line(model_id).filter(last_start_at__gt=now)):
+    for entry, wish in wishes(line(model_id).filter(last_start_at__gt=now), now=now):
         flavor = entry.flavor
         if wish.next_start(wish.last_start) is None or impossible_because(entry):
             continue
@@ -117,9 +117,9 @@ def _keep(entry: WaitlistEntry, block_id: int, gpu_ids: list[UUID], *, now: date
         write(block, read(block, span), span)
 
 
-def _in_vain(block: Block) -> bool:
+def _in_vain(block: Block, *, now: datetime) -> bool:
     assert block.kept_for is not None  # noqa: S101 - asked for by kept_in_vain
-    ((entry, wish),) = wishes([block.kept_for])
+    ((entry, wish),) = wishes([block.kept_for], now=now)
     if entry.closed_at is not None or wish.next_start(wish.last_start) is None:
         return True
     reach = extras_of_entry(entry).reach(entry.flavor)

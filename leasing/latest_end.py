@@ -44,7 +44,7 @@ def extension_limit(lease: Lease, *, now: datetime) -> ExtensionLimit:
     That the next lease can move is of no help against a closure, nor against somebody who waits.
     """
     limit = _limit_of_gpus(lease, now=now)
-    taken = extras_of(lease).taken(lease.flavor, lease.ends_at)
+    taken = extras_of(lease).taken(lease.flavor, now=now)
     ahead = [one for one in taken if lease.ends_at <= one.starts_at < limit.until]
     if not ahead:
         return limit

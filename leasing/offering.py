@@ -70,7 +70,7 @@ def show_freed(block: Block, *, now: datetime) -> None:
 def _frees_more(block: Block, *, now: datetime) -> bool:
     """Whether one of them gave up what was kept for them: that is for the first in line again."""
     kept_for = block.kept_for_id
-    waiting = wishes(line(block.model_id).filter(flavor__gpu_count__lte=block.gpus))
+    waiting = wishes(line(block.model_id).filter(flavor__gpu_count__lte=block.gpus), now=now)
     freed = _Freed(block) if waiting else None
     for entry, wish in waiting:
         start = freed.start_for(entry, wish, now=now) if freed else None
@@ -107,7 +107,7 @@ def look_for(entry_id: UUID, *, now: datetime) -> None:
     entry = fresh_entries().filter(pk=entry_id).first()
     if entry is None:
         return
-    ((_same, wish),) = wishes([entry])
+    ((_same, wish),) = wishes([entry], now=now)
     start = free_start(entry, wish, now=now)
     if start is not None:
         _offer_anywhere(entry, start, now=now)
@@ -223,7 +223,7 @@ def _offer_on(block: Block, entry: WaitlistEntry, starts_at: datetime, *, now: d
         return False
     try:
         with transaction.atomic():
-            if not _still_wants(entry, starts_at):
+            if not _still_wants(entry, starts_at, now=now):
                 return False
             offer = _new_offer(entry, starts_at, now=now)
             if block.kept_for_id == entry.pk:
@@ -249,13 +249,15 @@ def _offer_anywhere(entry: WaitlistEntry, starts_at: datetime, *, now: datetime)
         offer = _new_offer(entry, starts_at, now=now)
         place_after_line(offer, now=now)
         devices.require_free(offer)
-        if _still_wants(entry, starts_at, besides=offer):
+        if _still_wants(entry, starts_at, besides=offer, now=now):
             _announce(offer, now=now)
         else:
             transaction.set_rollback(True)
 
 
-def _still_wants(entry: WaitlistEntry, starts_at: datetime, *, besides: Lease | None = None) -> bool:
+def _still_wants(
+    entry: WaitlistEntry, starts_at: datetime, *, besides: Lease | None = None, now: datetime
+) -> bool:
     """Lock the entry, and ask again whether it waits for just this and has no other offer."""
     same = WaitlistEntry.objects.filter(
         pk=entry.pk, closed_at=None, last_start_at__gte=starts_at, passes=entry.passes
@@ -266,7 +268,7 @@ def _still_wants(entry: WaitlistEntry, starts_at: datetime, *, besides: Lease | 
         others, extras = others.exclude(pk=besides.pk), replace(extras, lease_id=besides.pk)
     if not locked(same).exists() or others.exists():
         return False
-    return not extras.lacking(entry.flavor, starts_at, starts_at + entry.duration)
+    return not extras.lacking(entry.flavor, starts_at, starts_at + entry.duration, now=now)
 
 
 def _closed_as_impossible(entry: WaitlistEntry, *, now: datetime) -> bool:

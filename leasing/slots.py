@@ -65,7 +65,7 @@ def find_start(
 ) -> datetime | None:
     """The first start, not before `earliest` (now if None), of a lease that ends by the deadline."""
     asked, pool = max(earliest or now, now), pool_of(flavor, extras)
-    taken = [one.span for one in extras.taken(flavor, asked)]
+    taken = [one.span for one in extras.taken(flavor, now=now)]
     while True:
         asked = _first_beside(taken, asked, duration)
         start = _first_start(flavor, pool, asked, duration, now=now)
@@ -102,7 +102,7 @@ def is_free(
 ) -> bool:
     """Whether a lease could be placed in this window."""
     held = span_of(*window(flavor, starts_at, ends_at, now=now))
-    if held.starts >= held.ends or extras.lacking(flavor, starts_at, ends_at):
+    if held.starts >= held.ends or extras.lacking(flavor, starts_at, ends_at, now=now):
         return False
     return is_open(pool_of(flavor, extras), *held)
 
@@ -113,7 +113,7 @@ def extras_lack(
     """Why it cannot be had with the extras, though it could be without; no reason if that is not so."""
     if not extras or not is_free(flavor, starts_at, ends_at, now=now):
         return NONE
-    if lacking := extras.lacking(flavor, starts_at, ends_at):
+    if lacking := extras.lacking(flavor, starts_at, ends_at, now=now):
         return lacking
     is_there = is_free(flavor, starts_at, ends_at, extras=extras, now=now)
     return NONE if is_there else because(f"{extras.scarcest}-elsewhere")
@@ -148,7 +148,7 @@ def longest_end(
     flavor: Flavor, starts_at: datetime, *, until: datetime, extras: Extras = PLAIN, now: datetime
 ) -> datetime | None:
     """The latest end, at most `until`, of a lease that starts then; None if it cannot start then at all."""
-    for one in meeting(extras.taken(flavor, starts_at), starts_at, until):
+    for one in meeting(extras.taken(flavor, now=now), starts_at, until):
         until = min(until, one.starts_at)
     if until - starts_at < SHORTEST_LEASE:
         return None
@@ -185,7 +185,7 @@ def bookable(
     if begins >= until:
         return []
     found = longest_open(pool_of(flavor, extras), micros(begins), micros(until + turnaround))
-    taken = sorted(one.span for one in extras.taken(flavor, begins))
+    taken = sorted(one.span for one in extras.taken(flavor, now=now))
     leases = (lease_span(*one, lead=lead, turnaround=turnaround, now=now) for one in found)
     beside = (part for one in leases for part in _beside(one, taken))
     long_enough = [one for one in beside if one.ends - one.starts >= SHORTEST_LEASE // MICROSECOND]

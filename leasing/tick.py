@@ -196,7 +196,7 @@ def open_again(now: datetime) -> None:
 
 def serve_lines(now: datetime) -> None:
     """What came free is offered to those who wait; then GPUs are kept for the first."""
-    in_vain = Block.objects.filter(pk__in=[block.pk for block in keeping.kept_in_vain()])
+    in_vain = Block.objects.filter(pk__in=[block.pk for block in keeping.kept_in_vain(now=now)])
     _each_locked(in_vain, upkeep.give_up_kept)
     _each_locked(offering.freed_blocks(), lambda block: offering.show_freed(block, now=now))
     offering.show_freed_extras()

@@ -10,7 +10,7 @@ from uuid import UUID
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from leasing import policy
-from leasing.extras import extras_of_entry
+from leasing.extras import extras_of_entry, taken_by_each
 from leasing.homes import are_offered
 from leasing.lines import Wish
 from leasing.models import Lease, WaitlistEntry
@@ -45,7 +45,7 @@ def hopeless(now: datetime) -> QuerySet[WaitlistEntry]:
     return line().filter(Q(last_start_at__lt=now) | Q(devices__host__retired_at__isnull=False))
 
 
-def wishes(entries: Iterable[WaitlistEntry]) -> list[tuple[WaitlistEntry, Wish]]:
+def wishes(entries: Iterable[WaitlistEntry], *, now: datetime) -> list[tuple[WaitlistEntry, Wish]]:
     """What each waits for. Nothing that overlaps an offer which it let pass is offered to it again, nor
     anything while its home volume or a device of it is in another workstation.
     """
@@ -55,9 +55,9 @@ def wishes(entries: Iterable[WaitlistEntry]) -> list[tuple[WaitlistEntry, Wish]]
     rows = Lease.objects.filter(entry__in=refused, outcome=Outcome.PASSED)
     for entry_id, starts_at, ends_at in rows.values_list("entry_id", "starts_at", "ends_at"):
         apart[entry_id].append(span_of(starts_at, ends_at))
-    for entry in waiting:
-        taken = extras_of_entry(entry).taken(entry.flavor, entry.earliest_at)
-        apart[entry.pk] += [one.span for one in taken]
+    taken = taken_by_each([(extras_of_entry(entry), entry.flavor) for entry in waiting], now=now)
+    for entry, theirs in zip(waiting, taken, strict=True):
+        apart[entry.pk] += [one.span for one in theirs]
     return [(entry, wish_of(entry, apart[entry.pk])) for entry in waiting]
 
 

@@ -15,10 +15,14 @@ from leasing.audit.verifier import verify_log
 from leasing.booking import request_lease
 from leasing.changing import change_end, change_window
 from leasing.choosing_devices import choose_devices
+from leasing.devices import chosen_devices
 from leasing.ending import end_lease
 from leasing.errors import DomainError, InvalidRequest, NothingFree, NotVisible, WrongState
+from leasing.extras import extras_for, extras_of
 from leasing.fsck import run_checks
-from leasing.models import Lease, LeaseDevice
+from leasing.models import Hold, Lease, LeaseDevice
+from leasing.slots import find_start, is_free
+from leasing.states.lease import HOLDING, LeaseState
 from tests.world import ScriptedHost, World, inventory
 
 TABLET = m.UsbDevice(usb_id="056a:0357", port="1-2", name="Wacom Intuos Pro")
@@ -96,6 +100,36 @@ def test_nobody_else_has_it_at_the_same_time(world: Studio) -> None:
     end_lease(actor=world.actor(world.ada), lease_id=lease.pk, now=world.now)
     world.book(TABLET)
     assert run_checks(world.now) == []
+
+
+@pytest.mark.parametrize("state", sorted(HOLDING - {LeaseState.OFFERED}))
+def test_it_is_a_leases_as_long_as_that_holds_gpus(world: Studio, state: str) -> None:
+    lease = world.book(TABLET)
+    Lease.objects.filter(pk=lease.pk).update(state=state)
+    window = (world.now + HOUR, world.now + 2 * HOUR)
+    extras = extras_for(world.studio, world.ada, devices=chosen_devices(world.flavor, [number_of(TABLET)]))
+    assert not is_free(world.flavor, *window, extras=extras, now=world.now)
+    assert is_free(world.flavor, *window, extras=extras_of(lease), now=world.now), (
+        "in nobody's way but others'"
+    )
+    with pytest.raises(NothingFree, match="somebody else's"):
+        world.book(TABLET, after=1)
+
+
+def test_what_is_over_by_now_is_in_nobodys_way_also_within_a_lead(
+    world: Studio,
+) -> None:
+    """Nothing is held before now: a lease that begins at once has its lead cut."""
+    lease = world.book(TABLET)
+    Hold.objects.filter(lease=lease).update(ends_at=world.now + 2 * HOUR)
+    world.now += 2 * HOUR
+    assert timedelta(seconds=world.model.lead_seconds) > timedelta(0)
+    extras = extras_for(world.studio, world.ada, devices=chosen_devices(world.flavor, [number_of(TABLET)]))
+    asked = {"starts_at": world.now, "ends_at": world.now + HOUR}
+    assert not is_free(world.flavor, **asked, extras=extras, now=world.now - timedelta(seconds=1))
+    assert is_free(world.flavor, **asked, extras=extras, now=world.now)
+    assert find_start(world.flavor, HOUR, extras=extras, now=world.now) == world.now
+    world.book(TABLET)
 
 
 def test_an_extension_does_not_take_it_away(world: Studio) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hosts.models import Gpu, Host, StoragePool, UsbDevice
-from leasing import holds
+from leasing import devices, holds
 from leasing.errors import NothingFree
 from leasing.extras import Extras
 from leasing.models import Flavor, HomeVolume, Lease, LeaseDevice, Person, Snapshot
@@ -64,7 +64,7 @@ plans = st.builds(
         st.tuples(
             st.sampled_from(["plain", "plain", "home", "home of another", "device"]),
             st.integers(1, 2),
-            minutes,
+            st.one_of(minutes, st.integers(-25, 0)),
             lengths,
         ),
         min_size=2,
@@ -75,7 +75,7 @@ plans = st.builds(
     ),
     count=st.integers(1, 2),
     duration=lengths,
-    earliest=minutes,
+    earliest=st.one_of(minutes, st.integers(0, 3)),
 )
 
 
@@ -205,6 +205,29 @@ def test_what_is_found_is_the_slow_truth(plan: Plan) -> None:
             window = NOW + begin * MINUTE, NOW + begin * MINUTE + duration
             if duration >= SHORTEST_LEASE and window[1] <= until:
                 assert _within(window, spans) == truth.fits(*window), window
+        transaction.set_rollback(True)
+
+
+@pytest.mark.django_db
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(plan=plans)
+def test_what_is_said_to_be_free_with_a_device_is_what_can_be_booked(plan: Plan) -> None:
+    """By the windows of leases it is told, by the holds that are there it is refused; and the slow truth."""
+    with transaction.atomic():
+        fleet = Fleet(replace(plan, wanted=frozenset({"device"})))
+        starts_at = NOW + plan.earliest * MINUTE
+        window = {"starts_at": starts_at, "ends_at": starts_at + plan.duration * MINUTE}
+        told = is_free(fleet.flavor, *window.values(), extras=fleet.extras, now=NOW)
+        assert told == fleet.truth().fits(*window.values())
+        lease = fleet.ground.lease(flavor=fleet.flavor, bound_to=fleet.device.host, **window)
+        devices.give(lease, [fleet.device])
+        try:
+            holds.place(lease, now=NOW)
+            devices.require_free(lease)
+            booked = True
+        except NothingFree:
+            booked = False
+        assert booked == told
         transaction.set_rollback(True)
 
 
