@@ -193,7 +193,9 @@ def taken_by_each(asked: Sequence[tuple[Extras, Flavor]], *, now: datetime) -> l
     homes: dict[tuple[UUID | None, UUID | None], list[Any]] = defaultdict(list)
     for other in _with_home([extras for extras, _flavor in asked if extras.with_home]).filter(until__gt=now):
         homes[other.tenant_id, other.owner_id].append(other)
-    uses = in_use({device for extras, _flavor in asked for device in extras.devices}, since=now)
+    uses: dict[UsbDevice, list[InUse]] = defaultdict(list)
+    for use in in_use({device for extras, _flavor in asked for device in extras.devices}, since=now):
+        uses[use.device].append(use)
     return [[*_homes_taken(extras, homes), *_devices_taken(extras, flavor, uses)] for extras, flavor in asked]
 
 
@@ -216,16 +218,19 @@ def _homes_taken(
                 yield Taken(other.starts_at, other.until, why_home_is_taken(other))
 
 
-def _devices_taken(extras: Extras, flavor: Flavor, uses: Iterable[InUse]) -> Iterator[Taken]:
+def _devices_taken(
+    extras: Extras, flavor: Flavor, uses: Mapping[UsbDevice, Iterable[InUse]]
+) -> Iterator[Taken]:
     """A lease needs its devices as long as its GPUs: no longer before it than from now on, so that what is
     over by now is in nobody's way.
     """
     lead = timedelta(seconds=flavor.model.lead_seconds)
     turnaround = timedelta(seconds=flavor.model.turnaround_seconds)
-    for use in uses:
-        if use.device in extras.devices and use.lease_id != extras.lease_id:
-            reason = because("device-is-booked", device=use.device.name or use.device.usb_id)
-            yield Taken(use.starts_at - turnaround, use.ends_at + lead, reason)
+    for device in extras.devices:
+        reason = because("device-is-booked", device=device.name or device.usb_id)
+        for use in uses.get(device, ()):
+            if use.lease_id != extras.lease_id:
+                yield Taken(use.starts_at - turnaround, use.ends_at + lead, reason)
 
 
 def look_again(entries: QuerySet[WaitlistEntry]) -> None:

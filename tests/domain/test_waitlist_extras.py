@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from nacl.public import PrivateKey
 
+from hosts.models import UsbDevice
 from leasing import policy
 from leasing.audit.verifier import verify_log
 from leasing.booking import request_lease
@@ -19,10 +20,12 @@ from leasing.fsck import run_checks
 from leasing.homes import remove_volume
 from leasing.latest_end import extension_limit
 from leasing.models import Flavor, HomeVolume, Lease, Person, Snapshot, WaitlistEntry
+from leasing.openings.spans import micros
 from leasing.reasons import because
 from leasing.slots import NearMisses, find_start, near_misses
 from leasing.snapshots import remove_snapshot
 from leasing.waitlist import claim_offer, join_waitlist, outlook
+from leasing.wishes import line, wishes
 from tests.domain.test_homes import a_world, give_pool
 from tests.domain.test_homes import end as end_and_release
 from tests.domain.test_snapshots import a_kept_one
@@ -197,6 +200,43 @@ def test_nothing_is_offered_while_another_workstation_has_the_home() -> None:
     end(world, free)
     assert offered(second) is None
     assert outlook(second, now=world.now).free_from == offer.ends_at
+
+
+def test_what_each_in_line_waits_for_is_found_for_many_with_as_few_statements_as_for_one(
+    django_assert_num_queries: Any,
+) -> None:
+    """Entries of several people, some with a home volume, some with a device, who let something pass."""
+    world, _key = a_world(gpus=8)
+    there = world.host.row
+    tablets = [UsbDevice.objects.create(host=there, usb_id="056a:0357", port=f"1-{n}") for n in range(3)]
+    people = [Person.objects.create(username=f"p{n}", email=f"p{n}@example.org") for n in range(3)]
+    entries = []
+    for number, person in enumerate(people):
+        first = timedelta(hours=number)
+        base: dict[str, Any] = {
+            "tenant": world.studio, "owner": person, "flavor": world.flavor, "image": world.image,
+        }  # fmt: skip
+        booked = book(world, start=1 + number, hours=2, usb=[tablets[number].pk])
+        home = book(world, world.ada, start=5 + number, hours=2)
+        Lease.objects.filter(pk=home.pk).update(owner=person, with_home=True)
+        for wanted in ({"with_home": True}, {}, {"with_home": True}):
+            entry = WaitlistEntry.objects.create(
+                **base, **wanted, duration=HOUR, earliest_at=world.now, last_start_at=world.now + 20 * HOUR,
+                joined_at=world.now, rank_at=world.now + first, passes=1,
+            )  # fmt: skip
+            if not wanted:
+                entry.devices.set([tablets[number]])
+            entries.append((entry, home if wanted else booked))
+    # The line with its devices and their hosts; what was let pass; home volumes, and devices, in use.
+    with django_assert_num_queries(3 + 1 + 2):
+        found = {entry.pk: wish for entry, wish in wishes(line(), now=world.now)}
+    assert len(found) == len(entries) == 9
+    for entry, lease in entries:
+        around = [span for span in found[entry.pk].apart if span.ends > micros(world.now)]
+        (one,) = around
+        assert one.starts <= micros(lease.starts_at) < micros(lease.ends_at) <= one.ends
+        ((_same, alone),) = wishes(line().filter(pk=entry.pk), now=world.now)
+        assert alone == found[entry.pk]
 
 
 def test_for_the_first_in_line_only_gpus_are_kept_that_can_have_the_home() -> None:
