@@ -25,6 +25,7 @@ from leasing.openings.upkeep import (
     give_up_kept,
     is_kept,
     lock_blocks,
+    note_freed_extras,
     read,
     refresh,
     span_of,
@@ -204,6 +205,8 @@ def drop(lease: Lease) -> None:
     lease.holds.all().delete()
     for hold in held:
         refresh([hold.gpu_id], hold.starts_at, hold.ends_at)
+    if not held:
+        note_freed_extras(lease)
 
 
 def shrink(lease: Lease, *, now: datetime) -> None:
@@ -220,8 +223,11 @@ def settle(gpu: Gpu, *, now: datetime) -> None:
 
 def shorten(lease: Lease, ends_at: datetime) -> None:
     """Hold the lease's GPUs only until an earlier end and the turnaround after it."""
-    for hold in lease.holds.select_related("gpu__model"):
+    held = list(lease.holds.select_related("gpu__model"))
+    for hold in held:
         _end_by(hold, ends_at + timedelta(seconds=hold.gpu.model.turnaround_seconds))
+    if not held:
+        note_freed_extras(lease)
 
 
 def lengthen(lease: Lease, ends_at: datetime) -> None:

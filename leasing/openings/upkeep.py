@@ -19,7 +19,7 @@ from django.db.models import F, Q, QuerySet
 
 from hosts.models import Gpu, Host
 from leasing.locking import locked
-from leasing.models import Block, Closure, Hold, Opening, WaitlistEntry
+from leasing.models import Block, Closure, Hold, Lease, Opening, WaitlistEntry
 from leasing.openings.search import TABLE, Scope
 from leasing.openings.spans import (
     ALWAYS,
@@ -123,6 +123,13 @@ def note_freed(block: Block, region: Span, *, again: bool = False) -> None:
     block.freed_until = max(region.ends, block.freed_until or ALWAYS)
     block.frees_extras |= not again
     block.save(update_fields=["freed_from", "freed_until", "frees_extras"])
+
+
+def note_freed_extras(lease: Lease) -> None:
+    """A lease that has lost its GPUs gives back what it was to have beside them: any block may say so."""
+    if lease.with_home:
+        blocks = Block.objects.filter(model=lease.flavor.model_id).order_by("id")
+        Block.objects.filter(pk__in=blocks.values("pk")[:1]).update(frees_extras=True)
 
 
 @transaction.atomic

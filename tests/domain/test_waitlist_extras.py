@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import transaction
 from nacl.public import PrivateKey
 
 from hosts.models import UsbDevice
-from leasing import policy
+from leasing import holds, policy
 from leasing.audit.verifier import verify_log
 from leasing.booking import request_lease
-from leasing.changing import change_end
+from leasing.changing import change_end, change_window
 from leasing.ending import end_lease
 from leasing.errors import InvalidRequest, NothingFree
 from leasing.extras import Extras, extras_for
@@ -187,6 +189,40 @@ def test_a_home_that_comes_free_is_looked_at_on_blocks_where_nothing_did() -> No
     offer = offered(entry)
     assert offer is not None
     assert set(offer.holds.values_list("gpu__host__name", flat=True)) == {"hv2"}
+
+
+def give_up(world: World, lease: Lease) -> None:
+    end_lease(actor=world.actor(lease.owner), lease_id=lease.pk, now=world.now)
+
+
+def end_sooner(world: World, lease: Lease) -> None:
+    change_end(actor=world.actor(lease.owner), lease_id=lease.pk, ends_at=world.now + 2 * HOUR, now=world.now)
+
+
+def begin_later(world: World, lease: Lease) -> None:
+    times = {"starts_at": world.now + 30 * HOUR, "ends_at": world.now + 42 * HOUR}
+    change_window(actor=world.actor(lease.owner), lease_id=lease.pk, **times, now=world.now)
+
+
+@pytest.mark.parametrize("give_back", [give_up, end_sooner, begin_later])
+def test_a_home_that_comes_free_although_no_gpu_does_is_looked_at(
+    give_back: Callable[[World, Lease], None],
+) -> None:
+    """Its workstation has lost its GPUs, which were shown to the line then."""
+    world, _key = a_world(gpus=2)
+    own = book(world, world.ada, with_home=True)
+    gpus = list(own.holds.values_list("gpu", flat=True))
+    entry = join(world, with_home=True, start=2)
+    with transaction.atomic():
+        holds.delay(own, gpus, None)
+    assert not own.holds.exists()
+    for _tick in range(3):
+        world.tick()
+    entry.refresh_from_db()
+    assert (offered(entry), entry.fresh) == (None, False)
+    give_back(world, own)
+    world.tick()
+    assert offered(entry) is not None
 
 
 def test_nothing_is_offered_while_another_workstation_has_the_home() -> None:
