@@ -25,6 +25,7 @@ from leasing.membership.openness import require_open
 from leasing.models import Flavor, Image, Lease, Person, Snapshot, Tenant
 from leasing.prepared import Change, inserting_row
 from leasing.pricing import Quote, keep_terms, quote_lease
+from leasing.promises import promised
 from leasing.reasons import filled
 from leasing.snapshots_kept import check_start
 from leasing.states.lease import LeaseState
@@ -198,33 +199,11 @@ def facts_of(
     lease: Lease, terms: Sequence[Term], verdict: quotas.Verdict, gpus: Iterable[UUID]
 ) -> dict[str, Any]:
     """What was booked, for whom, at which price and within which limits: for the audit log."""
-    facts: dict[str, Any] = {
-        "owner": lease.owner.username,
-        "flavor": lease.flavor.slug,
-        "model": lease.flavor.model.slug,
-        "image": lease.image.slug,
-        "starts_at": lease.starts_at,
-        "ends_at": lease.ends_at,
-        "rate_per_hour": lease.rate_per_hour,
-        "currency": lease.currency,
-        "quoted_total": lease.quoted_total,
-        "terms": terms,
-        "project": lease.project,
-        "cost_centre": lease.cost_centre,
-        "zone": lease.tenant.timezone,
+    return {
+        **promised(lease, terms, gpus),
         "limits": verdict.described(),
         "needs_approval_because": lease.needs_approval_because.in_english(),
-        "gpus": [str(gpu) for gpu in gpus],
     }
-    if lease.with_home:
-        facts["with_home"] = True
-    if lease.snapshot_id:
-        facts["snapshot"] = str(lease.snapshot_id)
-    if lease.series_id:
-        facts |= {"series": str(lease.series_id), "occurs_on": str(lease.occurs_on)}
-    if lease.bound_to_id:
-        facts["usb"] = devices.told(devices.orders_of(lease))
-    return facts
 
 
 def record_request(

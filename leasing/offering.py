@@ -32,6 +32,7 @@ from leasing.openings.search import Scope
 from leasing.openings.spans import Open, Span, micros, moment
 from leasing.openings.upkeep import give_up_kept, kept_of, note_freed, openings_of, read
 from leasing.pricing import keep_terms, quote_lease
+from leasing.promises import promised
 from leasing.reasons import NONE, Reason, because
 from leasing.states.gpu import BOOKABLE
 from leasing.states.lease import LeaseEvent, LeaseState
@@ -318,19 +319,10 @@ def _announce(offer: Lease, *, now: datetime) -> None:
     facts: dict[str, Any] = {
         "from": None,
         "to": offer.state,
-        "flavor": offer.flavor.slug,
-        "starts_at": offer.starts_at,
-        "ends_at": offer.ends_at,
+        **promised(offer, metering.terms(offer), offer.holds.values_list("gpu_id", flat=True)),
         "claim_until": offer.decide_by,
-        "rate_per_hour": offer.rate_per_hour,
-        "currency": offer.currency,
-        "quoted_total": offer.quoted_total,
-        "terms": metering.terms(offer),
         "waitlist_entry": offer.entry_id,
-        "gpus": [str(gpu) for gpu in offer.holds.values_list("gpu_id", flat=True)],
     }
-    if offer.bound_to_id:
-        facts["usb"] = devices.told(devices.orders_of(offer))
     record(
         action="lease.offer", actor=SYSTEM, subject=f"lease:{offer.pk}", tenant=offer.tenant, now=now, **facts
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -21,7 +22,7 @@ from leasing.extras import Extras, extras_for
 from leasing.fsck import run_checks
 from leasing.homes import remove_volume
 from leasing.latest_end import extension_limit
-from leasing.models import Flavor, HomeVolume, Lease, Person, Snapshot, WaitlistEntry
+from leasing.models import AuditEntry, Flavor, HomeVolume, Lease, Person, Snapshot, WaitlistEntry
 from leasing.openings.spans import micros
 from leasing.reasons import because
 from leasing.slots import NearMisses, find_start, near_misses
@@ -77,6 +78,18 @@ def offered(entry: WaitlistEntry) -> Lease | None:
 def end(world: World, lease: Lease) -> None:
     end_lease(actor=world.actor(lease.owner), lease_id=lease.pk, now=world.now)
     world.tick()
+
+
+def told_as_it_was_claimed() -> dict[str, Any]:
+    """What the log tells of the offer: all that it tells of its claim, but what only the claim decides."""
+    offer, claim = (
+        json.loads(AuditEntry.objects.get(action=f"lease.{event}").text)["detail"]
+        for event in ("offer", "claim")
+    )
+    decided = {"from", "to", "event", "reason", "limits", "needs_approval_because"}
+    told: dict[str, Any] = {name: offer.get(name) for name in claim.keys() - decided}
+    assert told == {name: claim[name] for name in claim.keys() - decided}
+    return told
 
 
 def host_of(lease: Lease) -> str:
@@ -157,6 +170,7 @@ def test_who_waits_with_a_home_is_offered_only_what_can_have_it() -> None:
         book(world, world.ada, with_home=True, start=2, hours=1)
     claimed = claim_offer(actor=world.actor(world.ada), entry_id=entry.pk, now=world.now)
     assert (claimed.state, claimed.with_home) == ("scheduled", True)
+    assert told_as_it_was_claimed()["with_home"] is True
     assert run_checks(world.now) == []
 
 
@@ -302,6 +316,7 @@ def test_who_waits_for_a_snapshot_begins_with_it_and_waits_no_more_when_it_is_re
     assert offer.snapshot == snapshot
     claimed = claim_offer(actor=world.actor(world.ada), entry_id=first.pk, now=world.now)
     assert claimed.snapshot == snapshot
+    assert told_as_it_was_claimed()["snapshot"] == str(snapshot.pk)
     end_lease(actor=world.actor(world.ada), lease_id=claimed.pk, now=world.now)
     remove_snapshot(actor=world.actor(world.ada), snapshot_id=snapshot.pk, now=world.now)
     world.tick()
