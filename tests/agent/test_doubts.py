@@ -7,7 +7,6 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
@@ -28,6 +27,7 @@ from hosts.protocol.messages import (
     ScrubPolicy,
 )
 from tests.agent.host_in_a_box import Box, a_box, gpu_order
+from tests.chosen import chosen
 
 GPU = gpu_order()
 LEASE = "lease:1"
@@ -259,11 +259,5 @@ def test_whatever_is_done_to_a_card_it_is_never_silently_offered(tmp_path: Path)
     NeverSilentlyOffered.directory = tmp_path
     run_state_machine_as_test(
         NeverSilentlyOffered,
-        settings=settings(
-            max_examples=12,
-            stateful_step_count=8,
-            deadline=None,
-            derandomize=True,
-            suppress_health_check=list(HealthCheck),
-        ),
+        settings=chosen(12, stateful_step_count=8),
     )

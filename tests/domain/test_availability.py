@@ -5,7 +5,6 @@ Set LEASEHOLD_FLEETS to try that many other fleets.
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -13,7 +12,7 @@ from itertools import pairwise
 
 import pytest
 from django.db import transaction
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hosts.models import Gpu, Host
@@ -33,10 +32,11 @@ from leasing.models import Closure, Flavor, Hold, Lease, Person, Tenant
 from leasing.openings.spans import Span, micros
 from leasing.openings.upkeep import rebuild
 from leasing.states.gpu import BOOKABLE
+from tests.chosen import chosen, how_many
 from tests.domain.ground import NOW, Ground
 from tests.domain.oracle import MINUTE
 
-FLEETS = int(os.environ.get("LEASEHOLD_FLEETS", "25"))
+FLEETS = how_many(25)
 LENGTH = 60
 LONG_AGO = NOW - timedelta(days=1)
 
@@ -337,12 +337,7 @@ def compare_changes(truth: Truth) -> None:
 
 @pytest.mark.django_db
 def test_the_calendar_is_the_slow_truth_and_tells_nothing_of_strangers() -> None:
-    @settings(
-        max_examples=FLEETS,
-        derandomize="LEASEHOLD_FLEETS" not in os.environ,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )
+    @chosen(FLEETS)
     @given(plans)
     def all_plans(plan: Plan) -> None:
         with transaction.atomic():

@@ -5,7 +5,6 @@ Set LEASEHOLD_FLEETS to try that many others.
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -26,11 +25,12 @@ from leasing.obstacles import in_the_way, telling
 from leasing.openings.upkeep import rebuild
 from leasing.states.gpu import BOOKABLE
 from leasing.states.lease import LeaseState
+from tests.chosen import how_many
 from tests.domain.ground import NOW, Ground
 
 pytestmark = pytest.mark.django_db
 MINUTE = timedelta(minutes=1)
-FLEETS = int(os.environ.get("LEASEHOLD_FLEETS", "16"))
+FLEETS = how_many(16)
 LEAD, TURNAROUND = 2, 5
 # A hold that overruns grows until so long from now.
 STEP = 60

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 import pytest
 from django.db import transaction
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hosts.protocol import messages as m
@@ -25,18 +24,14 @@ from leasing.openings.upkeep import rebuild
 from leasing.quotas import set_quota
 from leasing.timing import LONGEST_LEASE, UPDATE_DEADLINE
 from leasing.usage import lease_cost
+from tests.chosen import chosen, how_many
 from tests.world import World
 
 pytestmark = pytest.mark.django_db
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
 # Always the same histories, unless LEASEHOLD_FLEETS asks for that many others.
-CHOSEN = settings(
-    max_examples=int(os.environ.get("LEASEHOLD_FLEETS", "6")),
-    derandomize="LEASEHOLD_FLEETS" not in os.environ,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+CHOSEN = chosen(how_many(6))
 
 
 @pytest.fixture

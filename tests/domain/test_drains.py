@@ -7,7 +7,6 @@ for those who wait. Set LEASEHOLD_FLEETS to try that many other histories.
 
 from __future__ import annotations
 
-import os
 import random
 from collections import defaultdict
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ import pytest
 from django.conf import settings as django_settings
 from django.db import transaction
 from django.db.models import QuerySet
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -60,10 +59,11 @@ from leasing.states.lease import LeaseEvent
 from leasing.tick import tick
 from leasing.transitions import apply_gpu_event, apply_lease_event
 from leasing.waitlist import join_waitlist
+from tests.chosen import chosen, how_many
 from tests.domain.ground import NOW, Ground
 from tests.domain.oracle import MINUTE, Busy, Oracle
 
-FLEETS = int(os.environ.get("LEASEHOLD_FLEETS", "4"))
+FLEETS = how_many(4)
 LENGTH = 60
 dice = st.randoms(use_true_random=True)
 CHECKS = (
@@ -416,22 +416,11 @@ def gpus_of(closure: Closure) -> set[UUID]:
 def test_a_closure_does_what_was_shown_and_that_is_the_rule() -> None:
     run_state_machine_as_test(
         Drains,
-        settings=settings(
-            max_examples=FLEETS,
-            stateful_step_count=25,
-            derandomize="LEASEHOLD_FLEETS" not in os.environ,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
+        settings=chosen(FLEETS, stateful_step_count=25),
     )
 
 
-@settings(
-    max_examples=4 * FLEETS,
-    derandomize="LEASEHOLD_FLEETS" not in os.environ,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+@chosen(4 * FLEETS)
 @given(dice)
 @pytest.mark.django_db
 @pytest.mark.timeout(max(120, 20 * FLEETS))

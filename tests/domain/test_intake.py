@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 import pytest
 from django.db import transaction
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
@@ -21,6 +20,7 @@ from leasing.fsck import run_checks
 from leasing.fsck.lifecycles import clean_means_left_alone
 from leasing.models import OutboxMessage
 from leasing.readiness import is_ready
+from tests.chosen import chosen
 from tests.domain.test_first_lease import book, bring_up
 from tests.world import World, fingerprint, inventory
 
@@ -283,11 +283,5 @@ class NeverSilentlyOffered(RuleBasedStateMachine):
 def test_whatever_happens_to_a_card_it_is_never_silently_offered(db: None) -> None:
     run_state_machine_as_test(
         NeverSilentlyOffered,
-        settings=settings(
-            max_examples=6,
-            stateful_step_count=8,
-            deadline=None,
-            derandomize=True,
-            suppress_health_check=list(HealthCheck),
-        ),
+        settings=chosen(6, stateful_step_count=8),
     )

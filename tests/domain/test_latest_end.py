@@ -5,7 +5,6 @@ Set LEASEHOLD_FLEETS to try that many other fleets.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,7 +17,7 @@ from uuid import UUID
 import pytest
 from django.db import transaction
 from django.db.models import Q
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hosts.models import Gpu
@@ -31,13 +30,14 @@ from leasing.openings.upkeep import rebuild, refresh_host
 from leasing.states.lease import AHEAD
 from leasing.timing import LONGEST_LEASE
 from leasing.waitlist import join_waitlist
+from tests.chosen import chosen, how_many
 from tests.domain.oracle import Busy, Oracle
 from tests.domain.test_changing import HOUR, MINUTE, book, end_at
 from tests.domain.test_waitlist import House
 from tests.world import World
 
 pytestmark = pytest.mark.django_db
-FLEETS = int(os.environ.get("LEASEHOLD_FLEETS", "25"))
+FLEETS = how_many(25)
 CHECKS = (
     bookings.holds_do_not_overlap,
     bookings.openings_match_holds,
@@ -213,12 +213,7 @@ def test_an_extension_is_possible_until_the_limit_and_not_a_minute_longer() -> N
     """All limits are compared with what trying says; one lease is extended to its own in truth."""
     told: Counter[str] = Counter()
 
-    @settings(
-        max_examples=FLEETS,
-        derandomize="LEASEHOLD_FLEETS" not in os.environ,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )
+    @chosen(FLEETS)
     @given(fleets, st.integers(0, 99))
     def compare(fleet: Fleet, which: int) -> None:
         with transaction.atomic():

@@ -6,7 +6,6 @@ Each answer is compared with the slow truth. Set LEASEHOLD_LINES to try that man
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -17,7 +16,6 @@ from uuid import UUID
 import pytest
 from django.db import transaction
 from django.db.models import Model
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
@@ -42,10 +40,11 @@ from leasing.waitlist import (
     outlook,
 )
 from leasing.wishes import line
+from tests.chosen import chosen, how_many
 from tests.domain.ground import NOW, Ground
 from tests.domain.oracle import MINUTE, Busy, Oracle
 
-LINES = int(os.environ.get("LEASEHOLD_LINES", "5"))
+LINES = how_many(5, by="LEASEHOLD_LINES")
 LENGTH = 60
 DUTIES = (
     tick.expire_requests,
@@ -451,11 +450,5 @@ def rank(entry: WaitlistEntry | None) -> tuple[datetime, datetime, UUID]:
 def test_every_history_serves_the_line_in_its_order() -> None:
     run_state_machine_as_test(
         Line,
-        settings=settings(
-            max_examples=LINES,
-            stateful_step_count=25,
-            derandomize="LEASEHOLD_LINES" not in os.environ,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
+        settings=chosen(LINES, by="LEASEHOLD_LINES", stateful_step_count=25),
     )

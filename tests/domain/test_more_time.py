@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -10,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from django.db import transaction
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leasing.actors import SYSTEM
@@ -21,16 +20,12 @@ from leasing.fsck import run_checks
 from leasing.models import Lease, Notification, Person, Rate
 from leasing.more_time import MINUTE, Offer, longest_inside, more_time, offered_ends
 from leasing.quotas import set_quota
+from tests.chosen import chosen, how_many
 from tests.world import START, World
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 # Always the same histories, unless LEASEHOLD_FLEETS asks for that many others.
-CHOSEN = settings(
-    max_examples=int(os.environ.get("LEASEHOLD_FLEETS", "6")),
-    derandomize="LEASEHOLD_FLEETS" not in os.environ,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+CHOSEN = chosen(how_many(6))
 
 
 @settings(deadline=None)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import transaction
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from leasing.actors import SYSTEM
@@ -20,17 +19,13 @@ from leasing.models import Block, Closure, Flavor, Lease, Person, Tenant, Waitli
 from leasing.obstacles import InTheWay, in_the_way, telling
 from leasing.openings.upkeep import rebuild, refresh_host
 from leasing.slots import NearMisses, find_start, near_misses
+from tests.chosen import chosen, how_many
 from tests.world import World
 
 pytestmark = pytest.mark.django_db
 HOUR = timedelta(hours=1)
 # Always the same bookings, unless LEASEHOLD_FLEETS asks for that many others.
-CHOSEN = settings(
-    max_examples=int(os.environ.get("LEASEHOLD_FLEETS", "8")),
-    derandomize="LEASEHOLD_FLEETS" not in os.environ,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+CHOSEN = chosen(how_many(8))
 
 blocked_groups = st.lists(
     st.lists(st.frozensets(st.sampled_from(list(Cause)), max_size=3), max_size=4), max_size=3

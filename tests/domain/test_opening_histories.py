@@ -5,14 +5,12 @@ Set LEASEHOLD_FLEETS to try that many other fleets.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from datetime import timedelta
 from uuid import UUID
 
 import pytest
 from django.db import transaction
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
@@ -28,10 +26,11 @@ from leasing.slots import bookable, find_start, longest_end
 from leasing.states.gpu import GpuEvent
 from leasing.timing import SHORTEST_LEASE
 from leasing.transitions import TransitionRefused, apply_gpu_event
+from tests.chosen import chosen, how_many
 from tests.domain.ground import NOW, Ground
 from tests.domain.oracle import MINUTE, Oracle
 
-FLEETS = int(os.environ.get("LEASEHOLD_FLEETS", "30"))
+FLEETS = how_many(30)
 LENGTH = 60
 HORIZON = timedelta(minutes=6 * LENGTH)
 
@@ -234,14 +233,7 @@ class Fleet(RuleBasedStateMachine):
 def test_every_answer_is_the_slow_truth() -> None:
     run_state_machine_as_test(
         Fleet,
-        settings=settings(
-            max_examples=FLEETS,
-            stateful_step_count=20,
-            derandomize="LEASEHOLD_FLEETS" not in os.environ,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-            database=None,
-        ),
+        settings=chosen(FLEETS, stateful_step_count=20, database=None),
     )
     assert Fleet.told["booked"] >= 3 * FLEETS, "most of these fleets are nearly empty"
     assert Fleet.told["asked"] >= 3 * FLEETS, "most of these fleets were asked nothing"

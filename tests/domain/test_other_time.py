@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from datetime import datetime, timedelta
 from random import Random
 
 import pytest
 from django.db import transaction
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from leasing.actors import SYSTEM
@@ -21,6 +20,7 @@ from leasing.fsck import run_checks
 from leasing.models import Block, Hold, Lease, Person
 from leasing.other_time import other_time
 from leasing.quotas import set_quota
+from tests.chosen import chosen, how_many
 from tests.domain.test_devices import TABLET, Studio
 from tests.domain.test_homes import a_world
 from tests.world import World
@@ -28,12 +28,7 @@ from tests.world import World
 pytestmark = pytest.mark.django_db
 HOUR = timedelta(hours=1)
 # Always the same histories, unless LEASEHOLD_FLEETS asks for that many others.
-CHOSEN = settings(
-    max_examples=int(os.environ.get("LEASEHOLD_FLEETS", "12")),
-    derandomize="LEASEHOLD_FLEETS" not in os.environ,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+CHOSEN = chosen(how_many(12))
 
 
 def book(world: World, start: float, hours: float, who: Person | None = None, *, home: bool = False) -> Lease:

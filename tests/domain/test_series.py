@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
@@ -12,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from django.db import transaction
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from leasing.actors import SYSTEM
@@ -29,6 +28,7 @@ from leasing.quotas import set_quota
 from leasing.recurrence import Pattern
 from leasing.series import DatesLost, book_series
 from leasing.series_plan import Plan, Planned, preview_series
+from tests.chosen import chosen, how_many
 from tests.domain.oracle import Oracle
 from tests.world import World
 
@@ -36,12 +36,7 @@ pytestmark = pytest.mark.django_db
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 BERLIN = ZoneInfo("Europe/Berlin")
 # Always the same fleets, unless LEASEHOLD_FLEETS asks for that many others.
-CHOSEN = settings(
-    max_examples=int(os.environ.get("LEASEHOLD_FLEETS", "6")),
-    derandomize="LEASEHOLD_FLEETS" not in os.environ,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+CHOSEN = chosen(how_many(6))
 # The world begins on Monday, 2 March 2026, at nine in UTC, which is ten in Berlin.
 WORKDAYS = Pattern(
     weekdays=frozenset({1, 2, 3, 4, 5}),
