@@ -22,8 +22,8 @@ WRITTEN = (
 APART = re.compile(r"<(script|style|code|pre|kbd|option)\b.*?</\1>|<\w+ [^>]*\blang=\"en\".*?<", re.DOTALL)
 SPOKEN = re.compile(r'(?:title|aria-label|placeholder|alt)="([^"]*)"')
 ENGLISH = re.compile(r"\b[A-Za-z]?[a-z]+[ ,;:]+[a-z]{2,} [a-z]{2,}\b")
-# With its zone in brackets it is the time of many days.
-TIME = re.compile(r"(?<![\d:.–])\d{2}:\d{2}(?![\d.])(?!–\d\d:\d\d ?[(（])")
+# With its zone in brackets it is the time of many days; what follows the digits of a number is the request's.
+TIME = re.compile(r"(?<![\da-f:.–])\d{2}:\d{2}(?![\d.])(?!–\d\d:\d\d ?[(（])")
 TIMED = re.compile(r'<time [^>]*title="[^"]* UTC">.*?</time>')
 
 
@@ -63,4 +63,5 @@ def test_english_is_noticed() -> None:
 
 def test_a_time_without_utc_is_noticed() -> None:
     timed = '<time datetime="x" title="2026-01-01 08:00:00 UTC">09:00</time>'
-    assert untimed_in(f"<body>{timed}<p>from 10:30</p>09:00–11:00 (Europe/Berlin)") == ["10:30"]
+    request = "84cb-98fc84c605da16:94"
+    assert untimed_in(f"<body>{timed}<p>from 10:30</p>{request} 09:00–11:00 (Europe/Berlin)") == ["10:30"]
