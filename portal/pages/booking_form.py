@@ -160,7 +160,7 @@ class BookingForm(forms.Form):
     starts_at = LocalTimeField()
     earliest = LocalTimeField()
     ends_by = LocalTimeField()
-    slot = forms.DateTimeField(required=False)
+    slot = LocalTimeField()
     longest = forms.BooleanField(required=False)
     length = forms.ChoiceField(
         choices=[*((name, word) for name, (word, _length) in LENGTHS.items()), (UNTIL, gettext_lazy("until"))]

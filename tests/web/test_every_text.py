@@ -22,7 +22,7 @@ WRITTEN = (
 APART = re.compile(r"<(script|style|code|pre|kbd|option)\b.*?</\1>|<\w+ [^>]*\blang=\"en\".*?<", re.DOTALL)
 SPOKEN = re.compile(r'(?:title|aria-label|placeholder|alt)="([^"]*)"')
 ENGLISH = re.compile(r"\b[A-Za-z]?[a-z]+[ ,;:]+[a-z]{2,} [a-z]{2,}\b")
-# With its zone in brackets it is the time of many days; what follows the digits of a number is the request's.
+# With its zone in brackets it is the time of many days; in a request's number it is none.
 TIME = re.compile(r"(?<![\da-f:.–])\d{2}:\d{2}(?![\d.])(?!–\d\d:\d\d ?[(（])")
 TIMED = re.compile(r'<time [^>]*title="[^"]* UTC">.*?</time>')
 

@@ -154,6 +154,12 @@ def test_nothing_is_booked_that_was_not_shown_for_what_is_asked(ada: Client, cas
     assert Lease.objects.count() == before
 
 
+@pytest.mark.parametrize("slot", ["garbage", "9999-12-31T23:59:59+00:00", "0001-01-01T00:00:00+14:00", ""])
+def test_a_slot_that_no_page_has_shown_is_answered_in_the_form(ada: Client, slot: str) -> None:
+    assert ada.get(reverse("book-price"), SOON | {"slot": slot}).status_code == 200
+    assert ada.post(reverse("book"), SOON | {"slot": slot}).status_code == 400
+
+
 def test_what_was_taken_meanwhile_gives_way_to_the_next_time(ada: Client, scene: Scene) -> None:
     shown = slot(price(ada))
     leave_free(scene, (tomorrow(12), tomorrow(20)))
