@@ -5,6 +5,7 @@ It is started once to fill its caches. The program itself lies on the other disk
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from appliance.debian import uncompressed
 from hosts.protocol.homes import POOL_MARK
+from lab.hypervisor import option_rom
 from lab.hypervisor.machine import KERNEL_PARAMETERS, Image, VirtualHypervisor
 from tools.roles import apply_role, packages, require_unchanged
 
@@ -32,6 +34,11 @@ STORAGE, STORAGE_BYTES = "/var/storage.img", 2 * 1024**3
 CLAIMED = "10de:2230"
 # Too few for any machine.
 HUGE_PAGES = 8
+ROM = {
+    "address": option_rom.ADDRESS,
+    "file": option_rom.FILE,
+    "sha256": hashlib.sha256(option_rom.option_rom()).hexdigest(),
+}
 # What an operator would write into the inventory, of each kind something. The program is on the other disk.
 VARIABLES = {
     "hypervisor_release": "",
@@ -45,6 +52,7 @@ VARIABLES = {
         "scrubbers": "/etc/leasehold/scrubbers.toml",
         "network": {"mode": "bridge", "address": ADDRESS},
         "home_pool": {"name": POOL, "directory": HOMES},
+        "roms": [ROM],
     },
 }
 DISK_SIZE = "6G"

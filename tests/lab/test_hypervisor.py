@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from lab.hypervisor import option_rom
 from lab.hypervisor.base import CLAIMED, HUGE_PAGES
 from lab.hypervisor.machine import (
     GPU_MEMORY_BYTES,
@@ -47,6 +48,15 @@ def test_what_debian_ships_for_libvirt_is_only_made_stricter(hypervisor: Virtual
         "/etc/apparmor/parser.conf",
         "/etc/libvirt/qemu.conf",
     }
+
+
+def test_of_what_machines_read_the_role_adds_two_things(hypervisor: VirtualHypervisor) -> None:
+    let = hypervisor.run("grep -v '^#' /etc/apparmor.d/local/abstractions/libvirt-qemu")
+    assert let.split("\n") == [
+        "/sys/devices/system/node/node[0-9]*/cpumap r,",
+        f'"{option_rom.FILE}" r,',
+        "",
+    ]
 
 
 def test_machines_are_confined_and_virtualised_as_in_production(hypervisor: VirtualHypervisor) -> None:
