@@ -13,7 +13,7 @@ MESSAGES = $(patsubst %.po,%.mo,$(wildcard locale/*/LC_MESSAGES/*.po))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo lab test check fresh release roles lint docs messages lock format clean debian-build debian-demo debian-test debian-account lab-image
+.PHONY: help setup demo lab test check fresh release slow roles lint docs messages lock format clean debian-build debian-demo debian-test debian-slow debian-account lab-image
 .NOTPARALLEL:
 
 help:  ## This list
@@ -47,8 +47,11 @@ fresh: debian-test  ## Try `make demo` and `make test` in a new Debian root, fro
 release: setup  ## Put into dist/ what the roles of deploy/ install
 	@$(BIN)/python -m tools.release
 
+slow: debian-slow setup lab-image  ## Prove what takes too long for `make test`, that of `make roles` included (root, cgroup2)
+	@$(BIN)/pytest -q --slow -m slow tests/agent tests/lab tests/deployment
+
 roles: debian-test setup  ## Try both roles, each on a Debian of its own, with backup and restore (root, cgroup2)
-	@$(BIN)/pytest -q tests/deployment
+	@$(BIN)/pytest -q --slow tests/deployment
 
 lint: setup  ## Look the roles over with ansible-lint
 	@cd deploy && ../$(BIN)/uv tool run --quiet --with ansible-core==2.19.14 ansible-lint==26.10.1 --offline -q hypervisors.yml portal.yml after-restore.yml
@@ -79,6 +82,8 @@ debian-demo: debian-account
 	@tools/debian-packages build demo portal
 debian-test: debian-account
 	@tools/debian-packages build demo portal test lab
+debian-slow: debian-test
+	@tools/debian-packages workstation
 
 # libvirt's QEMU driver does not start without this account, though the demo's machines run as another.
 debian-account:

@@ -16,9 +16,12 @@ from tools.pace import slowness
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A slow machine has more time for each test."""
+    """A slow machine has more time for each test; what takes minutes anywhere is run when it is asked for."""
     usual = float(config.getini("timeout"))
+    not_now = pytest.mark.skip(reason="takes minutes, and runs with --slow")
     for item in items:
+        if item.get_closest_marker("slow") and not config.getoption("slow"):
+            item.add_marker(not_now)
         mark = item.get_closest_marker("timeout")
         seconds = mark.args[0] if mark else usual
         item.add_marker(pytest.mark.timeout(seconds * slowness()), append=False)

@@ -27,13 +27,5 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--pictures", metavar="FOLDER", help="Draw every page of the portal into this folder")
     parser.addoption(
-        "--scrub-machine",
-        action="store_true",
-        help="Also clean a GPU of the lab from inside, in minutes",
-    )
-    parser.addoption(
-        "--sriov", action="store_true", help="Also divide an emulated card in a lab of its own, in minutes"
-    )
-    parser.addoption(
-        "--boot-debian", action="store_true", help="Also start a real Debian disk image, which takes minutes"
+        "--slow", action="store_true", help="Also run what is marked `slow`, each of which takes minutes"
     )

@@ -1,6 +1,6 @@
 """A real Debian disk image: it starts by UEFI, cloud-init reads its seed, and its owner signs in by SSH.
 
-Takes minutes in emulation, so it runs only with `--boot-debian`; what the seed holds is in `test_seed.py`.
+What the seed holds is in `test_seed.py`.
 """
 
 from __future__ import annotations
@@ -37,12 +37,9 @@ BOOT_SECONDS = 540 * slowness()
 SETTINGS = NetworkSettings(mode="user", address="127.0.0.1")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_debian_becomes_the_workstation_of_its_owner(
-    embedded: Hypervisor, tmp_path: Path, pytestconfig: pytest.Config
-) -> None:
-    if not pytestconfig.getoption("boot_debian"):
-        pytest.skip("runs with --boot-debian")
+def test_debian_becomes_the_workstation_of_its_owner(embedded: Hypervisor, tmp_path: Path) -> None:
     key = own_key(tmp_path / "id")
     host_key = keep_host_key(tmp_path / "hostkey")
     lane = replace(make_lane(SETTINGS, LEASE, 0, ()), forwards=((free_port(), 22),))

@@ -10,7 +10,7 @@ import pytest
 from tests.deployment.conftest import HOMES, Server
 from tools.booted import Booted
 
-pytestmark = pytest.mark.timeout(1800)  # whoever comes first makes the Debian
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # whoever comes first makes the Debian
 SERVICE = "leasehold-host"
 STATE = "/var/lib/leasehold"
 START_SECONDS = 120.0

@@ -11,7 +11,7 @@ from hosts.protocol.broker import broker_acl, host_keys
 from tests.deployment.conftest import NAME, Server
 from tools.booted import Booted
 
-pytestmark = pytest.mark.timeout(1800)  # whoever comes first makes the Debian
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # whoever comes first makes the Debian
 SERVICES = ["leasehold-web", "leasehold-console", "leasehold-control", "leasehold-reports"]
 BROKER = ("redis-cli", "--tls", "--cacert", "/etc/leasehold/tls/portal.pem", "-h", NAME, "-p", "6380")
 FETCH = "import sys, urllib.request as u; sys.stdout.write(u.urlopen(sys.argv[1]).read().decode())"

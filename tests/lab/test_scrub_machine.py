@@ -1,7 +1,6 @@
 """The scrub machine on real VFIO: it cleans the plain GPU from inside, and the host's own look agrees.
 
-It is emulated twice and takes minutes, so it runs only with `--scrub-machine`; in
-`tests/agent/test_appliance.py` the same machine scrubs a display that is emulated once.
+It is emulated twice; in `tests/agent/test_appliance.py` it scrubs a display that is emulated once.
 """
 
 from __future__ import annotations
@@ -13,16 +12,13 @@ import pytest
 from lab.hypervisor.machine import GPU_MEMORY_BYTES, PLAIN
 from tests.lab.stage import Stage
 
-pytestmark = pytest.mark.timeout(900)  # whoever comes first has the host enrolled
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # whoever comes first has the host enrolled
 OPERATOR = ("", "operator")
 
 
 @pytest.fixture(scope="module")
-def record(request: pytest.FixtureRequest) -> dict[str, Any]:
+def record(stage: Stage) -> dict[str, Any]:
     """The scrub record of the intake that made the GPU clean."""
-    if not request.config.getoption("--scrub-machine"):
-        pytest.skip("runs with --scrub-machine")
-    stage: Stage = request.getfixturevalue("stage")
     stage.host.admit_gpus(PLAIN)
     (found,) = stage.lab.portal.call(f"scrub-records/?gpu={stage.gpu(PLAIN)['id']}", OPERATOR)["results"]
     one: dict[str, Any] = found
@@ -50,4 +46,4 @@ def test_the_canaries_that_the_host_planted_are_gone(record: dict[str, Any]) -> 
 def test_the_machine_is_gone(stage: Stage) -> None:
     run = stage.host.hypervisor.run
     assert run("virsh list --all --name").split() == []
-    assert run("find /var/lib/leasehold/disks /var/lib/leasehold/machines -type f").split() == []
+    assert run("find /var/lib/leasehold -path '*/machines/*' -o -path '*/disks/*'").split() == []

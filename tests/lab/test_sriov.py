@@ -1,8 +1,7 @@
 """Virtual functions of a real kernel: made, given to a machine, reset by FLR and taken away again.
 
 No emulated display has SR-IOV; an NVMe controller stands for the card. It has no memory to scrub, so what
-makes a slice clean is shown on the simulated bus instead. It boots a hypervisor of its own, and so runs only
-with `--sriov`.
+makes a slice clean is shown on the simulated bus instead. It boots a hypervisor of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from lab.hypervisor.image import prepare_image
 from lab.hypervisor.machine import VirtualHypervisor
 from tools.pace import slowness
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 BOOT_SECONDS = 600.0 * slowness()
 ACT_SECONDS = 600.0 * slowness()
 # What QEMU 7.2 asks for before it gives an NVMe controller virtual functions.
@@ -35,7 +34,6 @@ from hosts.agent.bus import BusError
 from hosts.agent.pci import PciTree
 from hosts.agent.reset import climb
 from hosts.agent.slicing_bus import SlicingBus
-from tools.pace import slowness
 
 NVME = 0x0108
 pci.PciFunction.is_display = property(lambda function: function.class_code == NVME)
@@ -88,10 +86,8 @@ print(json.dumps(told))
 
 
 @pytest.fixture(scope="module")
-def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the host program saw, step by step."""
-    if not request.config.getoption("--sriov"):
-        pytest.skip("runs with --sriov")
     folder: Path = tmp_path_factory.mktemp("sriov", numbered=False)
     with VirtualHypervisor(prepare_image(), folder, more_devices=CARD) as hypervisor:
         hypervisor.boot()
