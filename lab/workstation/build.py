@@ -1,4 +1,4 @@
-"""Builds a small Debian disk image that starts by UEFI and learns from cloud-init, or finds it built.
+"""Builds a small Debian disk image that starts by UEFI or BIOS and learns from cloud-init, or finds it built.
 
 Needs root, a mirror and the packages of deploy/packages/workstation.txt: `python -m lab.workstation.build`.
 """
@@ -34,16 +34,18 @@ FILES = {
     "etc/hostname": "unnamed\n",
     "etc/fstab": "LABEL=root / ext4 defaults 0 1\n",
 }
+OPTIONS = "root=LABEL=root rw console=ttyS0 quiet mitigations=off"
+# systemd's boot loader reads the first two, SYSLINUX the last.
 BOOT = {
     "loader/loader.conf": "timeout 0\ndefault debian.conf\n",
-    "loader/entries/debian.conf": (
-        "title Debian\nlinux /vmlinuz\ninitrd /initrd.img\n"
-        "options root=LABEL=root rw console=ttyS0 quiet mitigations=off\n"
-    ),
+    "loader/entries/debian.conf": f"title Debian\nlinux /vmlinuz\ninitrd /initrd.img\noptions {OPTIONS}\n",
+    "syslinux.cfg": f"DEFAULT debian\nLABEL debian\nLINUX /vmlinuz\nINITRD /initrd.img\nAPPEND {OPTIONS}\n",
 }
+# What a BIOS starts: it looks for the partition that says that it can be booted so.
+BIOS_SECTOR = Path("/usr/lib/syslinux/mbr/gptmbr.bin")
 # With it cloud-init brings the network up.
 UNITS = ("systemd-networkd",)
-RECIPE = json.dumps([PACKAGES, FILES, UNITS, BOOT, ESP_MIB, ROOT_MIB])
+RECIPE = json.dumps([PACKAGES, FILES, UNITS, BOOT, str(BIOS_SECTOR), ESP_MIB, ROOT_MIB])
 
 
 def main() -> None:
@@ -89,17 +91,20 @@ def assemble(root: Path, esp: Path, disk: Path) -> None:
     parts = disk.with_name("esp.img"), disk.with_name("root.img")
     run("mkfs.vfat", "-C", "-F", "32", "-n", "ESP", parts[0], str(ESP_MIB * 1024))
     run("mcopy", "-s", "-i", parts[0], *sorted(esp.iterdir()), "::/")
+    run("syslinux", "--install", parts[0])
     make_disk(root, parts[1], label="root", size=f"{ROOT_MIB}M")
     with disk.open("wb") as file:
         file.truncate((ESP_MIB + ROOT_MIB + 2) * MIB)
     table = disk.with_name("table")
     table.write_text(
-        f"label: gpt\nstart=1MiB, size={ESP_MIB}MiB, type={SYSTEM_TYPE}\n"
+        f"label: gpt\nstart=1MiB, size={ESP_MIB}MiB, type={SYSTEM_TYPE}, attrs=LegacyBIOSBootable\n"
         f"start={ESP_MIB + 1}MiB, size={ROOT_MIB}MiB, type={LINUX_TYPE}\n"
     )
     run("sh", "-c", f"sfdisk --quiet {disk} <{table}")
     for part, start in zip(parts, (1, ESP_MIB + 1), strict=True):
         run("dd", f"if={part}", f"of={disk}", "bs=1M", f"seek={start}", "conv=notrunc,sparse")
+    with disk.open("r+b") as file:
+        file.write(BIOS_SECTOR.read_bytes())
 
 
 def write_files(folder: Path, files: dict[str, str]) -> None:
