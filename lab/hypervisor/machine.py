@@ -46,14 +46,15 @@ SHARED = VirtualGpu(functions=("0000:04:01.0",), others=("0000:04:02.0",))
 GPU_MEMORY_BYTES = 16 << 20
 
 DISPLAY = f"bochs-display,vgamem={GPU_MEMORY_BYTES}"
-# x-speed: with the slowest link the kernel's own `reset_subordinate` works on these ports.
+# x-speed: with the slowest link the kernel's own `reset_subordinate` works on these ports. Each function of
+# a card says that there are others, as hardware's do: by that the kernel groups what comes back to the bus.
 DEVICES = (
     "intel-iommu,intremap=on,caching-mode=on",
     "pcie-root-port,id=port1,addr=0x10,chassis=1,slot=1,x-speed=5",
     f"{DISPLAY},bus=port1",
     "pcie-root-port,id=port2,addr=0x11,chassis=2,slot=2,x-speed=5",
     f"{DISPLAY},bus=port2,addr=0.0,multifunction=on",
-    "intel-hda,bus=port2,addr=0.1",
+    "intel-hda,bus=port2,addr=0.1,multifunction=on",
     "pcie-root-port,id=port3,addr=0x12,chassis=3,slot=3,x-speed=5",
     "pcie-pci-bridge,id=bridge,bus=port3",
     f"{DISPLAY},bus=bridge,addr=1",
@@ -62,6 +63,8 @@ DEVICES = (
     "virtio-rng-pci",
     "virtio-serial-pci",
     "virtserialport,chardev=agent,name=org.qemu.guest_agent.0",
+    "virtio-blk-pci,drive=root,bus=pcie.0",
+    "virtio-blk-pci,drive=code,bus=pcie.0",
 )
 
 
@@ -91,13 +94,20 @@ class VirtualHypervisor:
     """A context manager; at its end the machine is gone, its folder with the serial log remains.
 
     `keep_changes` lets it write to the image itself; otherwise its disk is an overlay in `folder`.
-    `more_devices` are plugged in beside the usual ones.
+    `more_devices` are plugged in beside the usual ones; `more_words` are for QEMU as they are.
     """
 
     def __init__(
-        self, image: Image, folder: Path, *, keep_changes: bool = False, more_devices: Sequence[str] = ()
+        self,
+        image: Image,
+        folder: Path,
+        *,
+        keep_changes: bool = False,
+        more_devices: Sequence[str] = (),
+        more_words: Sequence[str] = (),
     ) -> None:
         self._devices = (*DEVICES, *more_devices)
+        self._more_words = more_words
         self.image = image
         self.folder = folder
         self.serial_log = folder / "serial.log"
@@ -218,8 +228,8 @@ class VirtualHypervisor:
         base, folder = self.image.base, self.folder
         options = f"{KERNEL_OPTIONS} {(base / KERNEL_PARAMETERS).read_text()}"
         devices = [word for device in self._devices for word in ("-device", device)]
-        disk = f"if=virtio,file={self._disk},format={self._format},cache=writeback,discard=unmap"
-        code = f"if=virtio,file={self.image.code_disk},format=raw,readonly=on"
+        disk = f"if=none,id=root,file={self._disk},format={self._format},cache=writeback,discard=unmap"
+        code = f"if=none,id=code,file={self.image.code_disk},format=raw,readonly=on"
         serial = f"{listening('serial', folder)},logfile={self.serial_log},logappend=on"
         agent = listening("agent", folder)
         return ["qemu-system-x86_64", "-accel", "tcg,tb-size=1024", "-cpu", PROCESSOR,
@@ -227,7 +237,7 @@ class VirtualHypervisor:
                 "-no-reboot", "-kernel", f"{base}/kernel", "-initrd", f"{base}/initrd",
                 "-append", options, "-drive", disk, "-drive", code,
                 "-netdev", "user,id=outside", "-chardev", serial,
-                "-serial", "chardev:serial", "-chardev", agent, *devices]  # fmt: skip
+                "-serial", "chardev:serial", "-chardev", agent, *self._more_words, *devices]  # fmt: skip
 
 
 def listening(name: str, folder: Path) -> str:

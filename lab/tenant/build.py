@@ -18,6 +18,7 @@ MODULES = {
     "base": ("button", "evdev", "virtio_pci", "virtio_blk", "virtio_console"),
     "display": ("bochs",),
     "network": ("virtio_net",),
+    "usb": ("xhci_pci",),
 }
 # The guest agent, and the libraries that it is linked with.
 AGENT = "usr/sbin/qemu-ga"

@@ -11,10 +11,12 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from lab.hypervisor.image import prepare_image
 from lab.hypervisor.machine import WITH_AUDIO, VirtualHypervisor
-from lab.running import Lab
+from lab.running import BOOT_SECONDS, Lab
 from tests.lab import fault_injection as faults
 from tests.lab.stage import Stage
+from tests.lab.workbench import MORE_DEVICES, NODES
 
 # The tests poll; what they ask each time would bury what they find.
 logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -44,6 +46,22 @@ def stage(lab: Lab) -> Stage:
     lab.host.enrol()
     lab.host.admit_gpus(WITH_AUDIO)
     return Stage(lab, lab.host)
+
+
+@pytest.fixture(scope="session")
+def workbench() -> Iterator[VirtualHypervisor]:
+    """Another one, with more hardware and nobody's worker."""
+    with TemporaryDirectory(prefix="lab-") as name:
+        folder = Path(name)
+        try:
+            with VirtualHypervisor(
+                prepare_image(), folder, more_devices=MORE_DEVICES, more_words=NODES
+            ) as machine:
+                machine.boot()
+                machine.wait_booted(seconds=BOOT_SECONDS)
+                yield machine
+        finally:
+            keep_logs(folder)
 
 
 @pytest.fixture(scope="session")
