@@ -75,10 +75,11 @@ class Control:
 class WorkerParts:
     """One host. `restart` forgets everything but the journal and what `make_hardware` finds again.
 
-    Who derives from it sets `config` before `open`.
+    Who derives from it sets `config` before `open`. `patience` is for plans, in seconds.
     """
 
     config: Config
+    patience = SETTLE_SECONDS
 
     def __init__(self) -> None:
         self.control = Control()
@@ -136,7 +137,7 @@ class WorkerParts:
 
     def settle(self) -> None:
         """Wait until no plan is open."""
-        wait_for(lambda: not self.rig.plans.open())
+        wait_for(lambda: not self.rig.plans.open(), seconds=self.patience)
 
     def carry_out(self, goal: Goal, *, subject: str, **changes: Any) -> None:
         self.deliver(goal, subject=subject, **changes)

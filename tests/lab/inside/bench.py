@@ -34,7 +34,7 @@ from tests.agent.worker_parts import HOST, WorkerParts, wait_for
 from tools.pace import slowness
 
 TENANT = Path("/opt/leasehold/images/tenant")
-GUEST_SECONDS = 150.0 * slowness()
+GUEST_SECONDS = 200.0 * slowness()
 # What is said on the way, and of no use to who asks for the end.
 ON_THE_WAY = (Accepted, Inventory, ScrubStarted, StepReport)
 
@@ -44,6 +44,8 @@ class Bench(WorkerParts):
 
     `name` keeps its journal and its machines' files apart from those of others.
     """
+
+    patience = GUEST_SECONDS
 
     def __init__(self, name: str, **changes: Any) -> None:
         super().__init__()
