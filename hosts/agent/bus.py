@@ -5,7 +5,7 @@ Everything above this line of the house (plans, scrubbers, machines) knows cards
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -100,6 +100,19 @@ class ResetRung:
     run: Callable[[], None]
 
 
+def run_first(rungs: Sequence[ResetRung]) -> None:
+    """The first of them that works; ResetFailed if none does."""
+    failures = []
+    for rung in rungs:
+        try:
+            rung.run()
+        except ResetFailed as error:
+            failures.append(f"{rung.method}: {error}")
+        else:
+            return
+    raise ResetFailed(" ".join(failures))
+
+
 class MemoryWindow(Protocol):
     """A way to a card's memory. Offsets and lengths in bytes; ValueError beyond the end.
 
@@ -119,6 +132,12 @@ class MemoryWindow(Protocol):
         """Write one byte value, or a pattern repeated (and cut at the end), over the range."""
 
     def read(self, offset: int, length: int) -> bytes: ...
+
+    def write_each(self, parts: Sequence[tuple[int, bytes]]) -> None:
+        """Write each part at its offset."""
+
+    def read_each(self, offsets: Sequence[int], length: int) -> list[bytes]:
+        """As much at each of the offsets."""
 
     def first_mismatch(self, offset: int, length: int, byte: int) -> int | None:
         """Where the range first differs from `byte`, or None."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hosts.agent.doctor.card_reader import best_link
 from hosts.agent.option_rom import Rom
-from hosts.agent.pci import PciFunction, PciTree, read_text
+from hosts.agent.pci import PciFunction, PciTree, asked_text
 from hosts.protocol.messages import CardDetails, Fingerprint
 
 _UNREADABLE = "?"
@@ -16,8 +16,8 @@ def read_details(tree: PciTree, display: PciFunction, *, board: str, rom: Rom) -
     link = best_link(display)
     return CardDetails(
         board=board[:200],
-        vbios=(told.get("Video BIOS") or display.text("vbios_version") or rom.version)[:200],
-        serial=(told.get("GPU UUID") or display.text("unique_id"))[:200],
+        vbios=(told.get("Video BIOS") or display.asked("vbios_version") or rom.version)[:200],
+        serial=(told.get("GPU UUID") or display.asked("unique_id"))[:200],
         driver=display.driver[:200],
         driver_version=display.text("driver/module/version")[:200],
         link=str(link) if link.width else "",
@@ -39,6 +39,6 @@ def read_fingerprint(display: PciFunction, rom: Rom) -> Fingerprint:
 
 def _told_by_nvidia(tree: PciTree, address: str) -> dict[str, str]:
     """What NVIDIA's driver writes about a card that it has; it writes ? for what it cannot read."""
-    text = read_text(tree.root / "proc/driver/nvidia/gpus" / address / "information")
+    text = asked_text(tree.root / "proc/driver/nvidia/gpus" / address / "information")
     rows = (line.partition(":") for line in text.splitlines())
     return {name.strip(): value.strip() for name, _, value in rows if _UNREADABLE not in value}

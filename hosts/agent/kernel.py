@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from hosts.agent import child, vfio
+from hosts.agent import child
 
 VFIO_DRIVER = "vfio-pci"
 MODPROBE = "/sbin/modprobe"
@@ -14,6 +14,7 @@ MODPROBE = "/sbin/modprobe"
 SRIOV_MANAGE = "/usr/lib/nvidia/sriov-manage"
 SWITCH_SECONDS = 120.0
 LOAD_SECONDS = 30.0
+LOOK_SECONDS = 30.0
 Writes = Sequence[tuple[Path, str]]
 
 
@@ -25,6 +26,8 @@ class Kernel(Protocol):
     def hot_reset(self, group: Path, address: str, *, seconds: float) -> None: ...
 
     def is_viable(self, group: Path) -> bool: ...
+
+    def decode_memory(self, config: Path) -> None: ...
 
     def load_vfio(self) -> None: ...
 
@@ -41,7 +44,10 @@ class LinuxKernel:
         child.hot_reset_in_child(group, address, seconds=seconds)
 
     def is_viable(self, group: Path) -> bool:
-        return vfio.is_viable(group)
+        return child.is_viable_in_child(group, seconds=LOOK_SECONDS)
+
+    def decode_memory(self, config: Path) -> None:
+        child.decode_memory_in_child(config, seconds=LOOK_SECONDS)
 
     def load_vfio(self) -> None:
         child.run_in_child([MODPROBE, VFIO_DRIVER], seconds=LOAD_SECONDS)

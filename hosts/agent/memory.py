@@ -9,10 +9,11 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 # What is compared with has to stay in the processor's cache; each call costs microseconds.
 BLOCK = 512 * 1024
@@ -36,7 +37,24 @@ def _block_of(byte: int) -> _Block:
     return _Block(byte)
 
 
-class MappedWindow:
+class _Window(Protocol):
+    def fill(self, offset: int, length: int, pattern: int | bytes) -> None: ...
+
+    def read(self, offset: int, length: int) -> bytes: ...
+
+
+class OneByOne:
+    """What a window that is close by does with many places."""
+
+    def write_each(self: _Window, parts: Sequence[tuple[int, bytes]]) -> None:
+        for offset, content in parts:
+            self.fill(offset, len(content), content)
+
+    def read_each(self: _Window, offsets: Sequence[int], length: int) -> list[bytes]:
+        return [self.read(offset, length) for offset in offsets]
+
+
+class MappedWindow(OneByOne):
     """Memory or registers over a shared mapping. `close` it before the mapping."""
 
     name = "bar"

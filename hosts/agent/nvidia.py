@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hosts.agent.bus import BusError, Card, Registers
-from hosts.agent.memory import check_range
+from hosts.agent.memory import OneByOne, check_range
 from hosts.agent.scrubber import Outcome, ScrubFailed, Workplace
 
 VENDOR = "10de"
@@ -86,7 +86,7 @@ def memory_bytes(registers: Registers) -> int:
     return size * 15 // 16 if value >> 30 & 1 else size  # ECC keeps a part to itself
 
 
-class RegisterWindow:
+class RegisterWindow(OneByOne):
     """A MemoryWindow through the registers: any place in the memory, 1 MiB at a time, for samples."""
 
     name = "bar0-window"

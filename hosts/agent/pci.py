@@ -1,14 +1,19 @@
-"""What `/sys` says about PCI devices, read only: functions, cards, IOMMU groups, memory."""
+"""What `/sys` says about PCI devices, read only: functions, cards, IOMMU groups, memory.
+
+What the kernel has to ask the device itself is read in a child: a device in a reset that hangs never answers.
+Such a read raises ChildStuckError.
+"""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from hosts.agent import known_bad
+from hosts.agent.children import read_in_child
 from hosts.agent.pci_ids import PCI_IDS, PciNames, look_up
 
 DEVICES = "sys/bus/pci/devices"
@@ -20,6 +25,8 @@ _SERIAL_NUMBER_CAPABILITY = 0x0003
 # Cards that sleep in D3 are often found stuck there.
 _STAY_AWAKE = (("d3cold_allowed", "0"), ("power/control", "on"))
 _DEEPEST = 8
+_ROM_AT_MOST = 16 << 20
+_PAGE = 4096
 _LIFELESS = ("D3cold", "unknown", "error")
 _CLASS_NAMES = {
     0x0108: "NVMe controller",
@@ -161,14 +168,14 @@ class PciFunction:
 
     def config(self, size: int) -> bytes:
         """The first bytes of configuration space, fewer (or none) if it cannot be read."""
-        try:
-            with (self.path / "config").open("rb") as file:
-                return file.read(size)
-        except OSError:
-            return b""
+        return asked(self.path / "config", size)
 
     def text(self, name: str) -> str:
         return read_text(self.path / name)
+
+    def asked(self, name: str) -> str:
+        """As `text`, of what the device itself is asked for."""
+        return asked_text(self.path / name)
 
     def number(self, name: str) -> int:
         """An attribute such as 0x10de or 3; 0 if it is absent."""
@@ -208,10 +215,7 @@ class PciFunction:
 
     def rom(self) -> bytes:
         """The expansion ROM, which must have been enabled; empty if it has none."""
-        try:
-            return (self.path / "rom").read_bytes()
-        except OSError:
-            return b""
+        return asked(self.path / "rom", _ROM_AT_MOST)
 
     @property
     def incarnation(self) -> str:
@@ -314,9 +318,38 @@ def unsettled(functions: Iterable[PciFunction]) -> list[tuple[Path, str]]:
     return [(path, text or "\n") for path, text in wanted if path.exists() and read_text(path) != text]
 
 
+def claims(driver: str, tree: PciTree, functions: Sequence[PciFunction]) -> list[tuple[Path, str]]:
+    """What has to be written so that the driver has them.
+
+    Every one is claimed before the first is let go, so that no host driver comes back in between.
+    """
+    moving = [function for function in functions if function.driver != driver]
+    if not moving:
+        return []
+    bound = [function for function in moving if function.driver]
+    return [
+        *((function.path / "driver_override", driver) for function in functions),
+        *((function.path / "driver/unbind", function.address) for function in bound),
+        *((tree.drivers / driver / "bind", function.address) for function in moving),
+    ]
+
+
 def strangers_below(bridge: Path, addresses: Collection[str]) -> list[str]:
     """PCI devices under the bridge other than these."""
     return [entry.name for entry in bridge.glob("????:??:??.?") if entry.name not in addresses]
+
+
+def asked(path: Path, size: int) -> bytes:
+    """The first bytes of what a device is asked for; fewer, or none, if it cannot be read."""
+    try:
+        return read_in_child(path, size)
+    except OSError:
+        return b""
+
+
+def asked_text(path: Path) -> str:
+    """As `read_text`, of what a device is asked for."""
+    return asked(path, _PAGE).decode(errors="replace").strip()
 
 
 def read_text(path: Path) -> str:

@@ -31,7 +31,7 @@ from hosts.agent.bus import (
 from hosts.agent.doctor.facts import CardFacts
 from hosts.agent.doctor.simulated_facts import simulated_facts
 from hosts.agent.fragments import emulated_display, root_port
-from hosts.agent.memory import MappedWindow, mapped
+from hosts.agent.memory import MappedWindow, OneByOne, mapped
 from hosts.agent.simulated_nvidia import SimulatedRegisters
 from hosts.agent.simulated_state import CardState as CardState
 from hosts.agent.simulated_state import Fault as Fault
@@ -310,7 +310,7 @@ _LADDER = {
 _LADDER_OF_SLICE = {"sysfs-reset": "function"}
 
 
-class _StuckWindow:
+class _StuckWindow(OneByOne):
     """A window of which only the first `writable` bytes take what is written."""
 
     name = MappedWindow.name

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from hosts.agent import nvidia
-from hosts.agent.memory import MappedWindow, check_range
+from hosts.agent.memory import MappedWindow, OneByOne, check_range
 from hosts.agent.nvidia import SIZE
 
 DEAD = 0xBADF1100
 
 
-class SimulatedRegisters:
+class SimulatedRegisters(OneByOne):
     """Registers over a card's memory. What is not known here reads zero and takes no writes."""
 
     name = "bar"

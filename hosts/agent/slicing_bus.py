@@ -119,7 +119,10 @@ class SlicingBus(SysfsBus):
         if not _is_vgpu(card):
             return super().dead_because(card)
         vgpu = self._vgpu(card.address)
-        return vgpu.carrier.dead_because if vgpu else "it is gone from the bus"
+        if vgpu is None:
+            return "it is gone from the bus"
+        with self._hanging.explained(vgpu.parent, BusError):
+            return vgpu.carrier.dead_because
 
     def is_bound(self, card: Card) -> bool:
         return self._vgpu(card.address) is not None if _is_vgpu(card) else super().is_bound(card)

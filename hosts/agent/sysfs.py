@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from lxml import etree
 
@@ -23,6 +23,8 @@ from hosts.agent.bus import (
     Registers,
     ResetFailed,
     ResetRung,
+    Wedged,
+    run_first,
 )
 from hosts.agent.card_details import read_details, read_fingerprint
 from hosts.agent.doctor.card_reader import read_card
@@ -34,16 +36,16 @@ from hosts.agent.holders import holders
 from hosts.agent.kernel import VFIO_DRIVER, LinuxKernel, Writes
 from hosts.agent.kernel import Kernel as Kernel
 from hosts.agent.option_rom import Rom, read_rom
-from hosts.agent.pci import Bar, PciFunction, PciTree, read_text, strangers_below, unsettled
+from hosts.agent.pci import Bar, PciFunction, PciTree, claims, read_text, strangers_below, unsettled
 from hosts.agent.refusals import refusal
 from hosts.protocol.messages import Fingerprint
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 BIND_SECONDS = 30.0
 RESET_SECONDS = 120.0
 RETURN_SECONDS = 10.0
-_COMMAND_REGISTER, _COMMAND_MEMORY = 4, 0x2
 
 
 class SysfsBus:
@@ -80,8 +82,8 @@ class SysfsBus:
                     self._restore_autoprobe()
 
     def cards(self, *, without: Collection[str] = ()) -> tuple[Card, ...]:
-        displays = self._displays(without)
-        return tuple(card for display in displays if (card := self._card_if_there(display)))
+        found = (self._unless_it_hangs(each, self._card_if_there) for each in self._displays(without))
+        return tuple(card for card in found if card)
 
     def hanging(self) -> frozenset[str]:
         return self._hanging.addresses()
@@ -96,21 +98,35 @@ class SysfsBus:
         return display.incarnation if display else ""
 
     def examine(self, *, without: Collection[str] = ()) -> tuple[CardFacts, ...]:
-        cards = (self._functions_of(display) for display in self._displays(without))
-        return tuple(read_card(self._tree, card, holders=holders(self._tree.root, card)) for card in cards)
+        found = (self._unless_it_hangs(each, self._examined) for each in self._displays(without))
+        return tuple(card for card in found if card)
+
+    def _examined(self, display: PciFunction) -> CardFacts:
+        card = self._functions_of(display)
+        return read_card(self._tree, card, holders=holders(self._tree.root, card))
+
+    def _unless_it_hangs(self, display: PciFunction, look: Callable[[PciFunction], T]) -> T | None:
+        try:
+            with self._hanging.explained(display.address, BusError):
+                return look(display)
+        except Wedged as error:
+            log.error("%s is left out from now on: %s", display.address, error)
+            return None
 
     def card(self, address: str) -> Card:
         self._hanging.refuse(address)
         display = self._tree.function(address)
         if display is None or not display.is_display:
             raise CardMissing(f"No display-class card is at {address}.")
-        return self._card(display)
+        with self._hanging.explained(address, BusError):
+            return self._card(display)
 
     def dead_because(self, card: Card) -> str:
         functions = [self._tree.function(address) for address in card.functions]
         for address, function in zip(card.functions, functions, strict=True):
-            if because := function.dead_because if function else "it is gone from the bus":
-                return f"{address}: {because}"
+            with self._hanging.explained(card.address, BusError):
+                if because := function.dead_because if function else "it is gone from the bus":
+                    return f"{address}: {because}"
         display = functions[0]
         if display and display.driver == VFIO_DRIVER and nvidia.is_nvidia(display.ids):
             with self._registers(display) as registers:
@@ -121,7 +137,8 @@ class SysfsBus:
         functions = self._functions(card)
         if any(function.driver != VFIO_DRIVER for function in functions) or unsettled(functions):
             return False
-        return card.iommu_group is not None and self._kernel.is_viable(self._group_device(card))
+        with self._hanging.explained(card.address, BusError):
+            return card.iommu_group is not None and self._kernel.is_viable(self._group_device(card))
 
     def bind(self, card: Card) -> None:
         card = self.card(card.address)
@@ -129,13 +146,13 @@ class SysfsBus:
             raise BusError(f"{card.address} may not be leased. {card.refusal}")
         if self.is_bound(card):
             return
-        claims = self._claims(card)
-        if claims and (found := self.holders(card)):
+        moves = claims(VFIO_DRIVER, self._tree, self._functions(card))
+        if moves and (found := self.holders(card)):
             raise CardBusy(f"{card.address} is in use by {', '.join(found)}.")
         if not (self._tree.drivers / VFIO_DRIVER).is_dir():
             with explained("vfio-pci", BusError):
                 self._kernel.load_vfio()
-        self._write(card.address, [*unsettled(self._functions(card)), *claims])
+        self._write(card.address, [*unsettled(self._functions(card)), *moves])
         if late := unsettled(self._functions(card)):  # vfio-pci lets what it takes sleep again
             self._write(card.address, late)
         if not self.is_bound(card):
@@ -146,7 +163,9 @@ class SysfsBus:
 
     def fingerprint(self, card: Card) -> Fingerprint:
         function = self._functions(card)[0]
-        return read_fingerprint(function, self._read_rom(function))
+        rom = self._read_rom(function)
+        with self._hanging.explained(card.address, BusError):
+            return read_fingerprint(function, rom)
 
     def gpu_fragments(self, card: Card, *, slot: int) -> list[etree._Element]:
         return [root_port(slot), *hostdevs(card.functions, slot=slot)]
@@ -237,7 +256,7 @@ class SysfsBus:
             finally:
                 with self._hanging.explained(card.address, ResetFailed):
                     self._restore_autoprobe()
-        _run_one(rungs)
+        run_first(rungs)
 
     def _suspend_autoprobe(self, card: Card) -> None:
         """What it was is written down, for the next start if there is no way back from here."""
@@ -331,41 +350,20 @@ class SysfsBus:
             self._decode_memory(function)
         self._write(function.address, [(rom, "1")])
         try:
-            found = read_rom(function.rom())
+            with self._hanging.explained(function.address, BusError):
+                found = read_rom(function.rom())
         finally:
             self._write(function.address, [(rom, "0")])
         self._roms[function.address, function.incarnation] = found
         return found
 
     def _decode_memory(self, function: PciFunction) -> None:
-        """Set COMMAND.MEM, without which neither BAR nor ROM answers."""
-        try:
-            descriptor = os.open(function.path / "config", os.O_RDWR | os.O_CLOEXEC)
-            try:
-                command = int.from_bytes(os.pread(descriptor, 2, _COMMAND_REGISTER), "little")
-                if not command & _COMMAND_MEMORY:
-                    enabled = (command | _COMMAND_MEMORY).to_bytes(2, "little")
-                    os.pwrite(descriptor, enabled, _COMMAND_REGISTER)
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            raise BusError(f"{function.address} takes no configuration: {error.strerror}.") from error
-
-    def _claims(self, card: Card) -> Writes:
-        """Claim every function before the first is let go, so that no host driver comes back in between."""
-        functions = self._functions(card)
-        moving = [function for function in functions if function.driver != VFIO_DRIVER]
-        bound = [function for function in moving if function.driver]
-        if not moving:
-            return []
-        return [
-            *((function.path / "driver_override", VFIO_DRIVER) for function in functions),
-            *((function.path / "driver/unbind", function.address) for function in bound),
-            *((self._tree.drivers / VFIO_DRIVER / "bind", function.address) for function in moving),
-        ]
+        """Without which neither BAR nor ROM answers."""
+        with self._hanging.explained(function.address, BusError):
+            self._kernel.decode_memory(function.path / "config")
 
     def _unbound_because(self, card: Card) -> str:
-        drivers = [f"{f.address} on {f.driver or 'no driver'}" for f in self._functions(card)]
+        drivers = [f"{each.address} on {each.driver or 'no driver'}" for each in self._functions(card)]
         return f"{card.address} is not in VFIO's hands, or its group is not viable: {', '.join(drivers)}."
 
     def _functions(self, card: Card) -> list[PciFunction]:
@@ -382,18 +380,6 @@ class SysfsBus:
             self._kernel.write(writes, seconds=RESET_SECONDS)
 
     def _write(self, address: str, writes: Writes) -> None:
+        self._hanging.refuse(address)
         with self._hanging.explained(address, BusError):
             self._kernel.write(writes, seconds=BIND_SECONDS)
-
-
-def _run_one(rungs: tuple[ResetRung, ...]) -> None:
-    """The first of them that works; ResetFailed if none does."""
-    failures = []
-    for rung in rungs:
-        try:
-            rung.run()
-        except ResetFailed as error:
-            failures.append(f"{rung.method}: {error}")
-        else:
-            return
-    raise ResetFailed(" ".join(failures))

@@ -5,7 +5,7 @@ Places and values come from a seed and the size of the window alone, so that a r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from random import Random
 
 import msgspec
@@ -43,9 +43,8 @@ def canaries(size: int, seed: str) -> list[Canary]:
 def plant(window: MemoryWindow, vendor_device: str, seed: str) -> Witness:
     """Write the canaries. Only those that read back can tell anything; others are counted as refused."""
     wanted = canaries(window.size, seed)
-    for canary in wanted:
-        window.fill(canary.offset, CANARY_BYTES, canary.value)
-    taken = tuple(canary.offset for canary in wanted if _is_there(window, canary))
+    window.write_each([(canary.offset, canary.value) for canary in wanted])
+    taken = tuple(canary.offset for canary in _still_there(wanted, window))
     return Witness(
         window=window.name,
         window_bytes=window.size,
@@ -75,8 +74,8 @@ def look(witness: Witness, window: MemoryWindow, read_back: ReadBack) -> Witness
 def found(witness: Witness, window: MemoryWindow) -> int:
     """How many of the canaries that were taken are still there."""
     planted = set(witness.canary_places)
-    mine = (canary for canary in canaries(window.size, witness.seed) if canary.offset in planted)
-    return sum(_is_there(window, canary) for canary in mine)
+    mine = [canary for canary in canaries(window.size, witness.seed) if canary.offset in planted]
+    return len(_still_there(mine, window))
 
 
 def _places(size: int, rng: Random) -> Iterator[int]:
@@ -87,8 +86,9 @@ def _places(size: int, rng: Random) -> Iterator[int]:
         yield rng.randrange(part * slots // parts, (part + 1) * slots // parts) * CANARY_BYTES
 
 
-def _is_there(window: MemoryWindow, canary: Canary) -> bool:
-    return window.read(canary.offset, CANARY_BYTES) == canary.value
+def _still_there(looked_for: Sequence[Canary], window: MemoryWindow) -> list[Canary]:
+    seen = window.read_each([canary.offset for canary in looked_for], CANARY_BYTES)
+    return [canary for canary, value in zip(looked_for, seen, strict=True) if value == canary.value]
 
 
 def _mismatches(window: MemoryWindow, offset: int, length: int) -> Iterator[int]:

@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hosts.agent.child_program import decode_memory
 from hosts.agent.kernel import Writes
 from hosts.agent.slicing_bus import SlicingBus
 
@@ -202,6 +203,9 @@ class FakeKernel:
         self._fail("sriov-manage")
         count = int((self.host.path(address) / "sriov_totalvfs").read_text()) if on else 0
         self._set_functions(self.host.path(address), count)
+
+    def decode_memory(self, config: Path) -> None:
+        decode_memory(str(config))
 
     def load_vfio(self) -> None:
         self._fail("modprobe")

@@ -6,11 +6,12 @@ import errno
 import os
 import signal
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from hosts.agent import child, kernel, stuck, vfio
+from hosts.agent import child, children, kernel, stuck, vfio
 
 
 @pytest.fixture
@@ -45,9 +46,60 @@ def test_the_kernels_errno_comes_back() -> None:
     assert caught.value.errno == errno.ENOSPC
 
 
+def test_one_child_answers_after_the_other_question(tmp_path: Path) -> None:
+    """Errors are answers too; only one that could not answer is replaced."""
+    with children.borrowed() as first:
+        pid = first.pid
+        with pytest.raises(FileNotFoundError):
+            first.ask("read-file", str(tmp_path / "absent"), 4, seconds=30)
+    with children.borrowed() as again, children.borrowed() as other:
+        assert again.pid == pid
+        assert other.pid != pid
+        os.kill(again.pid, signal.SIGKILL)
+        with pytest.raises(children.ChildEnded, match="signal 9"):
+            again.ask("read-file", "/proc/version", 4, seconds=30)
+    with children.borrowed() as another:
+        assert another.pid != pid
+
+
+def test_children_that_wait_are_few_and_end_with_the_program() -> None:
+    with ExitStack() as many:
+        pids = {many.enter_context(children.borrowed()).pid for _ in range(4)}
+        assert len(pids) == 4
+    assert sum(is_alive(pid) for pid in pids) == children.IDLE_AT_MOST
+    children.dismiss_idle()
+    assert not any(is_alive(pid) for pid in pids)
+
+
+def is_alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def test_a_file_is_read_as_far_as_wanted(tmp_path: Path) -> None:
+    path = tmp_path / "config"
+    path.write_bytes(bytes(range(256)) * 16)
+    assert children.read_in_child(path, 300) == (bytes(range(256)) * 2)[:300]
+    assert children.read_in_child(path, 1 << 20) == bytes(range(256)) * 16
+
+
+def test_a_read_that_does_not_return_hangs_whether_or_not_it_could_be_ended(
+    never_read: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "READ_SECONDS", 0.3)
+    with pytest.raises(stuck.ChildStuckError, match="is not read"):
+        children.read_in_child(never_read, 4)
+
+
+def test_memory_is_decoded_from_then_on(tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_bytes(b"\xde\x10\x30\x22\x01\x04" + bytes(58))
+    child.decode_memory_in_child(config, seconds=30)
+    assert config.read_bytes()[:8] == b"\xde\x10\x30\x22\x03\x04\0\0"
+
+
 def test_an_unknown_operation_is_an_error_of_the_child() -> None:
     with pytest.raises(ChildProcessError, match="KeyError"):
-        child.call("erase", seconds=30)
+        children.call("erase", seconds=30)
 
 
 def test_a_child_that_does_not_answer_is_killed(never_read: Path) -> None:
@@ -64,7 +116,7 @@ def test_a_child_that_cannot_be_killed_is_told_apart(
     spared: list[int] = []
     try:
         with pytest.raises(stuck.ChildStuckError, match="cannot be killed"):
-            child.call(
+            children.call(
                 "write", [[str(never_read), "1"]], seconds=0.3, kill=lambda pid, number: spared.append(pid)
             )
         assert len(spared) == 1
@@ -90,7 +142,7 @@ def test_a_program_that_outlives_the_child_that_ran_it_is_told_apart(
         os.kill(pid, number)
 
     with pytest.raises(stuck.ChildStuckError, match="cannot be killed"):
-        child.call("run", ["/bin/cat", str(never_read)], seconds=0.3, kill=kill)
+        children.call("run", ["/bin/cat", str(never_read)], seconds=0.3, kill=kill)
     os.close(*opened)
 
 

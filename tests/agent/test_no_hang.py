@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,8 @@ from uuid import UUID
 
 import pytest
 
-from hosts.agent import child, orders, stuck
+from hosts.agent import children, orders, stuck
+from hosts.agent.bus import Card, Wedged
 from hosts.agent.check_up import whole_check_up_of
 from hosts.agent.inventory import take_inventory
 from hosts.agent.mending import mend
@@ -52,7 +53,7 @@ class WedgingKernel(FakeKernel):
         if address == BAD.address:
             self.wedged.set()
             assert self.deadline.wait(30)
-            child.call(
+            children.call(
                 "write", [[str(self.fifo), "1"]], seconds=0.2, kill=lambda pid, _: self.undead.append(pid)
             )
         super().hot_reset(group, address, seconds=seconds)
@@ -142,19 +143,19 @@ def test_the_other_gpu_is_leased_and_released_before_and_after_the_first_is_give
 
 
 @contextmanager
-def hanging_in_a_reset(card: Path) -> Iterator[None]:
-    """Whoever reads its configuration space meanwhile waits."""
-    config = card / "config"
-    content = config.read_bytes()
-    config.unlink()
-    os.mkfifo(config)
+def hanging_in_a_reset(card: Path, name: str = "config") -> Iterator[None]:
+    """Whoever reads its configuration space, or another of its files, meanwhile waits."""
+    file = card / name
+    content = file.read_bytes()
+    file.unlink()
+    os.mkfifo(file)
     try:
         yield
     finally:
         with suppress(OSError):  # nobody waits
-            os.close(os.open(config, os.O_WRONLY | os.O_NONBLOCK))
-        config.unlink()
-        config.write_bytes(content)
+            os.close(os.open(file, os.O_WRONLY | os.O_NONBLOCK))
+        file.unlink()
+        file.write_bytes(content)
 
 
 def test_a_leased_card_that_its_guest_resets_for_ever_keeps_nobody_waiting(box: TwoCards) -> None:
@@ -193,3 +194,69 @@ def look_around(box: TwoCards, watch: Watch) -> None:
 
 def told_of(card: GpuOrder, found: CheckUp) -> list[Check]:
     return [check for check in found.checks if check.subject == card.address]
+
+
+@pytest.fixture
+def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHost:
+    """A host whose cards are read in earnest, and given up soon."""
+    monkeypatch.setattr(children, "READ_SECONDS", 0.3)
+    host = FakeHost(tmp_path / "root")
+    for number, order in enumerate((GOOD, BAD), start=1):
+        port = host.bridge(f"0000:00:0{number}.0", group=number)
+        host.function(order.address, group=6 + number, bridge=port, rom="the option ROM")
+    return host
+
+
+LOOKS: dict[str, Callable[[SlicingBus], list[str]]] = {
+    "cards": lambda bus: [card.address for card in bus.cards()],
+    "examine": lambda bus: [card.grounds.address for card in bus.examine()],
+}
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+@pytest.mark.parametrize("file", ["config", "max_link_width"])
+def test_a_card_that_does_not_answer_whoever_looks_is_left_out_from_then_on(
+    two: FakeHost, look: Callable[[SlicingBus], list[str]], file: str
+) -> None:
+    (two.path(BAD.address) / "max_link_width").touch()
+    bus = SlicingBus(two.root, kernel=FakeKernel(two))
+    with hanging_in_a_reset(two.path(BAD.address), file):
+        assert look(bus) == [GOOD.address]
+        assert bus.hanging() == {BAD.address}
+    assert look(bus) == [GOOD.address]
+
+
+ACTS: dict[str, Callable[[SlicingBus, Card], object]] = {
+    "card": lambda bus, card: bus.card(card.address),
+    "dead_because": lambda bus, card: bus.dead_because(card),
+    "fingerprint": lambda bus, card: bus.fingerprint(card),
+    "bind": lambda bus, card: bus.bind(card),
+}
+
+
+@pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
+def test_a_plan_whose_card_does_not_answer_fails_and_touches_it_no_more(
+    two: FakeHost, act: Callable[[SlicingBus, Card], object]
+) -> None:
+    kernel = FakeKernel(two)
+    bus = SlicingBus(two.root, kernel=kernel)
+    card = bus.card(BAD.address)
+    kernel.writes.clear()
+    with hanging_in_a_reset(two.path(BAD.address)):
+        with pytest.raises(Wedged, match="has to be rebooted"):
+            act(bus, card)
+        written = list(kernel.writes)
+        with pytest.raises(Wedged, match="has to be rebooted"):
+            bus.bind(card)
+    assert bus.hanging() == {BAD.address}
+    assert kernel.writes == written
+
+
+def test_a_rom_that_is_never_read_is_not_switched_off_behind_whoever_reads_it(two: FakeHost) -> None:
+    kernel = FakeKernel(two)
+    bus = SlicingBus(two.root, kernel=kernel)
+    card = bus.card(BAD.address)
+    kernel.writes.clear()
+    with hanging_in_a_reset(two.path(BAD.address), "rom"), pytest.raises(Wedged):
+        bus.fingerprint(card)
+    assert [(Path(path).name, text) for path, text in kernel.writes] == [("rom", "1")]

@@ -13,7 +13,7 @@ import pytest
 from hosts.agent import scrub
 from hosts.agent.bar import CHUNK, BarScrubber
 from hosts.agent.bus import BusError, Card, CardMissing, MemoryWindow, Wedged
-from hosts.agent.memory import MappedWindow
+from hosts.agent.memory import MappedWindow, OneByOne
 from hosts.agent.scrub import Scrub
 from hosts.agent.scrubber import Outcome, Scrubber, ScrubFailed, Workplace
 from hosts.agent.scrubbers import Installed
@@ -153,7 +153,7 @@ def test_the_bar_scrubber_writes_all_of_it_once_and_says_how_far_it_is(window: M
     seen: list[tuple[int, int]] = []
     written: list[tuple[int, int, int]] = []
 
-    class Watched:
+    class Watched(OneByOne):
         name, is_fast, size = window.name, window.is_fast, window.size
         read, first_mismatch = window.read, window.first_mismatch
 
@@ -170,7 +170,7 @@ def test_the_bar_scrubber_writes_all_of_it_once_and_says_how_far_it_is(window: M
 
 
 def test_the_bar_scrubber_refuses_a_window_that_is_not_the_bar(window: MappedWindow) -> None:
-    class Through:
+    class Through(OneByOne):
         name, is_fast, size = "bar0-window", False, window.size
         fill, read, first_mismatch = window.fill, window.read, window.first_mismatch
 
@@ -192,7 +192,7 @@ def test_a_lying_scrubber_is_caught_by_the_canaries(
 
 
 def test_memory_that_takes_no_writes_fails(window: MappedWindow) -> None:
-    class Stuck:
+    class Stuck(OneByOne):
         name, is_fast, size = window.name, window.is_fast, window.size
         read, first_mismatch = window.read, window.first_mismatch
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hosts.agent import witness
-from hosts.agent.memory import MappedWindow
+from hosts.agent.memory import MappedWindow, OneByOne
 from hosts.agent.witness import BLOCK, CANARIES, CANARY_BYTES, canaries, found, look, plant
 from tests.agent.memory_files import memory
 
@@ -26,7 +26,7 @@ def window(tmp_path: Path) -> Iterator[MappedWindow]:
         yield window
 
 
-class SlowWindow:
+class SlowWindow(OneByOne):
     """As a window through registers: for samples only."""
 
     name, is_fast = "bar0-window", False

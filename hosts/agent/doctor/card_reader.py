@@ -94,8 +94,8 @@ def _rom(display: PciFunction) -> tuple[int, bool]:
 
 def _link(function: PciFunction, which: str) -> Link:
     """`which` is current or max."""
-    width = function.text(f"{which}_link_width")
-    return Link(int(width) if width.isdigit() else 0, function.text(f"{which}_link_speed"))
+    width = function.asked(f"{which}_link_width")
+    return Link(int(width) if width.isdigit() else 0, function.asked(f"{which}_link_speed"))
 
 
 def best_link(display: PciFunction) -> Link:

@@ -1,0 +1,170 @@
+"""Has kernel calls that may never return made by child processes, each with a deadline.
+
+A wedged kernel thread then costs one card and one process, never the worker. A child is a fresh program, not
+a fork of a threaded one. One that has answered is kept for the next question: starting another takes longer
+than most answers.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+from hosts.agent.child_program import CODING
+from hosts.agent.stuck import ChildStuckError, close_pipes, end, reap_stuck
+
+START_SECONDS = 30.0
+# Longer than any card takes to answer in configuration space, or to give its ROM.
+READ_SECONDS = 30.0
+IDLE_AT_MOST = 2
+
+
+class ChildEnded(ChildProcessError):
+    """The child ended under what it was asked; the text says how."""
+
+
+class Child:
+    """A program that does one thing after the other. `child_program` has what it can be asked."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-S", "-m", "hosts.agent.child_program"],
+            env={"PYTHONPATH": str(Path(__file__).parents[2]), "LC_ALL": "C.UTF-8"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            start_new_session=True,
+        )
+        self.pid = self._process.pid
+        self._received = b""
+        self._owes = True
+        try:
+            self._answer(START_SECONDS, os.killpg)
+        except BaseException:
+            self.dismiss()
+            raise
+
+    @property
+    def is_ready(self) -> bool:
+        """It is alive, and owes no answer."""
+        return not self._owes and self._process.poll() is None
+
+    def ask(
+        self,
+        operation: str,
+        *arguments: Any,
+        seconds: float,
+        kill: Callable[[int, int], None] = os.killpg,
+    ) -> Any:
+        """Its answer. An OSError of its is raised here, ChildEnded if it ended; TimeoutError when it had to
+        be killed, ChildStuckError when it would not die."""
+        self._owes = True
+        try:
+            cast(IO[bytes], self._process.stdin).write(json.dumps([operation, *arguments]).encode() + b"\n")
+        except BrokenPipeError:
+            raise self._ended() from None
+        told = self._answer(seconds, kill)
+        if "failure" in told:
+            raise ChildProcessError(told["failure"])
+        if "error" in told:
+            raise OSError(*told["error"])
+        return told["value"]
+
+    def dismiss(self) -> None:
+        """Ends it, unless it has ended or is past ending. ChildStuckError if it would not die."""
+        try:
+            if self._process.poll() is None and not cast(IO[bytes], self._process.stdout).closed:
+                end(self._process)
+        finally:
+            close_pipes(self._process)
+
+    def _answer(self, seconds: float, kill: Callable[[int, int], None]) -> dict[str, Any]:
+        answers, deadline = cast(IO[bytes], self._process.stdout).fileno(), time.monotonic() + seconds
+        while b"\n" not in self._received:
+            ready, _, _ = select.select([answers], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                end(self._process, kill=kill)
+                raise TimeoutError(f"no answer within {seconds:g} s")
+            part = os.read(answers, 1 << 20)
+            if not part:
+                raise self._ended()
+            self._received += part
+        line, _, self._received = self._received.partition(b"\n")
+        self._owes = False
+        told: dict[str, Any] = json.loads(line)
+        return told
+
+    def _ended(self) -> ChildEnded:
+        status = self._process.wait()
+        return ChildEnded(f"signal {-status}" if status < 0 else f"status {status}")
+
+
+_idle: list[Child] = []
+_lock = threading.Lock()
+
+
+@contextmanager
+def borrowed() -> Iterator[Child]:
+    """A child that nobody else asks meanwhile."""
+    reap_stuck()
+    child = _take() or Child()
+    try:
+        yield child
+    finally:
+        _give_back(child)
+
+
+def _take() -> Child | None:
+    with _lock:
+        while _idle:
+            child = _idle.pop()
+            if child.is_ready:
+                return child
+            child.dismiss()
+    return None
+
+
+def _give_back(child: Child) -> None:
+    with _lock:
+        if child.is_ready and len(_idle) < IDLE_AT_MOST:
+            _idle.append(child)
+            return
+    child.dismiss()
+
+
+@atexit.register
+def dismiss_idle() -> None:
+    """End those that nobody asks anything."""
+    while child := _take():
+        child.dismiss()
+
+
+def call(
+    operation: str,
+    *arguments: Any,
+    seconds: float,
+    kill: Callable[[int, int], None] = os.killpg,
+) -> Any:
+    """Ask any child. Errors as `Child.ask`."""
+    with borrowed() as child:
+        return child.ask(operation, *arguments, seconds=seconds, kill=kill)
+
+
+def read_in_child(path: Path, size: int) -> bytes:
+    """The file's first bytes. OSError; ChildStuckError if that does not return in time: whether or not a
+    signal ended it, the next to read there would wait as long."""
+    try:
+        return str(call("read-file", str(path), size, seconds=READ_SECONDS)).encode(CODING)
+    except TimeoutError as error:
+        raise ChildStuckError(f"{path} is not read: {error}") from error
