@@ -37,6 +37,7 @@ def check_up(
         domain_type=settings.domain_type,
         accepted_risks=frozenset(settings.accepted_risks),
         state_directory=settings.state_directory,
+        images_directory=settings.images_directory,
         hypervisor=hypervisor,
         filter=examine_filter() if settings.network.mode == "bridge" else None,
         home_pool=(pool.name, pool.directory) if pool else None,

@@ -14,6 +14,8 @@ from uuid import UUID
 import msgspec
 
 from hosts.agent.bus import BusError, Slice
+from hosts.agent.doctor import verdicts
+from hosts.agent.drift_notes import seen
 from hosts.agent.plans import gpu_lock
 from hosts.agent.rig import Books, Rig
 from hosts.protocol.checkup import Check
@@ -106,4 +108,5 @@ def _told(division: Division, outcome: str, **facts: str) -> Check:
     told = {"profile": division.profile, "count": str(division.count), **facts}
     log.warning("The division of %s: %s %s", division.address, outcome, told)
     verdict: Literal["warn", "fail"] = "warn" if outcome == "restored" else "fail"
-    return Check(code="divided-card", outcome=outcome, verdict=verdict, subject=division.address, facts=told)
+    read = seen("divided-card", division.address, told)
+    return verdicts.found(verdict, "divided-card", outcome, read, subject=division.address, **told)

@@ -14,6 +14,7 @@ from hosts.agent import building
 from hosts.agent.boot import running_kernel
 from hosts.agent.disks import DiskError
 from hosts.agent.divisions import look_at_divisions
+from hosts.agent.doctor import verdicts
 from hosts.agent.drift import (
     Difference,
     Doubtful,
@@ -29,7 +30,7 @@ from hosts.agent.drift import (
     Written,
     differences,
 )
-from hosts.agent.drift_notes import note_differences
+from hosts.agent.drift_notes import note_differences, seen
 from hosts.agent.machines import HypervisorError, MachineFacts
 from hosts.agent.network import connecting
 from hosts.agent.network.ways import NetworkError
@@ -239,5 +240,4 @@ def _quarantine(rig: Rig, gpu: GpuRecord, reason: str) -> None:
 
 
 def _found(code: str, outcome: str, verdict: Verdict, subject: str = "", **facts: object) -> Check:
-    told = {name: str(fact)[:500] for name, fact in facts.items()}
-    return Check(code=code, outcome=outcome, verdict=verdict, subject=subject[:200], facts=told)
+    return verdicts.found(verdict, code, outcome, seen(code, subject, facts), subject=subject, **facts)

@@ -159,6 +159,10 @@ def test_inventory_of_a_running_worker(shell: Shell) -> None:
 
 def test_doctor_asks_the_running_worker(shell: Shell, box: Box) -> None:
     found = shell.json("doctor")
+    for each in found["checks"]:
+        assert each["read"]
+        assert each["why"]
+        assert each["change"] or each["verdict"] not in ("fail", "warn")
     assert found["simulated"] is True
     assert {check["subject"] for check in found["checks"]} >= {"", ADDRESS}
     assert shell("doctor") == (1 if any(each["verdict"] == "fail" for each in found["checks"]) else 0)
@@ -324,8 +328,8 @@ def test_who_stops_listening_stops_nothing(shell: Shell, box: Box) -> None:
 def test_advice_is_shown_with_what_was_read() -> None:
     checks = (
         failed("iommu", "off-intel", ("/proc/cmdline", "quiet")),
-        warned("pcie-link", "narrow", subject=ADDRESS, now="x4", most="x16"),
-        passed("cards", "found", count=1),
+        warned("pcie-link", "narrow", ("current_link_width", "4"), subject=ADDRESS, now="x4", most="x16"),
+        passed("cards", "found", ("/sys/bus/pci/devices", "1 of class 03"), count=1),
     )
     told = tables.show_check_up(CheckUp(simulated=False, checks=checks, left_out=2), only_problems=False)
     assert told.startswith("Host\n  FAIL  IOMMU: The IOMMU is off.")
@@ -333,7 +337,7 @@ def test_advice_is_shown_with_what_was_read() -> None:
     assert "\n          intel_iommu=on\n" in told
     assert "(/proc/cmdline: quiet)" in told
     assert f"\n\n{ADDRESS}\n  warn  PCIe link: x4; card and slot can do x16." in told
-    assert "  ok    Cards: 1 display-class cards are on the bus." in told
+    assert "  ok    Cards: 1 display-class cards are on the bus.\n        (/sys/bus/pci/devices: 1 of" in told
     assert told.endswith("3 checks: 1 failed, 1 warnings. 2 more are not shown.")
 
 

@@ -17,6 +17,7 @@ from hosts.agent.doctor.examination import Surroundings, examine
 from hosts.agent.doctor.facts import HypervisorFacts, Link
 from hosts.agent.doctor.host_reader import (
     read_clock,
+    read_folder,
     read_home_pool,
     read_huge_pages,
     read_platform,
@@ -54,6 +55,7 @@ def examined(host: FakeHost) -> dict[tuple[str, str], Check]:
         domain_type="kvm",
         accepted_risks=frozenset(),
         state_directory=Path("/"),
+        images_directory=host.root / "images",
         hypervisor=HYPERVISOR,
     )
     found = examine(surroundings, SlicingBus(host.root).examine(), root=host.root)
@@ -229,6 +231,29 @@ def test_a_pool_of_home_volumes_is_there_marked_and_nobody_elses(tmp_path: Path)
     found = pool_of(tmp_path)
     assert (found.verdict, found.outcome) == ("pass", "ok")
     assert [(each.source, each.value) for each in found.read] == [(f"{tmp_path}/homes/{POOL_MARK}", "studio")]
+
+
+def test_a_folder_for_images_is_judged_by_what_is_there_of_it(tmp_path: Path) -> None:
+    folder = tmp_path / "box" / "images"
+    with a_box(tmp_path / "box") as box:
+        assert images_of(box).outcome == "ok"
+        folder.rename(tmp_path / "away")
+        assert images_of(box).outcome == "to-be-made"
+        assert images_of(box).facts == {"path": str(folder), "there": str(folder.parent)}
+
+
+def images_of(box: Box) -> Check:
+    return next(check for check in check_up_of(box.rig).checks if check.code == "images")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="file systems are mounted by root")
+def test_a_folder_for_images_that_the_worker_may_only_read_is_found(tmp_path: Path) -> None:
+    script = "import sys; from pathlib import Path; from hosts.agent.doctor.host_reader import read_folder"
+    asked = f"{script}; print(read_folder(Path(sys.argv[1]) / 'images'))"
+    words = ["unshare", "--mount", "sh", "-c", READ_ONLY, "sh", str(tmp_path), sys.executable, asked]
+    told = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    assert f"there='{tmp_path}', read_only=True, writable=False" in told
+    assert read_folder(tmp_path / "images").writable
 
 
 READ_ONLY = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && exec "$2" -c "$3" "$1"'

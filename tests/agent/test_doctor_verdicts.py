@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from hosts.agent.doctor import card_checks, host_checks, platform_checks
-from hosts.agent.doctor.examination import blocking_verdicts, fitting, in_order
+from hosts.agent.doctor.examination import blocking_verdicts, fitting, in_order, platform_verdicts
 from hosts.agent.doctor.facts import (
     CardFacts,
     Clock,
     FilterFacts,
+    FolderFacts,
     FunctionFacts,
     Grounds,
     GroupFacts,
@@ -35,6 +36,7 @@ from hosts.protocol.findings import DRIFT_TOPICS, TOPICS, put_in_words
 
 GPU, AUDIO = "0000:41:00.0", "0000:41:00.1"
 GIB = 1024**3
+READ = ("/a/file", "says so")
 FAST = Link(16, "16.0 GT/s PCIe")
 INTEL = Platform(cmdline="quiet intel_iommu=on iommu=pt", iommus=("dmar0",), ecaps=("f00f5e",))
 AMD = Platform(cmdline="quiet", iommus=("ivhd0",), ecaps=("",))
@@ -50,7 +52,7 @@ GROUNDS = Grounds(
 CARD = CardFacts(
     grounds=GROUNDS,
     claimed_by="/etc/modprobe.d/vfio.conf",
-    window=Window(address=0x38_0000_0000, size=48 * GIB, most=48 * GIB, resizable=True),
+    window=Window(0, address=0x38_0000_0000, size=48 * GIB, most=48 * GIB, resizable=True),
     rom_bytes=512 * 1024,
     numa_node=1,
     link=FAST,
@@ -61,6 +63,7 @@ CARD = CardFacts(
 HYPERVISOR = HypervisorFacts("qemu:///system", libvirt=(9, 0, 0), qemu=(7, 2, 22))
 FILTER = FilterFacts(nft="nftables v1.0.6", dnsmasq="/usr/sbin/dnsmasq")
 POOL = HomePoolFacts("studio", "/srv/leasehold-homes", mark="studio")
+IMAGES = FolderFacts("/srv/images", "/srv/images")
 STORAGE = Storage("/var/lib/leasehold", "ext4", total=1000 * GIB, free=800 * GIB)
 HOST = HostFacts(
     simulated=False,
@@ -74,6 +77,7 @@ HOST = HostFacts(
     hypervisor=HYPERVISOR,
     filter=FILTER,
     storage=STORAGE,
+    images=IMAGES,
     home_pool=POOL,
     clock=Clock(synchronised=True, error_us=1200),
 )
@@ -135,6 +139,11 @@ def host_cases() -> Iterator[tuple[str, Check]]:
     yield "fail full", host_checks.storage(replace(STORAGE, free=GIB))
     yield "fail in-memory", host_checks.storage(replace(STORAGE, kind="tmpfs"))
     yield "warn network", host_checks.storage(replace(STORAGE, kind="nfs4"))
+    images = host_checks.images
+    yield "pass ok", images(IMAGES)
+    yield "pass to-be-made", images(replace(IMAGES, there="/srv"))
+    yield "fail read-only", images(replace(IMAGES, read_only=True, writable=False))
+    yield "fail not-writable", images(replace(IMAGES, there="/srv", writable=False))
     pool = host_checks.home_pool
     yield "pass ok", pool(POOL)
     yield "skip not-used", pool(None)
@@ -184,6 +193,8 @@ def platform_cases() -> Iterator[tuple[str, Check]]:
     yield "pass off", platform_checks.lockdown(INTEL)
     yield "pass off", platform_checks.lockdown(platform(lockdown="[none] integrity confidentiality"))
     yield "fail on", platform_checks.lockdown(platform(lockdown="none [integrity] confidentiality"))
+    for check in platform_verdicts(replace(HOST, simulated=True)):
+        yield "skip simulated", check
 
 
 def ground_cases() -> Iterator[tuple[str, Check]]:
@@ -230,7 +241,7 @@ def card_cases() -> Iterator[tuple[str, Check]]:
     yield "pass present", card_checks.option_rom(CARD)
     yield "skip absent", card_checks.option_rom(replace(CARD, rom_bytes=0))
     yield "warn shadow", card_checks.option_rom(replace(CARD, rom_is_shadow=True))
-    window = Window(address=0xE000_0000, size=GIB // 4, most=48 * GIB, resizable=True)
+    window = Window(1, address=0xE000_0000, size=GIB // 4, most=48 * GIB, resizable=True)
     yield "pass full", card_checks.resizable_bar(CARD)
     yield "warn small", card_checks.resizable_bar(replace(CARD, window=window))
     yield "skip fixed", card_checks.resizable_bar(replace(CARD, window=replace(window, resizable=False)))
@@ -256,8 +267,6 @@ def card_cases() -> Iterator[tuple[str, Check]]:
         yield "skip simulated", check(simulated)
 
 
-# What to do is in the finding itself, or there is nothing to do.
-NOTHING_TO_ADVISE = {("iommu-group", "off"), ("time-sync", "unknown")}
 CASES = [*host_cases(), *platform_cases(), *ground_cases(), *card_cases()]
 
 
@@ -277,16 +286,24 @@ def test_a_verdict_can_be_put_in_words(check: Check) -> None:
     for text in (words.finding, words.change, words.lines):
         assert "?" not in text
         assert "%(" not in text
-    advised = words.change or (check.code, check.outcome) in NOTHING_TO_ADVISE
-    assert advised or check.verdict not in ("warn", "fail")
+    assert words.change or check.verdict not in ("warn", "fail")
+
+
+@pytest.mark.parametrize(
+    "check", [check for _, check in CASES], ids=lambda each: f"{each.code}-{each.outcome}"
+)
+def test_a_verdict_says_what_was_read(check: Check) -> None:
+    assert check.read
+    for each in check.read:
+        assert each.source
+        assert each.value not in ("", "None")
 
 
 def test_every_outcome_in_the_book_is_one_that_a_check_can_have() -> None:
     doctors = {code: topic for code, topic in TOPICS.items() if code not in DRIFT_TOPICS}
     written = {(code, outcome) for code, topic in doctors.items() for outcome in topic.outcomes}
     seen = {(check.code, check.outcome) for _, check in CASES}
-    simulated = {(code, "simulated") for code, topic in TOPICS.items() if "simulated" in topic.outcomes}
-    assert seen | simulated == written
+    assert seen == written
 
 
 def test_the_words_of_every_outcome_name_facts_that_exist() -> None:
@@ -297,10 +314,10 @@ def test_the_words_of_every_outcome_name_facts_that_exist() -> None:
 
 
 def test_what_a_newer_host_found_keeps_its_codes() -> None:
-    strange = warned("flux", "leaking", subject=GPU, amount=3)
+    strange = warned("flux", "leaking", READ, subject=GPU, amount=3)
     words = put_in_words(strange, TOPICS)
     assert (words.title, words.finding, words.change) == ("flux", "leaking (amount: 3)", "")
-    assert put_in_words(skipped("iommu", "levitating"), TOPICS).finding == "levitating"
+    assert put_in_words(skipped("iommu", "levitating", READ), TOPICS).finding == "levitating"
 
 
 def test_words_can_be_those_of_another_language() -> None:
@@ -309,7 +326,7 @@ def test_words_can_be_those_of_another_language() -> None:
 
 
 def test_a_fact_that_was_not_told_is_a_question_mark() -> None:
-    assert "?" in put_in_words(passed("cards", "found"), TOPICS).finding
+    assert "?" in put_in_words(passed("cards", "found", READ), TOPICS).finding
 
 
 def test_values_are_cut_to_what_a_message_carries() -> None:
@@ -320,18 +337,18 @@ def test_values_are_cut_to_what_a_message_carries() -> None:
 def test_the_worst_comes_first() -> None:
     ordered = in_order(
         [
-            passed("a", "x"),
-            skipped("b", "x"),
-            failed("c", "x", subject=GPU),
-            warned("d", "x"),
-            failed("e", "x"),
+            passed("a", "x", READ),
+            skipped("b", "x", READ),
+            failed("c", "x", READ, subject=GPU),
+            warned("d", "x", READ),
+            failed("e", "x", READ),
         ]
     )
     assert [check.code for check in ordered] == ["e", "c", "d", "a", "b"]
 
 
 def test_what_does_not_fit_is_the_least_of_it_and_is_counted() -> None:
-    checks = in_order([passed("a", "x", ("source", "z" * 400))] * 300 + [failed("b", "x")])
+    checks = in_order([passed("a", "x", ("source", "z" * 400))] * 300 + [failed("b", "x", READ)])
     kept = fitting(CheckUp(simulated=False, checks=checks))
     assert kept.checks[0].code == "b"
     assert 100 < len(kept.checks) < 301

@@ -12,7 +12,7 @@ import pytest
 
 from hosts.agent import drift
 from hosts.agent.cli import tables
-from hosts.agent.drift_notes import differences_found
+from hosts.agent.drift_notes import differences_found, seen
 from hosts.agent.machines import MachineFacts, MachineState
 from hosts.agent.mending import mend
 from hosts.agent.simulated import VFIO_DRIVER, Fault, inject, reboot, take_for_host
@@ -52,7 +52,9 @@ def found(box: Box) -> list[tuple[str, str, str]]:
     """Look once and let everything follow that follows; (code, outcome, verdict) of what was found."""
     mend(box.rig)
     box.settle()
-    return [(each.code, each.outcome, each.verdict) for each in differences_found(box.rig)]
+    differences = differences_found(box.rig)
+    assert all(each.read and each.read[0].value for each in differences)
+    return [(each.code, each.outcome, each.verdict) for each in differences]
 
 
 def orphan(*, gpu: int = 1) -> MachineFacts:
@@ -301,6 +303,10 @@ def test_the_watch_looks_on_a_period_and_tells_the_portal_once(tmp_path: Path) -
 
 def drift_in(event: CheckUp) -> list[str]:
     return [check.code for check in event.checks if check.code in DRIFT_TOPICS]
+
+
+def test_it_is_known_where_each_difference_shows() -> None:
+    assert all(seen(code, "0000:41:00.0", {"reason": "no"}) for code in DRIFT_TOPICS)
 
 
 def test_status_and_doctor_show_what_was_found(box: Box) -> None:

@@ -274,14 +274,16 @@ def _card(address: str, *, group: int, refusal: str = "") -> m.CardFacts:
 
 def check_up(address: str) -> CheckUp:
     """A host almost in order: its doctor has something to say about it and about one card."""
+    read = (f"/sys/bus/pci/devices/{address}", "as here")
+    held = {"drivers": "nvidia", "holders": "Xwayland (812)"}
     checks = (
         found("pass", "cpu-virtualisation", "on", ("/proc/cpuinfo", "svm"), kind="AMD-V"),
         found("warn", "iommu-passthrough", "off", ("/proc/cmdline", "quiet")),
         found("pass", "iommu", "on", ("/sys/class/iommu", "ivhd0"), kind="AMD-Vi", units="ivhd0"),
-        found("fail", "host-driver", "held", subject=address, drivers="nvidia", holders="Xwayland (812)"),
-        found("warn", "vfio-at-boot", "not-claimed", subject=address, ids="10de:2230,10de:1aef"),
-        found("pass", "iommu-group", "alone", subject=address, group=20),
-        found("skip", "resizable-bar", "fixed", subject=address, now=256),
-        found("warn", "of-tomorrow", "leaking", subject=address, amount=3),
+        found("fail", "host-driver", "held", read, subject=address, **held),
+        found("warn", "vfio-at-boot", "not-claimed", read, subject=address, ids="10de:2230,10de:1aef"),
+        found("pass", "iommu-group", "alone", read, subject=address, group=20),
+        found("skip", "resizable-bar", "fixed", read, subject=address, now=256),
+        found("warn", "of-tomorrow", "leaking", read, subject=address, amount=3),
     )
     return CheckUp(simulated=False, checks=in_order(checks), left_out=1)

@@ -61,6 +61,17 @@ def test_the_page_shows_problems_first_and_all_on_request(scene: Scene, sign_in:
     assert "1 more did not fit" in problems
 
 
+def test_every_check_shows_why_it_matters_and_what_was_read(scene: Scene, sign_in: SignIn) -> None:
+    page = html.unescape(page_of(sign_in(scene.operator), row(scene), "?checks=all"))
+    shown = dict(re.findall(r'data-check="([^"]+)"(.*?)</li>', page))
+    told = show(HostCheckUp.objects.get(host=row(scene))).checks
+    assert shown.keys() == {check.code for check in told}
+    for check in told:
+        assert check.why in shown[check.code]
+        read = re.findall(r'<dt class="mono">(.*?)</dt><dd class="mono">(.*?)</dd>', shown[check.code])
+        assert read == [(each.source, each.value) for each in check.read] != []
+
+
 def test_what_a_newer_host_found_is_shown_as_it_came(scene: Scene, sign_in: SignIn) -> None:
     assert "of-tomorrow.</strong> leaking (amount: 3)" in page_of(sign_in(scene.auditor), row(scene))
 

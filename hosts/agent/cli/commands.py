@@ -140,7 +140,7 @@ def doctor(options: Namespace) -> Exit:
     """why this host cannot lease its GPUs, and what to change"""
     found = _examine(load_settings(options.config))
     if options.json:
-        _print_json(msgspec.to_builtins(found))
+        _print_json(tables.with_words(found))
     else:
         print(tables.show_check_up(found, only_problems=options.only_problems))
     return Exit.NOT_IN_ORDER if any(each.verdict == "fail" for each in found.checks) else Exit.DONE

@@ -26,13 +26,21 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def show_check_up(found: CheckUp, *, only_problems: bool) -> str:
-    """Host first, then each card; problems with why they matter, what to change and what was read."""
+    """Host first, then each card, with what was read; problems with why they matter and what to change."""
     shown = [each for each in found.checks if not only_problems or each.verdict in ("fail", "warn")]
     shown.sort(key=lambda check: check.subject)
     parts = [_section(subject, list(checks)) for subject, checks in groupby(shown, key=lambda c: c.subject)]
     if found.simulated:
         parts.insert(0, "The GPUs of this host are simulated.")
     return "\n\n".join([*parts, _summary(found)])
+
+
+def with_words(found: CheckUp) -> dict[str, Any]:
+    """As programs are told of it: codes, and the words for them."""
+    told: dict[str, Any] = msgspec.to_builtins(found)
+    for check, each in zip(found.checks, told["checks"], strict=True):
+        each.update(vars(put_in_words(check, TOPICS)))
+    return told
 
 
 def show_status(status: dict[str, Any]) -> str:
@@ -154,7 +162,7 @@ def _lines(check: Check, where: str = "") -> Iterator[str]:
         yield from _wrapped(words.why)
         yield from _wrapped(words.change)
         yield from (f"{_INDENT}    {line}" for line in words.lines.splitlines())
-        yield from (f"{_INDENT}  ({each.source}: {each.value})" for each in check.read)
+    yield from (f"{_INDENT}  ({each.source}: {each.value})" for each in check.read)
 
 
 def _wrapped(text: str) -> list[str]:

@@ -12,10 +12,11 @@ from hosts.agent.doctor.facts import (
     Window,
 )
 from hosts.agent.doctor.reader import Reader
-from hosts.agent.pci import PciFunction, PciTree
+from hosts.agent.pci import Bar, PciFunction, PciTree
 
 VFIO_IDS = "vfio-pci ids="
 _ROM_ROW = 6
+_HEADER_START = 16
 _SHADOW = 0x2  # IORESOURCE_ROM_SHADOW of Linux' include/linux/ioport.h
 
 
@@ -31,6 +32,7 @@ def read_grounds(tree: PciTree, card: list[PciFunction]) -> Grounds:
         is_boot_display=display.text("boot_vga") == "1",
         has_bridge=any(function.bridge for function in card),
         unassigned_bars=any(not bar.assigned for function in card for bar in function.bars()),
+        bars=tuple(_bar_told(function, bar) for function in card for bar in function.bars()),
     )
 
 
@@ -52,11 +54,17 @@ def read_card(tree: PciTree, card: list[PciFunction], *, holders: tuple[str, ...
     )
 
 
+def _bar_told(function: PciFunction, bar: Bar) -> str:
+    where = f"at {bar.start:#x}" if bar.assigned else "unassigned"
+    return f"{function.address} BAR {bar.index}: {bar.size:#x} {where}"
+
+
 def _function(function: PciFunction) -> FunctionFacts:
     return FunctionFacts(
         address=function.address,
         ids=function.ids,
         driver=function.driver,
+        config=function.config(_HEADER_START).hex(" "),
         is_bridge=function.header_type == 1,
         is_alive=function.is_alive,
         virtual_functions=function.number("sriov_numvfs"),
@@ -80,7 +88,7 @@ def _window(display: PciFunction) -> Window | None:
     if bar is None:
         return None
     resizable = (display.path / f"resource{bar.index}_resize").exists()
-    return Window(address=bar.start, size=bar.size, most=display.memory_bytes(), resizable=resizable)
+    return Window(bar.index, bar.start, size=bar.size, most=display.memory_bytes(), resizable=resizable)
 
 
 def _rom(display: PciFunction) -> tuple[int, bool]:

@@ -14,6 +14,7 @@ from hosts.agent.doctor import card_checks, host_checks, platform_checks
 from hosts.agent.doctor.facts import CardFacts, FilterFacts, Grounds, HostFacts, HypervisorFacts, Platform
 from hosts.agent.doctor.host_reader import (
     read_clock,
+    read_folder,
     read_home_pool,
     read_huge_pages,
     read_platform,
@@ -21,7 +22,7 @@ from hosts.agent.doctor.host_reader import (
     read_storage,
 )
 from hosts.agent.doctor.reader import Reader
-from hosts.agent.doctor.verdicts import skipped
+from hosts.agent.doctor.verdicts import SIMULATED, skipped
 from hosts.protocol.checkup import Check, CheckUp
 from hosts.protocol.fields import MAX_MESSAGE_BYTES
 
@@ -38,6 +39,7 @@ class Surroundings:
     domain_type: Literal["kvm", "qemu"]
     accepted_risks: frozenset[str]
     state_directory: Path
+    images_directory: Path
     hypervisor: HypervisorFacts
     filter: FilterFacts | None = None
     home_pool: tuple[str, Path] | None = None
@@ -68,6 +70,7 @@ def read_host(surroundings: Surroundings, root: Path) -> HostFacts:
         hypervisor=surroundings.hypervisor,
         filter=surroundings.filter,
         storage=read_storage(reader, surroundings.state_directory),
+        images=read_folder(surroundings.images_directory),
         home_pool=read_home_pool(*surroundings.home_pool) if surroundings.home_pool else None,
         clock=read_clock(),
         denied=tuple(reader.denied),
@@ -108,7 +111,7 @@ def _host_verdicts(host: HostFacts, cards: int) -> Iterator[Check]:
     yield host_checks.privileges(host)
     yield host_checks.cards(cards)
     yield host_checks.cpu_virtualisation(host.processor, domain_type=host.domain_type)
-    yield from _platform_verdicts(host)
+    yield from platform_verdicts(host)
     yield host_checks.huge_pages(host.huge_pages)
     yield host_checks.isolated_cpus(host.processor)
     yield host_checks.libvirt(host.hypervisor)
@@ -117,11 +120,13 @@ def _host_verdicts(host: HostFacts, cards: int) -> Iterator[Check]:
     yield host_checks.dnsmasq(host.filter)
     yield host_checks.forwarding(host.filter)
     yield host_checks.storage(host.storage)
+    yield host_checks.images(host.images)
     yield host_checks.home_pool(host.home_pool)
     yield host_checks.time_sync(host.clock)
 
 
-def _platform_verdicts(host: HostFacts) -> Iterator[Check]:
+def platform_verdicts(host: HostFacts) -> Iterator[Check]:
+    """Whether kernel and board keep devices apart; of no matter where these are simulated."""
     platform = host.platform
     checks: dict[str, Callable[[], Check]] = {
         "iommu": lambda: platform_checks.iommu(platform, vendor=host.processor.vendor),
@@ -132,7 +137,7 @@ def _platform_verdicts(host: HostFacts) -> Iterator[Check]:
         "lockdown": lambda: platform_checks.lockdown(platform),
     }
     for code, check in checks.items():
-        yield skipped(code, "simulated") if host.simulated else check()
+        yield skipped(code, "simulated", SIMULATED) if host.simulated else check()
 
 
 def _card_verdicts(host: HostFacts, card: CardFacts) -> Iterator[Check]:

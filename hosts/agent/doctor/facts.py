@@ -73,6 +73,19 @@ class Storage:
 
 
 @dataclass(frozen=True)
+class FolderFacts:
+    """A folder, or the nearest one above it that is there, and whether it can be written to.
+
+    `read_only` is said of its file system.
+    """
+
+    path: str
+    there: str
+    read_only: bool = False
+    writable: bool = True
+
+
+@dataclass(frozen=True)
 class HomePoolFacts:
     """The pool that host.toml names, and what is found at its directory.
 
@@ -112,6 +125,7 @@ class HostFacts:
     hypervisor: HypervisorFacts
     filter: FilterFacts | None
     storage: Storage
+    images: FolderFacts
     home_pool: HomePoolFacts | None
     clock: Clock
 
@@ -135,12 +149,14 @@ class GroupFacts:
 
 @dataclass(frozen=True)
 class FunctionFacts:
-    """One PCI function. `reset_methods` is what the kernel lists; `can_reset` whether it has any at all;
-    `mediated` are the mediated devices, such as vGPUs, that were made of it."""
+    """One PCI function. `config` is the beginning of its configuration space, in hexadecimal digits;
+    `reset_methods` is what the kernel lists; `can_reset` whether it has any at all; `mediated` are the
+    mediated devices, such as vGPUs, that were made of it."""
 
     address: str
     ids: str = ""
     driver: str = ""
+    config: str = ""
     is_bridge: bool = False
     is_alive: bool = True
     virtual_functions: int = 0
@@ -151,7 +167,10 @@ class FunctionFacts:
 
 @dataclass(frozen=True)
 class Grounds:
-    """What decides whether a card may be leased. The display function comes first."""
+    """What decides whether a card may be leased. The display function comes first.
+
+    `bars` are the memory BARs of all functions, each with its size and address in words.
+    """
 
     functions: tuple[FunctionFacts, ...]
     groups: tuple[GroupFacts, ...] = ()
@@ -159,6 +178,7 @@ class Grounds:
     is_boot_display: bool = False
     has_bridge: bool = True
     unassigned_bars: bool = False
+    bars: tuple[str, ...] = ()
 
     @property
     def address(self) -> str:
@@ -186,6 +206,7 @@ class Link:
 class Window:
     """The memory BAR: sizes in bytes, `most` as far as the card can be resized (or its size)."""
 
+    index: int
     address: int
     size: int
     most: int

@@ -7,6 +7,7 @@ from typing import Any
 from hosts.agent.doctor.facts import (
     Clock,
     FilterFacts,
+    FolderFacts,
     HomePoolFacts,
     HostFacts,
     HugePages,
@@ -16,7 +17,8 @@ from hosts.agent.doctor.facts import (
     Version,
 )
 from hosts.agent.doctor.host_reader import HUGE_PAGES, ISOLATED_CPUS
-from hosts.agent.doctor.verdicts import failed, passed, skipped, warned
+from hosts.agent.doctor.verdicts import Read, failed, passed, skipped, warned
+from hosts.agent.pci import DEVICES
 from hosts.protocol.checkup import Check
 from hosts.protocol.homes import POOL_MARK
 
@@ -24,6 +26,7 @@ from hosts.protocol.homes import POOL_MARK
 OLDEST_LIBVIRT: Version = (8, 7, 0)
 OLDEST_QEMU: Version = (7, 2, 0)
 GIB = 1024**3
+NO_BRIDGE: Read = ("host.toml", "the network's mode is not bridge")
 _TIGHT_BYTES, _FULL_BYTES = 20 * GIB, 2 * GIB
 _IN_MEMORY = ("tmpfs", "ramfs")
 _ON_NETWORK = ("nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p", "ceph", "fuse.glusterfs")
@@ -31,16 +34,16 @@ _KINDS = {"vmx": ("VT-x", "kvm_intel"), "svm": ("AMD-V", "kvm_amd")}
 
 
 def privileges(host: HostFacts) -> Check:
+    read = ("geteuid", "root" if host.is_root else "not root")
     if host.is_root and not host.denied:
-        return passed("privileges", "root")
+        return passed("privileges", "root", read)
     denied = ", ".join(sorted(set(host.denied))) or "open files of other users"
-    return warned("privileges", "not-root", denied=denied)
+    return warned("privileges", "not-root", read, denied=denied)
 
 
 def cards(count: int) -> Check:
-    if count:
-        return passed("cards", "found", count=count)
-    return failed("cards", "none")
+    read = (f"/{DEVICES}", f"{count} of class 03")
+    return passed("cards", "found", read, count=count) if count else failed("cards", "none", read)
 
 
 def cpu_virtualisation(processor: Processor, *, domain_type: str) -> Check:
@@ -73,48 +76,51 @@ def isolated_cpus(processor: Processor) -> Check:
 
 def libvirt(hypervisor: HypervisorFacts) -> Check:
     if hypervisor.libvirt is None:
-        return failed("libvirt", "away", uri=hypervisor.uri, error=hypervisor.error or "no answer")
+        error = hypervisor.error or "no answer"
+        return failed("libvirt", "away", (hypervisor.uri, error), uri=hypervisor.uri, error=error)
     version = _written(hypervisor.libvirt)
+    read = (hypervisor.uri, version)
     if hypervisor.libvirt < OLDEST_LIBVIRT:
-        return failed("libvirt", "old", version=version, needed=_written(OLDEST_LIBVIRT))
-    return passed("libvirt", "ok", version=version, uri=hypervisor.uri)
+        return failed("libvirt", "old", read, version=version, needed=_written(OLDEST_LIBVIRT))
+    return passed("libvirt", "ok", read, version=version, uri=hypervisor.uri)
 
 
 def qemu(hypervisor: HypervisorFacts) -> Check:
     if hypervisor.qemu is None:
-        return skipped("qemu", "unknown")
+        return skipped("qemu", "unknown", (hypervisor.uri, hypervisor.error or "no answer"))
     version = _written(hypervisor.qemu)
+    read = (hypervisor.uri, version)
     if hypervisor.qemu < OLDEST_QEMU:
-        return warned("qemu", "old", version=version, needed=_written(OLDEST_QEMU))
-    return passed("qemu", "ok", version=version)
+        return warned("qemu", "old", read, version=version, needed=_written(OLDEST_QEMU))
+    return passed("qemu", "ok", read, version=version)
 
 
 def nftables(found: FilterFacts | None) -> Check:
     if found is None:
-        return skipped("nftables", "not-used")
+        return skipped("nftables", "not-used", NO_BRIDGE)
     if found.error:
-        return failed("nftables", "away", error=found.error)
-    return passed("nftables", "ok", version=found.nft)
+        return failed("nftables", "away", ("nft", found.error), error=found.error)
+    return passed("nftables", "ok", ("nft --version", found.nft), version=found.nft)
 
 
 def dnsmasq(found: FilterFacts | None) -> Check:
     if found is None:
-        return skipped("dnsmasq", "not-used")
+        return skipped("dnsmasq", "not-used", NO_BRIDGE)
     if not found.dnsmasq:
-        return failed("dnsmasq", "away")
-    return passed("dnsmasq", "ok", path=found.dnsmasq)
+        return failed("dnsmasq", "away", ("PATH", "no dnsmasq"))
+    return passed("dnsmasq", "ok", ("PATH", found.dnsmasq), path=found.dnsmasq)
 
 
 def forwarding(found: FilterFacts | None) -> Check:
     if found is None:
-        return skipped("forwarding", "not-used")
+        return skipped("forwarding", "not-used", NO_BRIDGE)
     if found.error:
-        return skipped("forwarding", "unknown")
+        return skipped("forwarding", "unknown", ("nft", found.error))
     if found.dropping:
         family, table, chain = found.dropping[0].split(" ")
         read = ("nft list chains", "; ".join(found.dropping))
         return warned("forwarding", "dropped", read, family=family, table=table, chain=chain)
-    return passed("forwarding", "ok")
+    return passed("forwarding", "ok", ("nft list chains", "none that drops what is forwarded"))
 
 
 def storage(place: Storage) -> Check:
@@ -124,21 +130,36 @@ def storage(place: Storage) -> Check:
         "free": place.free // GIB,
         "total": place.total // GIB,
     }
+    read = (
+        ("/proc/self/mounts", place.kind),
+        (f"statvfs {place.path}", f"{place.free} of {place.total} bytes are free"),
+    )
     if place.kind in _IN_MEMORY:
-        return failed("storage", "in-memory", **facts)
+        return failed("storage", "in-memory", *read, **facts)
     if place.free < _FULL_BYTES:
-        return failed("storage", "full", **facts)
+        return failed("storage", "full", *read, **facts)
     if place.kind in _ON_NETWORK:
-        return warned("storage", "network", **facts)
+        return warned("storage", "network", *read, **facts)
     if place.free < max(_TIGHT_BYTES, place.total // 10):
-        return warned("storage", "tight", **facts)
-    return passed("storage", "ok", **facts)
+        return warned("storage", "tight", *read, **facts)
+    return passed("storage", "ok", *read, **facts)
+
+
+def images(folder: FolderFacts) -> Check:
+    """The worker makes the folder when the first image comes, if it may write where that is to be."""
+    facts = {"path": folder.path, "there": folder.there}
+    if folder.read_only:
+        return failed("images", "read-only", (folder.there, "read-only file system"), **facts)
+    if not folder.writable:
+        return failed("images", "not-writable", (folder.there, "permission denied"), **facts)
+    outcome = "ok" if folder.there == folder.path else "to-be-made"
+    return passed("images", outcome, (folder.there, "can be written to"), **facts)
 
 
 def home_pool(pool: HomePoolFacts | None) -> Check:
     code = "home-pool"
     if pool is None:
-        return skipped(code, "not-used")
+        return skipped(code, "not-used", ("host.toml", "no home_pool"))
     facts = {"name": pool.name, "path": pool.path, "found": pool.mark, "error": pool.error or pool.mark_error}
     if pool.error:
         return failed(code, "absent", (pool.path, pool.error), **facts)
@@ -156,7 +177,7 @@ def home_pool(pool: HomePoolFacts | None) -> Check:
 
 def time_sync(clock: Clock) -> Check:
     if clock.synchronised is None:
-        return warned("time-sync", "unknown")
+        return warned("time-sync", "unknown", ("adjtimex", "no answer"))
     if not clock.synchronised:
         return warned("time-sync", "off", ("adjtimex", f"maxerror {clock.error_us} µs, unsynchronised"))
     return passed(

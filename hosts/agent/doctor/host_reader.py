@@ -7,7 +7,15 @@ import os
 import re
 from pathlib import Path
 
-from hosts.agent.doctor.facts import Clock, HomePoolFacts, HugePages, Platform, Processor, Storage
+from hosts.agent.doctor.facts import (
+    Clock,
+    FolderFacts,
+    HomePoolFacts,
+    HugePages,
+    Platform,
+    Processor,
+    Storage,
+)
 from hosts.agent.doctor.reader import Reader
 from hosts.protocol.homes import POOL_MARK
 
@@ -70,6 +78,17 @@ def read_storage(reader: Reader, directory: Path) -> Storage:
         kind=_mounted_kind(reader.text("proc/self/mounts"), there.resolve()),
         total=size.f_blocks * size.f_frsize,
         free=size.f_bavail * size.f_frsize,
+    )
+
+
+def read_folder(directory: Path) -> FolderFacts:
+    """As it is for whoever reads, as of `read_home_pool`."""
+    there = next(path for path in (directory, *directory.parents) if path.exists())
+    return FolderFacts(
+        path=str(directory),
+        there=str(there),
+        read_only=bool(os.statvfs(there).f_flag & os.ST_RDONLY),
+        writable=os.access(there, os.W_OK | os.X_OK),
     )
 
 

@@ -44,9 +44,10 @@ def interrupt_remapping(platform: Platform) -> Check:
         if ecap
     ]
     can = all(int(ecap, 16) & _REMAPS_INTERRUPTS for _, ecap in read)
+    verdict, outcome = (failed, "off")
     if can and not _remapping_is_forbidden(platform.cmdline):
-        return passed(code, "on", *read[:4])
-    return failed(code, "off", *read[:4], told)
+        verdict, outcome = (passed, "on")
+    return verdict(code, outcome, told, *read[:4])
 
 
 def _remapping_is_forbidden(cmdline: str) -> bool:

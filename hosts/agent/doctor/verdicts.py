@@ -8,13 +8,15 @@ from hosts.protocol.checkup import Check, Reading, Verdict
 
 VALUE_AT_MOST = 500
 SOURCE_AT_MOST = 200
+READ_AT_MOST = 8
 Read = tuple[str, object]
+SIMULATED: Read = ("host.toml", 'bus = "simulated"')
 
 
 def found(
-    verdict: Verdict, code: str, outcome: str, *read: Read, subject: str = "", **facts: object
+    verdict: Verdict, code: str, outcome: str, read: Read, /, *more: Read, subject: str = "", **facts: object
 ) -> Check:
-    """`read` are pairs of a source and what it said; `facts` fill the outcome's words."""
+    """`read`, and `more`, are pairs of a source and what it said; `facts` fill the outcome's words."""
     return Check(
         code=code,
         outcome=outcome,
@@ -22,7 +24,8 @@ def found(
         subject=subject,
         facts={name: shortened(str(value)) for name, value in facts.items()},
         read=tuple(
-            Reading(source=source[:SOURCE_AT_MOST], value=shortened(str(value))) for source, value in read
+            Reading(source=source[:SOURCE_AT_MOST], value=shortened(str(value)))
+            for source, value in (read, *more[: READ_AT_MOST - 1])
         ),
     )
 

@@ -45,7 +45,8 @@ CARD_TOPICS = {
         {
             "alone": Outcome(_("IOMMU group %(group)s holds nothing but the card.")),
             "off": Outcome(
-                _("The IOMMU is off: enable VT-d or AMD-Vi in the firmware, and intel_iommu=on for Intel.")
+                _("The IOMMU is off: enable VT-d or AMD-Vi in the firmware, and intel_iommu=on for Intel."),
+                _("What to change is said under “IOMMU”."),
             ),
             "not-covered": Outcome(
                 _("It has no IOMMU group: the IOMMU does not cover it."),
@@ -144,7 +145,6 @@ CARD_TOPICS = {
                 _("Its memory has no address: enable Above 4G Decoding in the firmware."),
                 _("The menu is called “Above 4G Decoding”, “Large BAR” or “MMIO High Size”."),
             ),
-            "simulated": SIMULATED,
         },
     ),
     "resizable-bar": Topic(
@@ -216,7 +216,6 @@ CARD_TOPICS = {
                 _("It offers no way to be reset."),
                 _("Move it to a slot behind a root port of its own; a display on the board has none."),
             ),
-            "simulated": SIMULATED,
         },
     ),
     "d3cold": Topic(

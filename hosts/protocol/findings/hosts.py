@@ -7,6 +7,11 @@ from hosts.protocol.findings.words import marked as _
 
 SIMULATED = Outcome(_("The GPUs are simulated: it does not matter here."))
 NO_BRIDGE = Outcome(_("Machines here have no network of their own, as host.toml says."))
+WRITES_FORBIDDEN = _(
+    "Mount the storage so that it can be written to. If it is, the worker's unit forbids it:"
+    " write this with `systemctl edit leasehold-host`, then run `systemctl restart"
+    " leasehold-host`. The role for hypervisors does so by itself."
+)
 
 HOST_TOPICS = {
     "privileges": Topic(
@@ -273,6 +278,24 @@ HOST_TOPICS = {
             ),
         },
     ),
+    "images": Topic(
+        _("Images"),
+        _("Images come from the portal into this folder. While it cannot be written to, none does."),
+        {
+            "ok": Outcome(_("%(path)s can be written to.")),
+            "to-be-made": Outcome(_("%(path)s is made when the first image comes: that can be done.")),
+            "read-only": Outcome(
+                _("%(there)s, where images are kept, can only be read."),
+                WRITES_FORBIDDEN,
+                '[Service]\nReadWritePaths="-%(path)s"',
+            ),
+            "not-writable": Outcome(
+                _("Root may not write to %(there)s, where images are kept."),
+                _("Let root of this host write there, or name another `images_directory`. NFS exports with:"),
+                "no_root_squash",
+            ),
+        },
+    ),
     "home-pool": Topic(
         _("Home volumes"),
         _("Home volumes and snapshots are kept there. While it is not in order, none is offered or made."),
@@ -296,11 +319,7 @@ HOST_TOPICS = {
             ),
             "read-only": Outcome(
                 _("%(path)s can only be read."),
-                _(
-                    "Mount the storage so that it can be written to. If it is, the worker's unit forbids it:"
-                    " write this with `systemctl edit leasehold-host`, then run `systemctl restart"
-                    " leasehold-host`. The role for hypervisors does so by itself."
-                ),
+                WRITES_FORBIDDEN,
                 '[Service]\nReadWritePaths="-%(path)s"',
             ),
             "not-writable": Outcome(
@@ -320,7 +339,11 @@ HOST_TOPICS = {
                 _("Install a time service:"),
                 "apt install chrony",
             ),
-            "unknown": Outcome(_("The kernel does not say whether the clock is synchronised.")),
+            "unknown": Outcome(
+                _("The kernel does not say whether the clock is synchronised."),
+                _("Ask the time service, and install one if there is none:"),
+                "timedatectl timesync-status || apt install chrony",
+            ),
         },
     ),
 }
