@@ -170,6 +170,10 @@ class PciBus(Protocol):
         """Cards in which the kernel hangs, by address. Until the host is rebooted each other access to one
         of them might never return; it is refused with Wedged."""
 
+    def held(self) -> frozenset[str]:
+        """Cards that a machine has open, or may have as far as this program is let see, by address. Touches
+        nothing that may hang."""
+
     def host_drivers(self, address: str) -> tuple[str, ...]:
         """Drivers of the host that have claimed a function of the card. Touches nothing that may hang."""
 

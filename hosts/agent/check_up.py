@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from itertools import chain
+from collections.abc import Collection, Mapping
 
 import msgspec
 
 from hosts.agent.bus import PciBus
 from hosts.agent.config import Settings
+from hosts.agent.doctor.card_checks import untouched
 from hosts.agent.doctor.examination import Surroundings, examine, fitting, in_order
 from hosts.agent.doctor.facts import HypervisorFacts
-from hosts.agent.drift_notes import differences_found
+from hosts.agent.drift_notes import differences_found, hang_of
 from hosts.agent.held_cards import cards_in_use
 from hosts.agent.machines import HypervisorError, MachineHost
 from hosts.agent.network.examining import examine_filter
 from hosts.agent.rig import Rig
 from hosts.protocol.checkup import Check, CheckUp
+
+OPEN_FILES = "/proc/*/fd"
+JOURNAL = "the journal and libvirt"
 
 
 def check_up(
@@ -24,12 +27,12 @@ def check_up(
     bus: PciBus,
     hypervisor: HypervisorFacts,
     *,
-    without: Collection[str] = (),
-    unseen: int = 0,
+    without: Collection[str],
+    unseen: Mapping[str, tuple[Check, ...]],
 ) -> CheckUp:
     """Everything that can be said about the host now. BusError if the cards cannot be looked at.
 
-    Cards `without` are not touched; `unseen` is how many of these there are.
+    Cards `without` are not touched; of the `unseen` among them is said what is known.
     """
     pool = settings.home_pool
     surroundings = Surroundings(
@@ -42,7 +45,17 @@ def check_up(
         filter=examine_filter() if settings.network.mode == "bridge" else None,
         home_pool=(pool.name, pool.directory) if pool else None,
     )
-    return examine(surroundings, bus.examine(without=without), unseen=unseen)
+    cards = bus.examine(without=without)
+    found_hanging = {address: (hang_of(address),) for address in bus.hanging() - set(without)}
+    return examine(surroundings, cards, unseen={**found_hanging, **unseen})
+
+
+def check_up_alone(settings: Settings, bus: PciBus, hypervisor: HypervisorFacts) -> CheckUp:
+    """As `check_up`, where no worker knows which cards are in use."""
+    held = bus.held()
+    unseen = {address: (untouched(address, OPEN_FILES),) for address in held}
+    known_to_hang = {address: (hang_of(address),) for address in bus.hanging()}
+    return check_up(settings, bus, hypervisor, without=held, unseen={**unseen, **known_to_hang})
 
 
 def ask_hypervisor(uri: str, hypervisor: MachineHost) -> HypervisorFacts:
@@ -66,11 +79,12 @@ def whole_check_up_of(rig: Rig) -> CheckUp:
     """
     used = cards_in_use(rig)
     kept = {address: checks for address in used if (checks := _recall(rig, address))}
-    unseen = used & {*kept, *(gpu.address for gpu in rig.gpus.all())}
+    new = used.intersection(gpu.address for gpu in rig.gpus.all()) - kept.keys()
+    unseen = {**kept, **{address: (untouched(address, JOURNAL),) for address in new}}
     hypervisor = ask_hypervisor(rig.config.libvirt_uri, rig.hypervisor)
-    found = check_up(rig.config, rig.bus, hypervisor, without=used, unseen=len(unseen))
+    found = check_up(rig.config, rig.bus, hypervisor, without=used, unseen=unseen)
     _remember(rig, found.checks, without=used | cards_in_use(rig))
-    checks = (*differences_found(rig), *found.checks, *chain.from_iterable(kept.values()))
+    checks = (*differences_found(rig), *found.checks)
     return msgspec.structs.replace(found, checks=in_order(checks))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from hosts.agent.boot import BOOT_ID
-from hosts.agent.doctor.verdicts import Read
+from hosts.agent.doctor.verdicts import Read, failed
 from hosts.agent.pci import DEVICES
 from hosts.agent.rig import Books
 from hosts.protocol.checkup import Check
@@ -37,6 +37,11 @@ def seen(code: str, subject: str, facts: Mapping[str, object]) -> Read:
     """What was read where a difference shows."""
     told = ", ".join(f"{name}: {fact}" for name, fact in facts.items() if name != "reason")
     return _SEEN_IN[code].format(subject=subject), told or subject or "not as it was written"
+
+
+def hang_of(address: str) -> Check:
+    """The kernel hangs in the card, and nothing touches it."""
+    return failed("hang", "hangs", seen("hang", address, {}), subject=address)
 
 
 def differences_found(books: Books) -> tuple[Check, ...]:

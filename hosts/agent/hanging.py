@@ -8,7 +8,7 @@ in /run: a restarted worker finds it, and a reboot, which ends the hang, empties
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hosts.agent.bus import BusError, Wedged
@@ -20,12 +20,14 @@ class Hanging:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._seen: set[str] = set()
 
     def addresses(self) -> frozenset[str]:
         try:
-            return frozenset(self._path.read_text().split())
-        except FileNotFoundError:
-            return frozenset()
+            written = self._path.read_text().split()
+        except (FileNotFoundError, PermissionError):
+            written = []
+        return frozenset(self._seen.union(written))
 
     def refuse(self, address: str) -> None:
         """Wedged if the card is on the list."""
@@ -43,9 +45,11 @@ class Hanging:
             raise
 
     def _add(self, address: str) -> None:
-        self._path.parent.mkdir(exist_ok=True)
-        with self._path.open("a") as file:
-            file.write(f"{address}\n")
+        self._seen.add(address)
+        with suppress(PermissionError):  # whoever may not write it down knows it as long as it runs
+            self._path.parent.mkdir(exist_ok=True)
+            with self._path.open("a") as file:
+                file.write(f"{address}\n")
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from hosts.agent.drift import (
     Written,
     differences,
 )
-from hosts.agent.drift_notes import note_differences, seen
+from hosts.agent.drift_notes import hang_of, note_differences, seen
 from hosts.agent.machines import HypervisorError, MachineFacts
 from hosts.agent.network import connecting
 from hosts.agent.network.ways import NetworkError
@@ -115,7 +115,7 @@ def _mend(rig: Rig, difference: Difference) -> Check:
         case Doubtful():
             check = _doubt(rig, difference)
         case Hang(address):
-            check = _found("hang", "hangs", "fail", address)
+            check = hang_of(address)
     log.warning("Found %s: %s %s", check.code, check.outcome, {"subject": check.subject, **check.facts})
     return check
 

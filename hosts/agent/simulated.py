@@ -86,6 +86,9 @@ class SimulatedBus:
     def hanging(self) -> frozenset[str]:
         return frozenset(address for address, card in self._store.read().cards.items() if card.hangs)
 
+    def held(self) -> frozenset[str]:
+        return frozenset()  # a machine has an emulated display instead
+
     def host_drivers(self, address: str) -> tuple[str, ...]:
         card = self._store.read().cards.get(address)
         drivers = set(card.drivers.values()) if card and card.present else set()

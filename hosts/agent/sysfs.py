@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -87,6 +88,11 @@ class SysfsBus:
 
     def hanging(self) -> frozenset[str]:
         return self._hanging.addresses()
+
+    def held(self) -> frozenset[str]:
+        given = [each for each in self._displays(()) if each.driver == VFIO_DRIVER]
+        may_see = os.geteuid() == 0  # the files that others have open
+        return frozenset(each.address for each in given if not may_see or holders(self._tree.root, [each]))
 
     def host_drivers(self, address: str) -> tuple[str, ...]:
         display = self._tree.function(address)

@@ -200,6 +200,7 @@ def platform_cases() -> Iterator[tuple[str, Check]]:
 def ground_cases() -> Iterator[tuple[str, Check]]:
     yield "pass yes", card_checks.answers(GROUNDS)
     yield "fail no", card_checks.answers(with_first(is_alive=False))
+    yield "skip untouched", card_checks.untouched(GPU, "libvirt")
     yield "pass whole", card_checks.functions(GROUNDS)
     yield "pass slice", card_checks.functions(replace(GROUNDS, physical_function="0000:41:00.7"))
     yield "warn sliced", card_checks.functions(with_first(virtual_functions=4))

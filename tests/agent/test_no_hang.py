@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import pytest
 from hosts.agent import children, orders, stuck
 from hosts.agent.bus import Card, Wedged
 from hosts.agent.check_up import whole_check_up_of
+from hosts.agent.cli import main
 from hosts.agent.inventory import take_inventory
 from hosts.agent.mending import mend
 from hosts.agent.orders import OrderRefused
@@ -224,6 +227,83 @@ def test_a_card_that_does_not_answer_whoever_looks_is_left_out_from_then_on(
         assert look(bus) == [GOOD.address]
         assert bus.hanging() == {BAD.address}
     assert look(bus) == [GOOD.address]
+
+
+@pytest.fixture
+def alone(two: FakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, Any]]:
+    """Asks the program on that host, where no worker runs, and no libvirt."""
+    config = tmp_path / "host.toml"
+    config.write_text(f'state_directory = "{tmp_path}"\nlibvirt_uri = "test:///none"\n')
+    monkeypatch.setattr(
+        "hosts.agent.cli.commands.open_bus", lambda _: SlicingBus(two.root, kernel=FakeKernel(two))
+    )
+
+    def ask(command: str) -> dict[str, Any]:
+        told = io.StringIO()
+        with redirect_stdout(told):
+            main([command, "--config", str(config), "--json"])
+        found: dict[str, Any] = json.loads(told.getvalue())
+        return found
+
+    return ask
+
+
+def give_to_a_machine(host: FakeHost, address: str, group: int) -> None:
+    """QEMU has its group open."""
+    driver = host.path(address) / "driver"
+    driver.unlink()
+    driver.symlink_to(host.root / "sys/bus/pci/drivers/vfio-pci")
+    host.write("proc/4711/comm", "qemu-system-x86")
+    (host.root / "proc/4711/fd").mkdir()
+    (host.root / "proc/4711/fd/30").symlink_to(f"/dev/vfio/{group}")
+
+
+def test_without_a_worker_a_card_in_a_machines_hands_is_not_touched(
+    two: FakeHost, alone: Callable[[str], dict[str, Any]]
+) -> None:
+    give_to_a_machine(two, BAD.address, 8)
+    with hanging_in_a_reset(two.path(BAD.address)):
+        found, listed = alone("doctor"), alone("inventory")
+    told = [check for check in found["checks"] if check["subject"] == BAD.address]
+    assert [(check["code"], check["outcome"], check["verdict"]) for check in told] == [
+        ("answers", "untouched", "skip")
+    ]
+    assert [check["facts"]["count"] for check in found["checks"] if check["code"] == "cards"] == ["2"]
+    assert [card["address"] for card in listed["cards"]] == [GOOD.address]
+    assert listed["not_touched"] == [BAD.address]
+    assert not (two.root / "run/leasehold-hanging-cards").exists()
+
+
+def test_who_may_not_see_what_others_have_open_touches_no_card_that_a_machine_may_have(
+    two: FakeHost, alone: Callable[[str], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_to_a_machine(two, BAD.address, 99)
+    assert alone("inventory")["not_touched"] == []
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert alone("inventory")["not_touched"] == [BAD.address]
+
+
+@pytest.mark.parametrize("may_write", [True, False])
+def test_without_a_worker_a_card_that_hangs_is_told_of_and_the_others_are_shown(
+    two: FakeHost,
+    alone: Callable[[str], dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    may_write: bool,
+) -> None:
+    if not may_write:
+        monkeypatch.setattr(Path, "mkdir", refused)
+    with hanging_in_a_reset(two.path(BAD.address)):
+        found, listed = alone("doctor"), alone("inventory")
+    told = {(check["subject"], check["code"]): check["verdict"] for check in found["checks"]}
+    assert told[BAD.address, "hang"] == "fail"
+    assert told[GOOD.address, "answers"] == "pass"
+    assert [card["address"] for card in listed["cards"]] == [GOOD.address]
+    assert listed["not_touched"] == [BAD.address]
+    assert (two.root / "run/leasehold-hanging-cards").exists() == may_write
+
+
+def refused(*_: object, **__: object) -> None:
+    raise PermissionError
 
 
 ACTS: dict[str, Callable[[SlicingBus, Card], object]] = {

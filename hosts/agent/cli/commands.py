@@ -16,7 +16,7 @@ import msgspec
 
 from hosts.agent import enrolling
 from hosts.agent.bus import BusError
-from hosts.agent.check_up import ask_hypervisor, check_up
+from hosts.agent.check_up import ask_hypervisor, check_up_alone
 from hosts.agent.cli import reaching, tables
 from hosts.agent.cli.exits import CommandFailed, Exit
 from hosts.agent.cli.reaching import NoWorker, ask_worker
@@ -193,7 +193,7 @@ def _examine(settings: Settings) -> CheckUp:
 
 def _examine_here(settings: Settings) -> CheckUp:
     try:
-        return check_up(settings, open_bus(settings), _hypervisor_facts(settings.libvirt_uri))
+        return check_up_alone(settings, open_bus(settings), _hypervisor_facts(settings.libvirt_uri))
     except (BusError, OSError) as error:
         raise CommandFailed(f"The cards of this host cannot be looked at: {error}") from error
 
@@ -210,10 +210,11 @@ def _hypervisor_facts(uri: str) -> HypervisorFacts:
 
 
 def _look_around(settings: Settings) -> dict[str, Any]:
-    """As the worker reports it, without the machines."""
+    """As the worker reports it, without the machines, and without the cards that one may have."""
     try:
         bus = open_bus(settings)
-        cards = [msgspec.to_builtins(card.facts()) for card in bus.cards()]
+        held = bus.held()
+        cards = [msgspec.to_builtins(card.facts()) for card in bus.cards(without=held)]
     except BusError as error:
         raise CommandFailed(f"The cards of this host cannot be looked at: {error}") from error
     there = next(
@@ -221,6 +222,7 @@ def _look_around(settings: Settings) -> dict[str, Any]:
     )
     return {
         "cards": cards,
+        "not_touched": sorted(held | bus.hanging()),
         "simulated": bus.simulated,
         **host_facts(disk_bytes=shutil.disk_usage(there).total),
     }

@@ -119,7 +119,16 @@ def show_inventory(inventory: dict[str, Any]) -> str:
             for card in inventory["cards"]
         ),
     )
-    return "\n\n".join([facts, cards, *_slices(inventory["cards"]), *_simulated(inventory)])
+    parts = [facts, cards, *_slices(inventory["cards"]), *_not_touched(inventory), *_simulated(inventory)]
+    return "\n\n".join(parts)
+
+
+def _not_touched(inventory: dict[str, Any]) -> list[str]:
+    """Only a worker knows what these are."""
+    left_out = ", ".join(inventory.get("not_touched", ()))
+    return (
+        [f"Not looked at: {left_out}. A machine may have it, or the kernel hangs on it."] if left_out else []
+    )
 
 
 def _slices(cards: list[dict[str, Any]]) -> list[str]:

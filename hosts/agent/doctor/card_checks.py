@@ -31,6 +31,11 @@ def answers(grounds: Grounds) -> Check:
     return passed("answers", "yes", *read, subject=grounds.address)
 
 
+def untouched(address: str, seen_in: str) -> Check:
+    """Somebody has it: what reads a card that is being reset may never return."""
+    return skipped("answers", "untouched", (seen_in, "in use"), subject=address)
+
+
 def functions(grounds: Grounds) -> Check:
     code, subject = "functions", grounds.address
     if physical := grounds.physical_function:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import msgspec
@@ -46,13 +48,19 @@ class Surroundings:
 
 
 def examine(
-    surroundings: Surroundings, cards: Collection[CardFacts], *, unseen: int = 0, root: Path = Path("/")
+    surroundings: Surroundings,
+    cards: Collection[CardFacts],
+    *,
+    unseen: Mapping[str, Collection[Check]] = MappingProxyType({}),
+    root: Path = Path("/"),
 ) -> CheckUp:
-    """Read the host below `root` and judge it with its cards, of which some more are left `unseen`."""
+    """Read the host below `root` and judge it with its cards. Of those left `unseen`, by address, is said
+    what is known."""
     host = read_host(surroundings, root)
     checks = [
-        *_host_verdicts(host, len(cards) + unseen),
+        *_host_verdicts(host, len(cards) + len(unseen)),
         *(each for card in cards for each in _card_verdicts(host, card)),
+        *chain.from_iterable(unseen.values()),
     ]
     return CheckUp(simulated=surroundings.simulated, checks=in_order(checks))
 

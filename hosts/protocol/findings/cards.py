@@ -12,6 +12,7 @@ CARD_TOPICS = {
         _("A card that does not answer can be neither reset nor scrubbed."),
         {
             "yes": Outcome(_("Every function answers in configuration space.")),
+            "untouched": Outcome(_("It is in use now, and is looked at when it is not.")),
             "no": Outcome(
                 _("%(functions)s does not answer in configuration space."),
                 _("Power the host off and on: a reboot alone often does not bring a card back."),
