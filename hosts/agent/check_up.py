@@ -64,7 +64,7 @@ def ask_hypervisor(uri: str, hypervisor: MachineHost) -> HypervisorFacts:
         libvirt, qemu = hypervisor.versions()
     except HypervisorError as error:
         return HypervisorFacts(uri, error=str(error))
-    return HypervisorFacts(uri, libvirt=libvirt, qemu=qemu)
+    return HypervisorFacts(uri, libvirt=libvirt, qemu=qemu, unanswered=hypervisor.unanswered())
 
 
 def check_up_of(rig: Rig) -> CheckUp:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-import pwd
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 import libvirt
@@ -21,11 +18,14 @@ from lxml import etree
 from hosts.agent import domain_facts
 from hosts.agent.doctor.facts import Version
 from hosts.agent.domain import home_key_usage, key_usage, node
+from hosts.agent.embedded import embedded_root, prepare_embedded
+from hosts.agent.lines import Line, Lines, Overdue, dialled
 from hosts.agent.machines import (
     ACTIVE,
     Counters,
     GuestSilent,
     HypervisorError,
+    HypervisorSilent,
     MachineFacts,
     MachineState,
     Stop,
@@ -61,37 +61,25 @@ UNDEFINE_ALL = (
 
 SILENT = (libvirt.VIR_ERR_AGENT_UNRESPONSIVE, libvirt.VIR_ERR_AGENT_UNSYNCED)
 
-# libvirt looks this account up before it reads any configuration, even if another is configured.
-QEMU_ACCOUNT = "libvirt-qemu"
-
 # A daemon that has been silent for so many intervals of so many seconds is given up: calls that wait for it
 # fail, and so does each one after it.
 KEEPALIVE_SECONDS, KEEPALIVE_COUNT = 5, 5
 
-EMBEDDED_CONF = """\
-stdio_handler = "file"
-remember_owner = 0
-security_driver = "none"
-security_default_confined = 0
-namespaces = []
-cgroup_controllers = []
-user = "root"
-group = "root"
-swtpm_user = "root"
-swtpm_group = "root"
-"""
+# A look takes as long as a machine's start may keep libvirt busy; a change, as long as the largest machine's
+# memory takes to be pinned.
+LOOK_SECONDS, CHANGE_SECONDS = 120.0, 900.0
 
 
 class Hypervisor:
-    """One connection to libvirt. Its methods are described by `MachineHost`."""
+    """A connection to libvirt, or one after the other. Its methods are described by `MachineHost`."""
 
-    def __init__(self, machines: libvirt.virConnect, *, keeps_keys: bool) -> None:
-        self._machines = machines
-        self.keeps_keys = keeps_keys
+    def __init__(self, uri: str, *, is_embedded: bool) -> None:
+        self._uri = uri
+        self.keeps_keys = not is_embedded
         self._listeners: list[StopListener] = []
-        self._subscription = machines.domainEventRegisterAny(
-            None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_event, None
-        )
+        self._lines = Lines(self._dial)
+        if not is_embedded:  # else there is no daemon that could fall silent
+            self._lines.guard()
 
     @classmethod
     def open(cls, uri: str) -> Self:
@@ -100,56 +88,85 @@ class Hypervisor:
         The embedded driver keeps no disk keys: libvirt 9.0's crashes when one is taken back.
         """
         _run_event_loop()
-        root = _embedded_root(uri)
+        root = embedded_root(uri)
         if root is not None:
-            _prepare_embedded(root)
-        with explained(f"connect to {uri}"):
-            connection = libvirt.open(uri)
-            if root is None:  # else there is no daemon that could fall silent
+            prepare_embedded(root)
+        return cls(uri, is_embedded=root is not None)
+
+    def _dial(self) -> Line:
+        with explained(f"connect to {self._uri}"), dialled() as wires:
+            connection = libvirt.open(self._uri)
+        with explained("listen to machines that stop"):
+            if self.keeps_keys:
                 connection.setKeepAlive(KEEPALIVE_SECONDS, KEEPALIVE_COUNT)
-            return cls(connection, keeps_keys=root is None)
+            subscription = connection.domainEventRegisterAny(
+                None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_event, None
+            )
+
+        def hang_up() -> None:
+            """Without the subscription's end, libvirt would keep the connection open."""
+            try:
+                connection.domainEventDeregisterAny(subscription)
+            finally:
+                connection.close()
+
+        return Line(connection, hang_up, wires[0] if wires else None)
+
+    @property
+    def _machines(self) -> libvirt.virConnect:
+        return self._lines.connection
+
+    @contextmanager
+    def _asked(self, what: str, seconds: float = LOOK_SECONDS) -> Iterator[None]:
+        """What is asked within is explained if it fails, and given up if it takes longer."""
+        try:
+            with self._lines.call(what, seconds), explained(what):
+                yield
+        except Overdue as error:
+            raise HypervisorSilent(str(error)) from error
+
+    def unanswered(self) -> tuple[str, ...]:
+        return self._lines.unanswered()
 
     def close(self) -> None:
-        """Without the subscription's end, libvirt would keep the connection open."""
         with explained("close the connection"):
-            self._machines.domainEventDeregisterAny(self._subscription)
-            self._machines.close()
+            self._lines.close()
 
     def define(self, xml: str, *, disk_key: bytes | None = None, home_key: bytes | None = None) -> None:
         name = domain_facts.machine_name(xml)
-        with explained(f"define {name}"):
+        with self._asked(f"define {name}", CHANGE_SECONDS):
             self._machines.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
             for usage, key in ((key_usage(name), disk_key), (home_key_usage(name), home_key)):
                 if key is not None:
                     self._keep_key(name, usage, key)
 
     def start(self, name: str) -> None:
-        with explained(f"start {name}"):
+        with self._asked(f"start {name}", CHANGE_SECONDS):
             domain = self._machines.lookupByName(name)
             if not domain.isActive():
                 domain.create()
 
     def shutdown(self, name: str) -> None:
-        with explained(f"shut down {name}"), unless_stopped():
+        with self._asked(f"shut down {name}", CHANGE_SECONDS), unless_stopped():
             self._machines.lookupByName(name).shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
 
     def reboot(self, name: str) -> None:
-        with explained(f"reboot {name}"):
+        with self._asked(f"reboot {name}", CHANGE_SECONDS):
             self._machines.lookupByName(name).reboot(libvirt.VIR_DOMAIN_REBOOT_ACPI_POWER_BTN)
 
     def reset(self, name: str) -> None:
-        with explained(f"reset {name}"):
+        with self._asked(f"reset {name}", CHANGE_SECONDS):
             self._machines.lookupByName(name).reset()
 
     def destroy(self, name: str) -> None:
-        with explained(f"destroy {name}"), unless_stopped():
+        with self._asked(f"destroy {name}", CHANGE_SECONDS), unless_stopped():
             self._machines.lookupByName(name).destroy()
 
     def undefine(self, name: str) -> None:
         """The keys go first: should this be cut short, the domain is left to say that work is left."""
         if self.state(name) in ACTIVE:
             raise HypervisorError(f"Cannot undefine {name}: it is running.")
-        with explained(f"undefine {name}"):
+        with self._asked(f"undefine {name}", CHANGE_SECONDS):
             if self.keeps_keys:
                 for usage in (home_key_usage(name), key_usage(name)):
                     self._forget_key(usage)
@@ -157,7 +174,7 @@ class Hypervisor:
                 self._machines.lookupByName(name).undefineFlags(UNDEFINE_ALL)
 
     def state(self, name: str) -> MachineState:
-        with explained(f"look at {name}"):
+        with self._asked(f"look at {name}"):
             try:
                 return _state(self._machines.lookupByName(name))
             except libvirt.libvirtError as error:
@@ -167,14 +184,14 @@ class Hypervisor:
 
     def machines(self) -> list[MachineFacts]:
         facts = []
-        with explained("list the machines"):
+        with self._asked("list the machines"):
             for domain in self._machines.listAllDomains():
                 with passing_over(libvirt.VIR_ERR_NO_DOMAIN):
                     facts.append(domain_facts.read_facts(domain.XMLDesc(), _state(domain)))
         return facts
 
     def console_socket(self, name: str) -> Path:
-        with explained(f"find the console of {name}"):
+        with self._asked(f"find the console of {name}"):
             socket = domain_facts.read_console_socket(self._machines.lookupByName(name).XMLDesc())
         if socket is None:
             raise HypervisorError(f"Cannot find the console of {name}: it is not running, or has none.")
@@ -183,7 +200,7 @@ class Hypervisor:
     def ask_guest(self, name: str, command: str, arguments: Mapping[str, Any], *, seconds: int) -> str:
         """libvirt waits once for the agent to come into step; it refuses answers of more than 10 MiB."""
         asked = json.dumps({"execute": command, **({"arguments": arguments} if arguments else {})})
-        with explained(f"ask the guest of {name}"):
+        with self._asked(f"ask the guest of {name}", seconds + LOOK_SECONDS):
             try:
                 domain = self._machines.lookupByName(name)
                 domain.agentSetResponseTimeout(seconds)
@@ -194,7 +211,7 @@ class Hypervisor:
                 raise
 
     def counters(self, name: str) -> Counters:
-        with explained(f"measure {name}"):
+        with self._asked(f"measure {name}"):
             domain = self._machines.lookupByName(name)
             devices = domain_facts.read_interfaces(domain.XMLDesc())
             seen = None if devices is None else sum(_bytes_through(domain, each) for each in devices)
@@ -202,7 +219,7 @@ class Hypervisor:
 
     def make_network(self, xml: str) -> None:
         name = domain_facts.parse(xml).findtext("name", "")
-        with explained(f"make the network {name}"):
+        with self._asked(f"make the network {name}", CHANGE_SECONDS):
             try:
                 network = self._machines.networkLookupByName(name)
             except libvirt.libvirtError as error:
@@ -214,7 +231,10 @@ class Hypervisor:
 
     def remove_network(self, lease_id: UUID) -> None:
         name = network_name(lease_id)
-        with explained(f"remove the network {name}"), passing_over(libvirt.VIR_ERR_NO_NETWORK):
+        with (
+            self._asked(f"remove the network {name}", CHANGE_SECONDS),
+            passing_over(libvirt.VIR_ERR_NO_NETWORK),
+        ):
             network = self._machines.networkLookupByName(name)
             if network.isActive():
                 network.destroy()
@@ -223,7 +243,7 @@ class Hypervisor:
 
     def networks(self) -> dict[UUID, int]:
         found = {}
-        with explained("list the networks"):
+        with self._asked("list the networks"):
             for network in self._machines.listAllNetworks():
                 with passing_over(libvirt.VIR_ERR_NO_NETWORK):
                     lease_id = lease_of_network(network.name())
@@ -234,7 +254,7 @@ class Hypervisor:
 
     def cut_off(self, name: str, netdev: str, forwards: Sequence[str]) -> None:
         orders = [f"set_link {netdev} off", *(f"hostfwd_remove {netdev} {each}" for each in forwards)]
-        with explained(f"cut off {name}"), unless_stopped():
+        with self._asked(f"cut off {name}", CHANGE_SECONDS), unless_stopped():
             domain = self._machines.lookupByName(name)
             for order in orders:
                 libvirt_qemu.qemuMonitorCommand(
@@ -242,11 +262,11 @@ class Hypervisor:
                 )
 
     def versions(self) -> tuple[Version, Version]:
-        with explained("ask for versions"):
+        with self._asked("ask for versions"):
             return _version(self._machines.getLibVersion()), _version(self._machines.getVersion())
 
     def channel_socket(self, name: str, channel: str) -> Path:
-        with explained(f"find the channel {channel} of {name}"):
+        with self._asked(f"find the channel {channel} of {name}"):
             domain = self._machines.lookupByName(name)
             xml = domain.XMLDesc() if domain.isActive() else "<domain/>"
         socket = domain_facts.read_channel_socket(xml, channel)
@@ -339,29 +359,3 @@ def _run_event_loop() -> None:
 def _turn_event_loop() -> None:
     while True:
         libvirt.virEventRunDefaultImpl()
-
-
-def _embedded_root(uri: str) -> Path | None:
-    parts = urlsplit(uri)
-    if parts.path != "/embed":
-        return None
-    return Path(parse_qs(parts.query)["root"][0])
-
-
-def _prepare_embedded(root: Path) -> None:
-    """Configure QEMU's embedded driver to run machines as root, unconfined and without a system's daemons."""
-    if os.geteuid() == 0:
-        _require_account()
-    conf = root / "etc" / "qemu.conf"
-    conf.parent.mkdir(parents=True, exist_ok=True)
-    conf.write_text(EMBEDDED_CONF)
-
-
-def _require_account() -> None:
-    try:
-        pwd.getpwnam(QEMU_ACCOUNT)
-    except KeyError:
-        raise HypervisorError(
-            f"libvirt's QEMU driver needs the account {QEMU_ACCOUNT}: "
-            f"`useradd --system --user-group --no-create-home {QEMU_ACCOUNT}` makes one."
-        ) from None

@@ -17,6 +17,10 @@ class HypervisorError(Exception):
     """The hypervisor refused or failed; the text says what was asked and why it was not done."""
 
 
+class HypervisorSilent(HypervisorError):
+    """The call was given up, because no answer came. The next one goes another way."""
+
+
 class GuestSilent(HypervisorError):
     """No agent inside the machine has answered, or none in time."""
 
@@ -153,6 +157,9 @@ class MachineHost(Protocol):
 
     def versions(self) -> tuple[Version, Version]:
         """Of libvirt, and of QEMU."""
+
+    def unanswered(self) -> tuple[str, ...]:
+        """The latest calls that were given up, because no answer came, in words."""
 
     def on_stopped(self, listener: StopListener) -> None:
         """Call `listener` after each stop, on another thread, where it must not call back."""

@@ -13,7 +13,7 @@ from hosts.agent import vigil
 from hosts.agent.check_up import check_up_of
 from hosts.agent.drift_notes import differences_found
 from hosts.agent.inventory import take_inventory
-from hosts.agent.machines import HypervisorError, Stop, StopCause
+from hosts.agent.machines import HypervisorError, HypervisorSilent, Stop, StopCause
 from hosts.agent.mending import mend
 from hosts.agent.plans import locked_cards
 from hosts.agent.rig import Rig
@@ -74,6 +74,8 @@ class Watch:
         """Nothing that happens in one round may keep the next from ending a lease."""
         try:
             self.look()
+        except HypervisorSilent as error:
+            log.warning("Could not look around: %s", error)
         except HypervisorError as error:
             log.warning("Could not look around: %s", error)
             if time.monotonic() - self._answered_at > HYPERVISOR_PATIENCE_SECONDS:

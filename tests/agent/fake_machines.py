@@ -152,6 +152,9 @@ class FakeMachines:
     def cut_off(self, name: str, netdev: str, forwards: Sequence[str]) -> None:
         self.cut.append(name)
 
+    def unanswered(self) -> tuple[str, ...]:
+        return ()
+
     def versions(self) -> tuple[Version, Version]:
         self._refuse("versions")
         return (9, 0, 0), (7, 2, 22)

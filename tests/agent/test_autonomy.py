@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from hosts.agent.bus import BusError, Card
-from hosts.agent.machines import HypervisorError, MachineFacts, MachineState, StopCause
+from hosts.agent.machines import HypervisorError, HypervisorSilent, MachineFacts, MachineState, StopCause
 from hosts.agent.simulated import Fault, inject
 from hosts.agent.suspend import suspend_machines
 from hosts.agent.vigil import report_lost_gpus
@@ -322,6 +322,24 @@ def test_a_hypervisor_that_stays_away_ends_the_worker(box: Box, monkeypatch: pyt
     assert died.wait(5)
     watch.stop(seconds=5)
     box.machines.refuses = set()
+
+
+def test_a_call_that_was_given_up_does_not_end_the_worker(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one goes by another connection."""
+    monkeypatch.setattr("hosts.agent.watch.HYPERVISOR_PATIENCE_SECONDS", 0.0)
+    died, looked = threading.Event(), threading.Semaphore(0)
+
+    def give_up() -> list[MachineFacts]:
+        looked.release()
+        raise HypervisorSilent("Cannot list the machines: no answer within 120 s.")
+
+    monkeypatch.setattr(box.machines, "machines", give_up)
+    watch = Watch(box.rig, on_death=died.set)
+    watch.start()
+    assert looked.acquire(timeout=5)
+    assert looked.acquire(timeout=5)
+    watch.stop(seconds=5)
+    assert not died.is_set()
 
 
 def test_a_card_that_cannot_be_read_does_not_hide_the_others(

@@ -123,6 +123,8 @@ def host_cases() -> Iterator[tuple[str, Check]]:
     yield "fail old", host_checks.libvirt(hypervisor(libvirt=(8, 6, 9)))
     yield "pass ok", host_checks.libvirt(hypervisor(libvirt=(8, 7, 0)))
     yield "fail away", host_checks.libvirt(HypervisorFacts("qemu:///system", error="no socket"))
+    silent = hypervisor(unanswered=("Cannot start lease-1: no answer within 900 s.",))
+    yield "warn unanswered", host_checks.libvirt(silent)
     yield "pass ok", host_checks.qemu(HYPERVISOR)
     yield "warn old", host_checks.qemu(hypervisor(qemu=(7, 1, 9)))
     yield "skip unknown", host_checks.qemu(hypervisor(libvirt=None, qemu=None))

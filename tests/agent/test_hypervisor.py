@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hosts.agent import domain_facts, hypervisor
+from hosts.agent import domain_facts
 from hosts.agent.domain import UefiDisk, domain_xml, node
 from hosts.agent.hypervisor import Hypervisor
 from hosts.agent.machines import HypervisorError
@@ -138,7 +138,7 @@ def test_the_embedded_driver_refuses_a_key_rather_than_losing_it(
 
 
 def test_an_account_that_libvirt_lacks_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(hypervisor, "QEMU_ACCOUNT", "nobody-of-that-name")
+    monkeypatch.setattr("hosts.agent.embedded.QEMU_ACCOUNT", "nobody-of-that-name")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     with pytest.raises(HypervisorError, match=r"useradd .* nobody-of-that-name"):
         Hypervisor.open(f"qemu:///embed?root={tmp_path}")

@@ -18,7 +18,8 @@ import pytest
 
 from appliance.debian import DEFAULT_CACHE
 from appliance.reader import build_reader
-from hosts.agent.hypervisor import EMBEDDED_CONF, Hypervisor
+from hosts.agent.embedded import EMBEDDED_CONF
+from hosts.agent.hypervisor import Hypervisor
 from lab.tenant.build import build_tenant
 from tests.quick_files import quick_directory
 from tools.pace import slowness

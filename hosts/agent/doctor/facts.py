@@ -41,12 +41,16 @@ class HugePages:
 
 @dataclass(frozen=True)
 class HypervisorFacts:
-    """Versions of what answers at `uri`; `error` says why nothing does."""
+    """Versions of what answers at `uri`; `error` says why nothing does.
+
+    `unanswered` are the latest calls that were given up, in words.
+    """
 
     uri: str
     libvirt: Version | None = None
     qemu: Version | None = None
     error: str = ""
+    unanswered: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

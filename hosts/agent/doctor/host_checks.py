@@ -82,6 +82,9 @@ def libvirt(hypervisor: HypervisorFacts) -> Check:
     read = (hypervisor.uri, version)
     if hypervisor.libvirt < OLDEST_LIBVIRT:
         return failed("libvirt", "old", read, version=version, needed=_written(OLDEST_LIBVIRT))
+    if hypervisor.unanswered:
+        calls = [(hypervisor.uri, call) for call in hypervisor.unanswered]
+        return warned("libvirt", "unanswered", read, *calls, call=hypervisor.unanswered[0])
     return passed("libvirt", "ok", read, version=version, uri=hypervisor.uri)
 
 

@@ -195,6 +195,14 @@ HOST_TOPICS = {
                 _("libvirt %(version)s is older than %(needed)s."),
                 _("Install a newer one: Debian 12 and Ubuntu 24.04 have it."),
             ),
+            "unanswered": Outcome(
+                _("libvirt answers, but not everything: %(call)s The connection was given up for another."),
+                _(
+                    "See what its log says about that machine. Machines run on when libvirt starts anew; a"
+                    " worker that starts anew forgets this warning:"
+                ),
+                "journalctl -u libvirtd --since -1h\nsystemctl restart libvirtd leasehold-host",
+            ),
             "away": Outcome(
                 _("libvirt does not answer at %(uri)s: %(error)s"),
                 _("Install and start it:"),
