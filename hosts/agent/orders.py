@@ -140,12 +140,15 @@ def _policy_of(rig: Rig, gpu: GpuRecord) -> ScrubPolicy:
 
 
 def follow(rig: Rig, plan_id: int) -> Iterator[dict[str, Any]]:
-    """Each step of the plan as it begins, then what has become of it. It goes on without listeners."""
-    shown = None
+    """Each step of the plan as it begins, and how far it has come; then what has become of the plan. It goes
+    on without listeners."""
+    shown: dict[str, Any] = {}
     while (plan := rig.plans.get(plan_id)).state not in OVER:
-        if plan.state != "waiting" and (step := _step(plan)) != shown:
-            shown = step
-            yield {"step": step}
+        progress = rig.plans.progress(plan_id)
+        for name, told in (("step", _step(plan)), ("progress", progress)):
+            if plan.state != "waiting" and told and told != shown.get(name):
+                shown[name] = told
+                yield {name: told}
         time.sleep(FOLLOW_SECONDS)
     yield {"done": _outcome(rig, plan)}
 

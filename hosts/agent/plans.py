@@ -116,7 +116,7 @@ class Plans:
         self._journal = journal
         self._clock = clock
         self.on_added = on_added
-        self._percent: dict[int, int] = {}
+        self._progress: dict[int, tuple[int, int]] = {}
 
     def add(
         self, kind: str, goal: PlanGoal, origin: Origin, *, lease_id: UUID | None, locks: Iterable[str]
@@ -200,22 +200,27 @@ class Plans:
 
     def note_progress(self, plan_id: int, done: int, total: int) -> None:
         """How much of the current step is done, in whatever it counts."""
-        self._percent[plan_id] = 100 * done // max(total, 1)
+        self._progress[plan_id] = done, total
+
+    def progress(self, plan_id: int) -> tuple[int, int] | None:
+        """Done, and total, of the current step, if it says so."""
+        return self._progress.get(plan_id)
 
     def percent(self, plan_id: int) -> int | None:
         """How far the current step is, if it says so."""
-        return self._percent.get(plan_id)
+        known = self.progress(plan_id)
+        return None if known is None else 100 * known[0] // max(known[1], 1)
 
     def end_step(self, plan_id: int, *, following: str) -> None:
         """The current step is done; what follows is named, empty after the last."""
-        self._percent.pop(plan_id, None)
+        self._progress.pop(plan_id, None)
         with self._journal.transaction():
             self._journal.execute("UPDATE plan SET step = ?, attempt = 0 WHERE id = ?", following, plan_id)
 
     def set_state(self, plan_id: int, state: PlanState, *, failure: str = "") -> None:
         ended_at = self._clock().isoformat() if state in OVER else None
         if ended_at:
-            self._percent.pop(plan_id, None)
+            self._progress.pop(plan_id, None)
         with self._journal.transaction():
             self._journal.execute(
                 "UPDATE plan SET state = ?, failure = ?, ended_at = ? WHERE id = ?",

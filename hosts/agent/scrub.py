@@ -14,7 +14,7 @@ import msgspec
 
 from hosts.agent import witness
 from hosts.agent.bus import Card, CardMissing, MemoryWindow, Wedged
-from hosts.agent.scrubber import Outcome, Scrubber, Workplace
+from hosts.agent.scrubber import Outcome, Progress, Scrubber, Workplace, unheard
 from hosts.agent.scrubbers import Installed
 from hosts.protocol import proof
 from hosts.protocol.evidence import ReadBack
@@ -85,13 +85,18 @@ def fill(scrub: Scrub, installed: Installed, place: Workplace, *, clock: Clock =
 
 
 def verify(
-    scrub: Scrub, window: MemoryWindow, read_back: ReadBack, *, clock: Clock = time.monotonic
+    scrub: Scrub,
+    window: MemoryWindow,
+    read_back: ReadBack,
+    *,
+    progress: Progress = unheard,
+    clock: Clock = time.monotonic,
 ) -> Scrub:
     """Look into the memory ourselves. Without canaries there is nothing to look for."""
     if scrub.witness is None:
         return scrub
     began = clock()
-    seen = witness.look(scrub.witness, window, read_back)
+    seen = witness.look(scrub.witness, window, read_back, progress)
     return msgspec.structs.replace(scrub, witness=_timed(seen, clock() - began))
 
 

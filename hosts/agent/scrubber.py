@@ -17,6 +17,12 @@ from hosts.protocol.evidence import Coverage, ResetRecord
 
 # Takes done and total, in bytes.
 Progress = Callable[[int, int], None]
+
+
+def unheard(_done: int, _total: int) -> None:
+    """Progress that nobody asks for."""
+
+
 Kind = Literal["overwrite", "claim"]
 
 

@@ -17,7 +17,7 @@ from hosts.agent.proven import remember_proven
 from hosts.agent.records import GpuState
 from hosts.agent.scrub import Scrub
 from hosts.agent.scrub_machine import remove_scrub_machines
-from hosts.agent.scrubber import Workplace
+from hosts.agent.scrubber import Progress, Workplace
 from hosts.agent.scrubbers import Installed
 from hosts.agent.steps import Job, Overtaken, PlanKind, Step, StepFailed
 from hosts.protocol.messages import (
@@ -172,16 +172,21 @@ def _fill(job: Job) -> None:
         place = Workplace(
             bus=job.rig.bus,
             card=_card(job),
-            progress=partial(job.rig.plans.note_progress, job.plan.plan_id),
+            progress=_heard(job),
             climb=lambda: _climb(job),
         )
         work = scrub.fill(work, installed, place)
         _save(job, now=work)
 
 
+def _heard(job: Job) -> Progress:
+    return partial(job.rig.plans.note_progress, job.plan.plan_id)
+
+
 def _verify(job: Job) -> None:
     with job.rig.bus.memory(_card(job)) as window:
-        _save(job, now=scrub.verify(_scrub(job), window, job.goal(Intake).scrub.read_back))
+        read_back = job.goal(Intake).scrub.read_back
+        _save(job, now=scrub.verify(_scrub(job), window, read_back, progress=_heard(job)))
 
 
 def _compare(job: Job) -> None:

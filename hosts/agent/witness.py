@@ -11,6 +11,7 @@ from random import Random
 import msgspec
 
 from hosts.agent.bus import MemoryWindow
+from hosts.agent.scrubber import Progress, unheard
 from hosts.protocol.evidence import ReadBack
 from hosts.protocol.messages import Witness
 from hosts.protocol.proof import is_proven
@@ -56,15 +57,22 @@ def plant(window: MemoryWindow, vendor_device: str, seed: str) -> Witness:
     )
 
 
-def look(witness: Witness, window: MemoryWindow, read_back: ReadBack) -> Witness:
+def look(
+    witness: Witness, window: MemoryWindow, read_back: ReadBack, progress: Progress = unheard
+) -> Witness:
     """Read the memory: all of it, or its ends, samples and the canaries' places."""
     full = read_back == "full" and window.is_fast
     spans = list(_spans(window.size, STRIDE)) if full else _samples(witness, window.size)
-    wrong = [place for span in spans for place in _mismatches(window, *span)]
+    wrong: list[int] = []
+    total, done = sum(length for _, length in spans), 0
+    for offset, length in spans:
+        wrong += _mismatches(window, offset, length)
+        done += length
+        progress(done, total)
     return msgspec.structs.replace(
         witness,
         coverage="full" if full else "sampled",
-        read_bytes=sum(length for _, length in spans),
+        read_bytes=total,
         mismatches=len(wrong),
         first_mismatch=min(wrong, default=None),
         canaries_found=found(witness, window),

@@ -178,6 +178,7 @@ def test_a_scrub_shows_its_steps_and_its_result(shell: Shell, box: Box) -> None:
     assert re.match(r"scrub: [a-z-]+ \(\d of 9\)\n", shell.complained)
     assert "The portal judges" in shell.said
     assert shell.json("scrub", ADDRESS)["in_order"] is True
+    assert shell.complained == ""
     assert len(box.events(Scrubbed)) == 3
 
 

@@ -34,7 +34,7 @@ def box(tmp_path: Path) -> Iterator[Box]:
 def carry_out(box: Box, action: Any, address: str = ADDRESS) -> dict[str, Any]:
     """The outcome of an order."""
     *steps, last = follow(box.rig, order(box.rig, action, address, by="oskar"))
-    assert all("step" in line for line in steps)
+    assert all(line.keys() in ({"step"}, {"progress"}) for line in steps)
     done: dict[str, Any] = last["done"]
     return done
 
@@ -69,6 +69,32 @@ def test_how_far_a_scrub_has_come_is_shown_while_it_runs(box: Box, monkeypatch: 
     box.settle()
     assert "fill 37 %" in shown[0]
     assert box.rig.plans.percent(plan_id) is None
+
+
+def test_whoever_follows_a_scrub_is_told_how_far_each_step_has_come(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hosts.agent.orders.FOLLOW_SECONDS", 0.0005)
+    heard = threading.Semaphore(0)
+    note = box.rig.plans.note_progress
+
+    def note_and_wait(plan_id: int, done: int, total: int) -> None:
+        note(plan_id, done, total)
+        assert heard.acquire(timeout=10)
+
+    monkeypatch.setattr(box.rig.plans, "note_progress", note_and_wait)
+    size = memory_file(box.bus_directory, ADDRESS).stat().st_size
+    monkeypatch.setattr("hosts.agent.bar.CHUNK", size // 4)
+    monkeypatch.setattr("hosts.agent.witness.STRIDE", size // 2)
+    told: dict[str, list[int]] = {}
+    for line in follow(box.rig, order(box.rig, "scrub", ADDRESS, by="oskar")):
+        if "step" in line:
+            step = line["step"]["name"]
+        if "progress" in line:
+            done, total = line["progress"]
+            told.setdefault(step, []).append(100 * done // total)
+            heard.release()
+    assert told == {"fill": [25, 50, 75, 100], "verify": [50, 100]}
 
 
 def test_a_scrub_that_does_not_pass_says_why(box: Box) -> None:

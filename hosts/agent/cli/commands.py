@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 from argparse import Namespace
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hosts.agent.bus import BusError
 from hosts.agent.check_up import ask_hypervisor, check_up_alone
 from hosts.agent.cli import reaching, tables
 from hosts.agent.cli.exits import CommandFailed, Exit
+from hosts.agent.cli.progress import Progress
 from hosts.agent.cli.reaching import NoWorker, ask_worker
 from hosts.agent.config import Enrolment, Settings, load_config, load_enrolment, load_settings
 from hosts.agent.doctor.facts import HypervisorFacts
@@ -159,10 +161,14 @@ def reset(options: Namespace) -> Exit:
 def _order(options: Namespace, action: Action) -> Exit:
     done: dict[str, Any] = {}
     config = load_config(options.config)
-    for line in reaching.order(config, action, options.address, by=_who()):
-        if step := line.get("step"):
-            print(f"{action}: {step['name']} ({step['index']} of {step['total']})", file=sys.stderr)
-        done = line.get("done", done)
+    shown = None if options.json else Progress(action, sys.stderr)
+    with closing(shown) if shown else nullcontext():
+        for line in reaching.order(config, action, options.address, by=_who()):
+            if shown and "step" in line:
+                shown.begin(line["step"])
+            if shown and "progress" in line:
+                shown.advance(*line["progress"])
+            done = line.get("done", done)
     if options.json:
         _print_json(done)
     else:
