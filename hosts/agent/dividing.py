@@ -11,7 +11,13 @@ from contextlib import suppress
 import msgspec
 
 from hosts.agent.bus import BusError, Card
-from hosts.agent.divisions import Division, division_of, forget_division, remember_division
+from hosts.agent.divisions import (
+    Division,
+    division_of,
+    forget_division,
+    give_up_division,
+    remember_division,
+)
 from hosts.agent.rig import Rig
 from hosts.agent.steps import Job, PlanKind, Step, StepFailed
 from hosts.protocol.messages import Divide, Divided, DivisionFailed, GpuOrder, Undivide, Undivided
@@ -96,7 +102,7 @@ def _finish_divide(job: Job) -> None:
 def _fail_divide(job: Job, step: Step, error: Exception) -> None:
     order = _order(job)
     if step.name != "claim":
-        forget_division(job.rig, order.address)
+        give_up_division(job.rig, order.address)
     job.report(_failed(order, f"{step.name}: {error}", divided=False))
 
 

@@ -27,6 +27,7 @@ _SEEN_IN = {
     "came-back": f"/{DEVICES}/{{subject}}",
     "unexplained": "the journal",
     "divided-card": f"/{DEVICES}/{{subject}}",
+    "left-over-slices": f"/{DEVICES}/{{subject}}",
     "hang": "/run/leasehold-hanging-cards",
 }
 _KEY = "differences"

@@ -6,6 +6,8 @@ a vGPU has no window here, so nothing proves one clean (docs/adr/0040-slices-of-
 
 from __future__ import annotations
 
+import errno
+import time
 from collections.abc import Collection, Iterator
 from contextlib import _GeneratorContextManager
 from dataclasses import replace
@@ -46,6 +48,7 @@ from hosts.agent.pci import PciFunction
 from hosts.agent.sysfs import Kernel, SysfsBus
 from hosts.protocol.messages import Fingerprint, SlicePart, SliceProfile
 
+STALE_SECONDS, STALE_POLL_SECONDS = 10.0, 0.5
 # So that a vGPU is called the same each time that it is made.
 _NAMES = UUID("6f4e2a1c-6f5b-4e0d-9a53-7d1c5a7e0b1e")
 
@@ -99,7 +102,7 @@ class SlicingBus(SysfsBus):
         display = self._whole(card)
         vgpus = read_vgpus(display)
         for vgpu in vgpus:
-            self._write(card.address, [self._removal(vgpu)])
+            self._remove(card, vgpu)
         if not display.number("sriov_numvfs"):
             return
         if vgpus or any(carries_vgpus(each) for each in display.virtual_functions()):
@@ -261,6 +264,20 @@ class SlicingBus(SysfsBus):
             self._write(display.address, [(create_file(carrier, type_id), str(name))])
         else:
             self._write(display.address, [(carrier.path / CURRENT_TYPE, type_id)])
+
+    def _remove(self, card: Card, vgpu: Vgpu) -> None:
+        """One that is still busy may be so with a machine that has just stopped."""
+        deadline = time.monotonic() + STALE_SECONDS
+        while True:
+            try:
+                self._write(card.address, [self._removal(vgpu)])
+                return
+            except BusError as error:
+                cause = error.__cause__
+                is_busy = isinstance(cause, OSError) and cause.errno == errno.EBUSY
+                if not is_busy or time.monotonic() > deadline:
+                    raise
+            time.sleep(STALE_POLL_SECONDS)
 
     def _removal(self, vgpu: Vgpu) -> tuple[Path, str]:
         if vgpu.is_mediated:

@@ -333,6 +333,7 @@ def test_every_difference_has_words() -> None:
         ("restarted", "scrubbed"), ("restarted", "quarantined"), ("came-back", "scrubbed"),
         ("came-back", "quarantined"),
         ("divided-card", "restored"), ("divided-card", "other"), ("divided-card", "left"),
+        ("left-over-slices", "removed"), ("left-over-slices", "left"),
     }  # fmt: skip
     worded = {(code, outcome) for code, topic in DRIFT_TOPICS.items() for outcome in topic.outcomes}
     assert worded == made

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import errno
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import msgspec
 import pytest
 
-from hosts.agent.bus import BusError, CardMissing, PciBus
+from hosts.agent.bus import BusError, Card, CardMissing, PciBus
 from hosts.agent.cli import tables
 from hosts.agent.dividing import DIVIDE
 from hosts.agent.drift_notes import differences_found
 from hosts.agent.inventory import take_inventory
+from hosts.agent.machines import MachineFacts, MachineState
 from hosts.agent.mending import mend
 from hosts.agent.reset import climb
 from hosts.agent.simulated import Fault, Kind, inject, reboot
@@ -231,6 +233,44 @@ def test_a_profile_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         bus.divide(bus.card(GPU), "557", 5)
 
 
+@pytest.fixture
+def mediated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[FakeKernel, SlicingBus]:
+    """A card that is divided into two mediated devices."""
+    monkeypatch.setattr("hosts.agent.slicing_bus.STALE_POLL_SECONDS", 0.0)
+    kernel, bus = a_host(tmp_path, vendor=NVIDIA, carries="mdev")
+    bus.divide(bus.card(GPU), "nvidia-592", 2)
+    return kernel, bus
+
+
+def busy() -> OSError:
+    return OSError(errno.EBUSY, "Device or resource busy")
+
+
+def test_a_mediated_device_that_is_busy_for_a_while_is_waited_for(
+    mediated: tuple[FakeKernel, SlicingBus],
+) -> None:
+    """As one is with a machine that has just stopped."""
+    kernel, bus = mediated
+    kernel.failures["remove"] = [OSError(errno.EIO, "Input/output error")]
+    with pytest.raises(BusError, match="Input/output error"):
+        bus.undivide(bus.card(GPU))
+    assert len(bus.slices(bus.card(GPU))) == 2
+    kernel.failures["remove"] = [busy(), busy(), busy()]
+    bus.undivide(bus.card(GPU))
+    assert bus.slices(bus.card(GPU)) == ()
+
+
+def test_a_mediated_device_that_stays_busy_is_told_of(
+    mediated: tuple[FakeKernel, SlicingBus], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hosts.agent.slicing_bus.STALE_SECONDS", 0.0)
+    kernel, bus = mediated
+    kernel.failures["remove"] = [busy() for _ in range(100)]
+    with pytest.raises(BusError, match="busy"):
+        bus.undivide(bus.card(GPU))
+    assert len(bus.slices(bus.card(GPU))) == 2
+
+
 @pytest.mark.parametrize("carries", ["mdev", "vendor"])
 def test_nothing_on_the_host_proves_a_vgpu_clean(tmp_path: Path, carries: str) -> None:
     _, bus = a_host(tmp_path, vendor=NVIDIA, carries=carries)
@@ -402,6 +442,67 @@ def test_what_cannot_be_made_wholly_is_not_made(box: Box, kind: Kind, reason: st
     assert found(box) == []
     intake(box, PARENT)
     assert states(box)[PARENT.address] == "clean"
+
+
+@pytest.fixture
+def failed_division(box: Box, monkeypatch: pytest.MonkeyPatch) -> Box:
+    """Two of four slices were made, and could not be taken away again until the end of this."""
+    undivide, tried = box.rig.bus.undivide, Counter[str]()
+
+    def fail(card: Card) -> None:
+        tried["undivide"] += 1
+        if tried["undivide"] > 1:
+            raise BusError(f"{card.address}: Device or resource busy.")
+        undivide(card)
+
+    inject(box.bus_directory, Fault(operation="divide", address=PARENT.address, kind="partial"))
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(box.rig.bus, "undivide", fail)
+        divide(box, "sim-q", 4)
+        assert len(made(box)) == 2
+        assert not box.last(DivisionFailed).divided
+        assert left_over(box) == [("left", "fail")]
+    return box
+
+
+def left_over(box: Box) -> list[tuple[str, str]]:
+    mend(box.rig)
+    differences = differences_found(box.rig)
+    return [(each.outcome, each.verdict) for each in differences if each.code == "left-over-slices"]
+
+
+def test_what_a_failed_division_left_is_removed_as_soon_as_that_is_possible(failed_division: Box) -> None:
+    box = failed_division
+    box.restart()
+    told = [check for check in differences_found(box.rig) if check.code == "left-over-slices"]
+    assert [(check.outcome, check.subject, check.facts["count"]) for check in told] == [
+        ("removed", PARENT.address, "2")
+    ]
+    assert made(box) == []
+    assert left_over(box) == []
+    intake(box, PARENT)
+    assert states(box)[PARENT.address] == "clean"
+
+
+def test_what_a_failed_division_left_stays_with_a_machine_that_has_it(failed_division: Box) -> None:
+    box = failed_division
+    given = frozenset({made(box)[1].address})
+    stranger = MachineFacts("stranger", uuid4(), MachineState.RUNNING, None, None, given)
+    box.machines.add_foreign("stranger", stranger)
+    assert left_over(box) == [("left", "fail")]
+    assert "stranger runs with one of them" in differences_found(box.rig)[0].facts["reason"]
+    assert len(made(box)) == 2
+    box.machines.destroy("stranger")
+    assert left_over(box) == [("removed", "warn")]
+
+
+def test_a_card_that_was_divided_again_keeps_its_slices(failed_division: Box) -> None:
+    box = failed_division
+    box.rig.bus.undivide(box.rig.bus.card(PARENT.address))
+    intake(box, PARENT)
+    divide(box, "sim-q", 4)
+    assert left_over(box) == []
+    assert len(made(box)) == 4
 
 
 def test_a_profile_that_the_card_has_not_is_told(box: Box) -> None:

@@ -149,6 +149,17 @@ DRIFT_TOPICS = {
             ),
         },
     ),
+    "left-over-slices": Topic(
+        _("Slices left over"),
+        _("A card of which a division failed serves as a whole again: nobody answers for slices on it."),
+        {
+            "removed": Outcome(_("%(count)s slices of a failed division were there, and were removed.")),
+            "left": Outcome(
+                _("Slices of a division that failed may be there, and cannot be removed: %(reason)s"),
+                _("Stop whatever uses them; it is tried again every minute."),
+            ),
+        },
+    ),
     "hang": Topic(
         _("The kernel hangs"),
         _("Whatever touches the card now may never come back, so nothing does."),
