@@ -26,7 +26,7 @@ _SERIAL_NUMBER_CAPABILITY = 0x0003
 _STAY_AWAKE = (("d3cold_allowed", "0"), ("power/control", "on"))
 _DEEPEST = 8
 _ROM_AT_MOST = 16 << 20
-_PAGE = 4096
+_PAGE, _HEADER_BYTES = 4096, 64
 _LIFELESS = ("D3cold", "unknown", "error")
 _CLASS_NAMES = {
     0x0108: "NVMe controller",
@@ -53,7 +53,8 @@ class Bar:
 
 @dataclass(frozen=True)
 class PciFunction:
-    """One PCI function, read when asked; nothing but the address is remembered across reads."""
+    """One PCI function, read when asked. Its class and its header are remembered: another look is another one
+    of these."""
 
     path: Path
 
@@ -78,18 +79,22 @@ class PciFunction:
     def is_bridge(self) -> bool:
         return self.class_code >> 8 == BRIDGE_CLASS or self.header_type == 1
 
+    @cached_property
+    def header(self) -> bytes:
+        """The beginning of configuration space, which anybody may read."""
+        return self.config(_HEADER_BYTES)
+
     @property
     def header_type(self) -> int:
         """0 endpoint, 1 bridge, 0x7f when the device does not answer."""
-        header = self.config(15)
-        return header[14] & 0x7F if len(header) == 15 else 0x7F
+        return self.header[14] & 0x7F if len(self.header) > 14 else 0x7F
 
     @property
     def is_alive(self) -> bool:
         """It answers in configuration space."""
         if self.physical_function:  # a virtual function has ones for its ids, and the kernel knows better
             return self.header_type != 0x7F
-        identity = self.config(4)
+        identity = self.header[:4]
         return len(identity) == 4 and identity != b"\xff" * 4 and self.header_type != 0x7F
 
     @property
@@ -340,9 +345,12 @@ def strangers_below(bridge: Path, addresses: Collection[str]) -> list[str]:
 
 
 def asked(path: Path, size: int) -> bytes:
-    """The first bytes of what a device is asked for; fewer, or none, if it cannot be read."""
+    """The first bytes of what a device is asked for; fewer, or none, if it cannot be read.
+
+    Whether the file is there the kernel knows without asking.
+    """
     try:
-        return read_in_child(path, size)
+        return read_in_child(path, size) if path.exists() else b""
     except OSError:
         return b""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
+from hosts.agent import children
 from hosts.agent.bus import BusError, Card, CardBusy, CardMissing, ResetFailed, Wedged
 from hosts.agent.pci import PciTree
 from hosts.agent.reset import climb
@@ -118,6 +119,22 @@ def test_the_vendors_driver_is_asked_and_its_question_marks_are_not_taken_for_an
     host.write(file, "Model: \t\t A6000\nGPU UUID: \t GPU-1234\nVideo BIOS: \t ??.??.??.??.??")
     told = bus.card(GPU).details
     assert (told.serial, told.vbios) == ("GPU-1234", "")
+
+
+def test_a_look_at_a_card_asks_it_little(plain: Plain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who keeps watch looks each second, and each question goes to another process."""
+    _, _, bus = plain
+    bus.cards()
+    asked: list[str] = []
+    ask = children.read_in_child
+
+    def counted(path: Path, size: int) -> bytes:
+        asked.append(f"{path.parent.name}/{path.name}")
+        return ask(path, size)
+
+    monkeypatch.setattr("hosts.agent.pci.read_in_child", counted)
+    bus.cards()
+    assert sorted(asked) == [f"{GPU}/config"] * 2 + [f"{AUDIO}/config"]
 
 
 def test_other_pci_domains_are_read(plain: Plain) -> None:

@@ -64,7 +64,7 @@ def _function(function: PciFunction) -> FunctionFacts:
         address=function.address,
         ids=function.ids,
         driver=function.driver,
-        config=function.config(_HEADER_START).hex(" "),
+        config=function.header[:_HEADER_START].hex(" "),
         is_bridge=function.header_type == 1,
         is_alive=function.is_alive,
         virtual_functions=function.number("sriov_numvfs"),
