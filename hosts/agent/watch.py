@@ -46,7 +46,7 @@ class Watch:
         self._report = 0
         self._check_up_at = 0.0
         self._mend_at = time.monotonic() + rig.config.reconcile_seconds
-        self._told: tuple[Check, ...] = ()
+        self._told: tuple[tuple[Check, ...], tuple[str, ...]] = (), ()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     def start(self) -> None:
@@ -123,8 +123,9 @@ class Watch:
 
     def _report_check_up(self) -> None:
         """At the start, which shows the portal what is spoken here; every so often if it understands; at once
-        when other things are found not to be as they should be, and soon when a card had to be left out."""
-        found = differences_found(self._rig)
+        when other things are found not to be as they should be, or libvirt has left a call unanswered; soon
+        when a card had to be left out."""
+        found = differences_found(self._rig), self._rig.hypervisor.unanswered()
         if time.monotonic() < self._check_up_at and found == self._told:
             return
         self._told = found

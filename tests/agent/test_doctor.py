@@ -242,6 +242,17 @@ def test_a_folder_for_images_is_judged_by_what_is_there_of_it(tmp_path: Path) ->
         assert images_of(box).facts == {"path": str(folder), "there": str(folder.parent)}
 
 
+def test_who_is_not_root_does_not_judge_what_root_may_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / POOL_MARK).write_text("studio\n")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    for user, expected in ((0, False), (1000, True)):
+        monkeypatch.setattr("os.geteuid", lambda user=user: user)
+        assert read_folder(tmp_path).writable is expected
+        assert read_home_pool("studio", tmp_path).writable is expected
+
+
 def images_of(box: Box) -> Check:
     return next(check for check in check_up_of(box.rig).checks if check.code == "images")
 
@@ -328,6 +339,23 @@ def test_whoever_orders_a_look_is_told_everything(box: Box) -> None:
     assert len(check_ups(box)) == 1
     answers = [report for report in box.reports() if report.command_id == check_ups(box)[0].command_id]
     assert isinstance([each.event for each in answers if each.event.SINCE == 1][-2], Inventory)
+
+
+def test_a_call_that_was_never_answered_is_reported_at_once(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watch(box.rig)
+    watch.look()
+    box.rig.spool.hear(CheckUp.SINCE)
+    monkeypatch.setattr(
+        box.machines, "unanswered", lambda: ("Cannot start lease-1: no answer within 900 s.",)
+    )
+    watch.look()
+    watch.look()
+    assert len(check_ups(box)) == 2
+    found = next(check for check in box.last(CheckUp).checks if check.code == "libvirt")
+    assert (found.verdict, found.outcome) == ("warn", "unanswered")
+    assert "start lease-1" in found.facts["call"]
 
 
 def test_a_hypervisor_that_does_not_answer_is_a_finding(box: Box) -> None:
