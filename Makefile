@@ -48,7 +48,7 @@ release: setup  ## Put into dist/ what the roles of deploy/ install
 	@$(BIN)/python -m tools.release
 
 slow: debian-slow setup lab-image  ## Prove what takes too long for `make test`, that of `make roles` included (root, cgroup2)
-	@$(BIN)/pytest -q --slow -m slow tests/agent tests/lab tests/deployment
+	@$(BIN)/pytest -q --slow -m slow tests/agent tests/demo tests/lab tests/deployment
 
 roles: debian-test setup  ## Try both roles, each on a Debian of its own, with backup and restore (root, cgroup2)
 	@$(BIN)/pytest -q --slow tests/deployment

@@ -18,6 +18,7 @@ PACKAGES = (
     "cloud-init",
     "dbus",
     "linux-image-cloud-amd64",
+    "locales",
     "openssh-server",
     "qemu-guest-agent",
     "sudo",
@@ -32,6 +33,7 @@ FILES = {
     "etc/initramfs-tools/conf.d/small": "MODULES=list\n",
     "etc/initramfs-tools/modules": "virtio_pci\nvirtio_blk\next4\n",
     "etc/hostname": "unnamed\n",
+    "etc/cloud/cloud.cfg.d/90-locale.cfg": "locale: C.UTF-8\n",
     "etc/fstab": "LABEL=root / ext4 defaults 0 1\n",
 }
 OPTIONS = "root=LABEL=root rw console=ttyS0 quiet mitigations=off"

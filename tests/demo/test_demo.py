@@ -2,149 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
-import signal
 import stat
-import subprocess
-import sys
-import tempfile
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
-from appliance.debian import DEFAULT_CACHE
-from lab.tenant.build import build_tenant
+from tests.demo.running import RunningDemo, eventually, processes_of, prove, sign_in
 from tools.pace import slowness
 from tools.servers import free_port
-
-ROOT = Path(__file__).parents[2]
-expect.set_options(timeout=5_000 * slowness())
-TENANT = DEFAULT_CACHE.parent / "tenant"
-CHROMIUM = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
-
-class RunningDemo:
-    """One start of the demo below `var`; used as a context, it ends with Ctrl-C and leaves nothing."""
-
-    def __init__(self, var: Path, port: int) -> None:
-        self.var, self.port = var, port
-        self.output: list[str] = []
-
-    def __enter__(self) -> RunningDemo:
-        self.process = subprocess.Popen(
-            [sys.executable, "manage.py", "demo", "--port", str(self.port)],
-            cwd=ROOT,
-            env=environment(self.var),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.output.append(line)
-            if line.startswith("Ready: "):
-                break
-        assert self.output, "the demo said nothing"
-        assert self.output[-1].startswith("Ready: "), "".join(self.output)
-        self.accounts = {
-            (account["tenant"], account["role"]): account
-            for account in json.loads((self.var / "demo.json").read_text())["accounts"]
-        }
-        self.url = f"http://127.0.0.1:{self.port}"
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
-        if kind is not None:
-            self.print_logs()
-        self.process.send_signal(signal.SIGINT)
-        try:
-            rest = self.process.communicate(timeout=90 * slowness())[0]
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            raise
-        assert self.process.returncode == 0, rest
-        assert processes_of(self.var) == []
-
-    def print_logs(self) -> None:
-        """The last lines of each, for whoever has to find out."""
-        for log in sorted((self.var / "logs").glob("*.log")):
-            print(f"--- {log.name}", *log.read_text(errors="replace").splitlines()[-40:], sep="\n")
-
-    def call(self, path: str, who: tuple[str, str], body: dict[str, Any] | None = None) -> Any:
-        request = urllib.request.Request(  # noqa: S310 - the demo's own loopback address
-            f"{self.url}{path}",
-            data=json.dumps(body).encode() if body is not None else None,
-            headers={
-                "Authorization": f"Token {self.accounts[who]['api_token']}",
-                "Content-Type": "application/json",
-            },
-        )
-        with urllib.request.urlopen(request, timeout=10 * slowness()) as response:  # noqa: S310
-            text = response.read().decode()
-        return json.loads(text) if "json" in response.headers["Content-Type"] else text
-
-
-def environment(var: Path) -> dict[str, str]:
-    own = {name: value for name, value in os.environ.items() if not name.startswith("LEASEHOLD_")}
-    return {**own, "LEASEHOLD_VAR": str(var), "PYTHONUNBUFFERED": "1"}
-
-
-def processes_of(var: Path) -> list[str]:
-    """Command lines of every process, other than this one, that mentions the demo's folder."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            surroundings = (entry / "environ").read_bytes().decode(errors="replace")
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue
-        if int(entry.name) != os.getpid() and str(var) in words + surroundings:
-            found.append(words)
-    return found
-
-
-def eventually(holds: Callable[[], bool], what: str, *, seconds: float) -> None:
-    deadline = time.monotonic() + seconds * slowness()
-    while not holds():
-        assert time.monotonic() < deadline, f"{what}: not within {seconds * slowness():.0f} s"
-        time.sleep(0.2)
-
-
-@pytest.fixture
-def var() -> Iterator[Path]:
-    # Unix sockets lie below it, and their paths must be short.
-    folder = Path(tempfile.mkdtemp(prefix="demo-", dir="/tmp"))
-    shutil.copytree(build_tenant(TENANT).parent, folder / "images" / "tiny")
-    yield folder
-    if not os.environ.get("LEASEHOLD_KEEP"):
-        shutil.rmtree(folder)
-
-
-@pytest.fixture
-def page() -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=list(CHROMIUM))
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(30_000 * slowness())
-        yield page
-        browser.close()
 
 
 @pytest.mark.timeout(300)
@@ -182,15 +51,7 @@ def test_a_workstation_is_leased_seen_kept_over_a_restart_and_billed(var: Path, 
         )
         assert lease_id in demo.call("/api/v1/usage/export/", ("studio", "finance"))
         assert "lost+found" in {entry["name"] for entry in listed(demo, member, home["id"])}
-    for proof in (["fsck"], ["audit", "verify"]):
-        done = subprocess.run(
-            [sys.executable, "manage.py", *proof],
-            cwd=ROOT,
-            env=environment(var),
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+    prove(var)
 
 
 def listed(demo: RunningDemo, who: tuple[str, str], volume: str) -> list[dict[str, Any]]:
@@ -203,13 +64,6 @@ def listed(demo: RunningDemo, who: tuple[str, str], volume: str) -> list[dict[st
     eventually(lambda: now()["ended_at"] is not None, "the home volume is read", seconds=60)
     entries: list[dict[str, Any]] = now()["listing"]["entries"]
     return entries
-
-
-def sign_in(page: Page, demo: RunningDemo, who: tuple[str, str]) -> None:
-    page.goto(demo.url)
-    page.get_by_label("Name").fill(demo.accounts[who]["username"])
-    page.get_by_label("Password").fill(demo.accounts[who]["password"])
-    page.get_by_role("button", name="Sign in").click()
 
 
 def book(page: Page) -> str:
