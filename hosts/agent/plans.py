@@ -198,6 +198,13 @@ class Plans:
             counted = "UPDATE plan SET attempt = attempt + 1 WHERE id = ? RETURNING *"
             return _plan(self._journal.execute(counted, plan_id).fetchone())
 
+    def begin_anew(self, plan_id: int) -> None:
+        """From its first step on, with nothing of what it had found out."""
+        with self._journal.transaction():
+            self._journal.execute(
+                "UPDATE plan SET step = '', attempt = 0, progress = NULL WHERE id = ?", plan_id
+            )
+
     def note_progress(self, plan_id: int, done: int, total: int) -> None:
         """How much of the current step is done, in whatever it counts."""
         self._progress[plan_id] = done, total

@@ -17,6 +17,7 @@ from hosts.agent.proven import begin_boot
 from hosts.agent.records import MachineRecord
 from hosts.agent.rig import Rig
 from hosts.agent.scrub_machine import remove_scrub_machines
+from hosts.agent.scrubbing import INTAKE, SCRUB
 from hosts.agent.vigil import bring_back, note_stop, report_lost_gpus
 from hosts.protocol.messages import ConsoleClosed
 
@@ -32,6 +33,8 @@ def reconcile(rig: Rig, *, boot_id: str) -> None:
     with rig.journal.transaction():
         known_boot = rig.journal.recall("boot_id")
     rebooted = known_boot not in (None, boot_id)
+    if rebooted:
+        _begin_scrubs_anew(rig)
     if known_boot is None:  # also if an earlier attempt to do this was cut short
         _adopt_machines(rig)
     for machine in rig.machines.kept():
@@ -39,10 +42,11 @@ def reconcile(rig: Rig, *, boot_id: str) -> None:
     report_lost_gpus(rig)
     mend(rig, slices)
     _close_consoles(rig)
+    inventory = take_inventory(rig, restarted=True)
     with rig.journal.transaction():
         rig.journal.remember("boot_id", boot_id)
         rig.journal.remember("host", rig.config.host)
-        rig.spool.add(take_inventory(rig, restarted=True), rig.spool.host_origin)
+        rig.spool.add(inventory, rig.spool.host_origin)
 
 
 def _recover_bus(rig: Rig) -> None:
@@ -59,6 +63,13 @@ def _remove_scrub_machines(rig: Rig) -> None:
             log.warning("Removed %s, which an earlier worker had started", name)
     except HypervisorError:
         log.exception("A scrub machine could not be removed")
+
+
+def _begin_scrubs_anew(rig: Rig) -> None:
+    """What a card was seen to be before the host was booted says nothing about it now."""
+    for plan in rig.plans.open():
+        if plan.kind in (SCRUB.name, INTAKE.name):
+            rig.plans.begin_anew(plan.plan_id)
 
 
 def _ours(rig: Rig) -> list[MachineFacts]:

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 
 from hosts.agent import boot, mending, scrubbing
 from hosts.agent.mending import mend
-from hosts.agent.simulated import take_for_host
+from hosts.agent.simulated import read_state, take_for_host
 from hosts.agent.simulated_state import plug_in, unplug
 from hosts.agent.watch import Watch
 from hosts.protocol.messages import (
@@ -179,6 +179,33 @@ def test_a_scrub_that_a_boot_with_another_kernel_cut_proves_nothing_about_that_k
         box.carry_out(goal, subject=f"gpu:{GPU.gpu_id}")
         assert box.last(Scrubbed).evidence.kernel == before
         assert box.gpu_state() == "dirty"
+
+
+class Killed(BaseException):
+    """The worker ends here."""
+
+
+def test_a_scrub_that_a_boot_has_cut_begins_anew(tmp_path: Path) -> None:
+    """All was done but the last comparison; nobody knows what the card has been through since."""
+
+    def die(boundary: str) -> None:
+        if boundary == "intake:compare:before":
+            raise Killed
+
+    with a_box(tmp_path) as box:
+        box.close()
+        box.open(on_boundary=die)
+        box.deliver(Intake(gpu=GPU, scrub=ScrubPolicy()), subject=f"gpu:{GPU.gpu_id}")
+        runner = box.executor.runner
+        (plan,) = runner.choose([])
+        with pytest.raises(Killed):
+            all(runner.advance(plan.plan_id) for _ in scrubbing.INTAKE.steps)
+        assert read_state(box.bus_directory).cards[GPU.address].resets == 2
+        reboot(box)
+        box.settle()
+        assert box.gpu_state() == "clean"
+        assert read_state(box.bus_directory).cards[GPU.address].resets == 4
+        assert len(box.last(Scrubbed).evidence.resets) == 2
 
 
 class NeverSilentlyOffered(RuleBasedStateMachine):
