@@ -35,6 +35,7 @@ from hosts.agent.placing import ANYWHERE, Placement, place
 from hosts.agent.rig import Rig
 from hosts.agent.seed import write_seed
 from hosts.agent.snapshots import Snapshots
+from hosts.agent.turns import turn
 from hosts.agent.usb import UsbDevice, choose, read_usb
 from hosts.protocol.messages import Access, Provision
 
@@ -101,7 +102,7 @@ def define_machine(rig: Rig, goal: Provision, *, generation: int) -> None:
     fragments = [
         element for slot, card in enumerate(cards, start=1) for element in _fragments(rig, card, slot)
     ]
-    with _CHOOSING:
+    with turn(_CHOOSING):
         _define(rig, goal, cards, fragments, generation=generation)
 
 

@@ -9,6 +9,7 @@ from lxml import etree
 
 from hosts.agent.network.lanes import Lane
 from hosts.agent.rig import Rig
+from hosts.agent.turns import turn
 from hosts.protocol.messages import Access, Forward, Provision
 
 # What is let through is what the journal says at that moment, and not a moment before.
@@ -31,7 +32,7 @@ def connect(rig: Rig, goal: Provision) -> None:
 
 def admit(rig: Rig) -> bool:
     """Let through what the journal says; whether anybody else had changed that."""
-    with _ADMITTING:
+    with turn(_ADMITTING):
         return rig.network.admit(rig.lanes.all())
 
 

@@ -1,0 +1,23 @@
+"""One at a time, and nobody for ever: who holds the lock may be in a call that never returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+
+from hosts.agent.machines import HypervisorError
+
+# Longer than what is done meanwhile may take: packet filter and hypervisor have half a minute for a call.
+TURN_SECONDS = 120.0
+
+
+@contextmanager
+def turn(lock: Lock) -> Iterator[None]:
+    """HypervisorError when one's turn does not come."""
+    if not lock.acquire(timeout=TURN_SECONDS):
+        raise HypervisorError(f"What is done for another lease has not ended within {TURN_SECONDS:g} s.")
+    try:
+        yield
+    finally:
+        lock.release()
