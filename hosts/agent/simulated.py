@@ -264,10 +264,14 @@ class SimulatedBus:
             case "vanish":
                 self._vanish(address)
             case "hang":
-                time.sleep(fault.seconds if fault else 0)
+                self._take(fault.seconds if fault else 0)
                 with self._store.changed() as state:
                     state.cards[address].hangs = True
                 raise Wedged(f"The kernel hangs on {address} (simulated). The host has to be rebooted.")
+
+    def _take(self, seconds: float) -> None:
+        """Somebody waits for the card."""
+        time.sleep(seconds)
 
     def _refuse_hanging(self, address: str) -> None:
         if address in self.hanging():
@@ -291,7 +295,14 @@ class SimulatedBus:
             state.cards[address].present = False
 
     def _strike(self, operation: Operation, address: str, *, rung: str = "") -> Fault | None:
-        """The next fault injected into this operation, counted as having happened."""
+        """The next fault injected into this operation, counted as having happened; a delay is over then."""
+        fault = self._next(operation, address, rung)
+        if fault and fault.kind == "delay":
+            self._take(fault.seconds)
+            return None
+        return fault
+
+    def _next(self, operation: Operation, address: str, rung: str) -> Fault | None:
         if not any(_concerns(fault, operation, address, rung) for fault in self._store.read().faults):
             return None
         with self._store.changed() as state:

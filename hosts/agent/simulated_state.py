@@ -18,13 +18,14 @@ Operation = Literal[
     "bind", "reset", "memory", "config", "registers", "clear", "card", "fingerprint", "holders", "divide"
 ]
 Kind = Literal[
-    "error", "hang", "lie", "vanish", "wrong-identity", "enotty", "stale", "stuck", "partial", "busy"
+    "error", "delay", "hang", "lie", "vanish", "wrong-identity", "enotty", "stale", "stuck", "partial", "busy"
 ]
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that goes wrong with one card, `times` times (0: until cleared).
 
+    Any operation: delay (it takes `seconds` more, and goes on as ever).
     bind: error, hang (Wedged after `seconds`), lie (nothing happens, no error), vanish.
     reset: as bind, and wrong-identity (comes back as another card), enotty and stale (the sysfs rung only);
     `rung` confines it to one rung of the ladder.

@@ -38,14 +38,13 @@ def play(folder: Path, seed: int) -> int:
     directory.mkdir()
     history = History(seed, directory)
     try:
-        with no_real_waiting(history.clock, history.trouble):
+        with no_real_waiting(history.trouble):
             history.live(ACTS)
             history.come_to_an_end()
     except BaseException as error:
         error.add_note(f"seed {seed}: {' '.join(history.told)}")
         raise
     finally:
-        if history.room.is_up:
-            history.room.down()
+        history.close()
     shutil.rmtree(directory)
     return 1

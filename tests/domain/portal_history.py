@@ -10,6 +10,7 @@ from pathlib import Path
 from django.db import transaction
 from nacl.public import PrivateKey
 
+from hosts.agent.plans import gpu_lock, lease_lock
 from hosts.models import Gpu, GpuModel, Host
 from hosts.protocol.enrolment import NewKeys
 from hosts.protocol.signing import public_hex
@@ -132,7 +133,8 @@ class PortalHistory(History):
         if self.clock.now >= self.again_at:
             self.reported.clear()
             self.again_at = self.clock.now + timedelta(minutes=1)
-        for envelope in self._arriving([each for each in self.room.spooled() if each not in self.reported]):
+        fresh = [each for each in self.room.spooled() if each not in self.reported]
+        for envelope in self._arriving(fresh, self.late_reports):
             self.reported.add(envelope)
             receive_report(envelope, now=self.clock.now)
 
@@ -142,6 +144,8 @@ class PortalHistory(History):
 
     def come_to_an_end(self) -> None:
         self.told.append("— the end —")
+        self._calm_down_for_good()
+        self._others_go_on()
         self._make_whole()
         self._until(lambda: not self._leases("provisioning"))
         for lease in self._leases("requested", "scheduled", "provisioning", "active"):
@@ -186,6 +190,16 @@ class PortalHistory(History):
         self.report()
         self._check()
         self.clock.sleep(130)
+
+    def _go_round(self, is_done: Callable[[], bool]) -> None:
+        self._until(is_done)
+
+    def _on_the_way(self) -> Iterator[tuple[str, set[str]]]:
+        for lease in self._leases("provisioning", "releasing"):
+            cards = {gpu_lock(hold.gpu.address) for hold in lease.holds.select_related("gpu")}
+            yield f"{lease.state} {lease.pk}", {lease_lock(lease.pk), *cards}
+        for gpu in Gpu.objects.exclude(state__in=["clean", "leased"]):
+            yield f"{gpu.state} {gpu.address}", {gpu_lock(gpu.address)}
 
     def _until(self, is_done: Callable[[], bool]) -> None:
         for _ in range(ROUNDS):

@@ -41,7 +41,7 @@ def play(seed: int, directory: Path) -> None:
     """One history. What goes wrong is told with the seed and the story."""
     history = PortalHistory(seed, directory)
     try:
-        with no_real_waiting(history.clock, history.trouble):
+        with no_real_waiting(history.trouble):
             history.live(ACTS)
             assert run_checks(history.clock.now) == []
             history.come_to_an_end()
@@ -50,5 +50,4 @@ def play(seed: int, directory: Path) -> None:
         error.add_note(f"seed {seed}: {' '.join(history.told)}")
         raise
     finally:
-        if history.room.is_up:
-            history.room.down()
+        history.close()

@@ -14,7 +14,7 @@ from hosts.protocol.codec import decode_report
 from hosts.protocol.homes import HomeOrder
 from hosts.protocol.signing import parse_envelope
 from hosts.protocol.snapshots import SnapshotFailed, SnapshotRemoved, SnapshotTaken
-from tests.agent.campaign.trouble import Clock
+from tests.agent.campaign.clock import Clock
 from tests.agent.host_in_a_box import HOST, Control, gpu_order
 
 PowerAction = Literal["on", "off", "restart"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
-from typing import get_args
 from uuid import UUID
 
 import pytest
@@ -19,37 +18,44 @@ from nacl.signing import SigningKey
 
 from hosts.agent.machines import MachineFacts, MachineState, StopCause
 from hosts.agent.orders import Action, OrderRefused, order
+from hosts.agent.plans import gpu_lock, machine_locks
 from hosts.agent.simulated import Fault, State
 from hosts.agent.simulated_state import Operation
+from tests.agent.campaign.clock import Clock
 from tests.agent.campaign.desk import Card, Desk, Rented
 from tests.agent.campaign.machine_room import MachineRoom, no_real_waiting
-from tests.agent.campaign.trouble import Clock, Mood, PowerCut, Trouble
+from tests.agent.campaign.strands import Strands
+from tests.agent.campaign.trouble import MOODS, Mood, Trouble
 from tests.agent.campaign.watched_bus import CARDS, is_blank, leave_traces
 from tests.agent.host_in_a_box import Control
 from tests.quick_files import quick_directory
 
 # What each operation of the bus may do, as `simulated_state.Fault` explains.
 BUS_FAULTS: dict[Operation, tuple[str, ...]] = {
-    "bind": ("error", "hang", "lie", "vanish"),
-    "reset": ("error", "hang", "lie", "vanish", "wrong-identity", "enotty", "stale"),
-    "memory": ("error", "stuck", "partial"),
+    "bind": ("error", "delay", "hang", "lie", "vanish"),
+    "reset": ("error", "delay", "hang", "lie", "vanish", "wrong-identity", "enotty", "stale"),
+    "memory": ("error", "delay", "stuck", "partial"),
     "config": ("error",),
     "card": ("vanish",),
     "fingerprint": ("wrong-identity",),
     "holders": ("busy",),
 }
 RUNGS = ("", "", "vfio-hot-reset", "bridge-reset", "sysfs-reset", "remove-rescan")
-CALLS: dict[str, tuple[str, ...]] = {
-    "define": get_args(Mood),
-    "start": get_args(Mood),
-    "shutdown": get_args(Mood),
-    "destroy": get_args(Mood),
-    "undefine": get_args(Mood),
-    "machines": ("refuse", "cut-before"),
-    "make_network": get_args(Mood),
-    "remove_network": get_args(Mood),
-    "nft": ("refuse", "cut-before", "cut-after"),
+CALLS: dict[str, tuple[Mood, ...]] = {
+    "define": MOODS,
+    "start": MOODS,
+    "shutdown": MOODS,
+    "destroy": MOODS,
+    "undefine": MOODS,
+    "machines": ("refuse", "cut-before", "delay", "delay-after", "hang"),
+    "make_network": MOODS,
+    "remove_network": MOODS,
+    "nft": ("refuse", "cut-before", "cut-after", "delay"),
+    "qemu-img": tuple(mood for mood in MOODS if mood != "lie"),
+    "mkfs": tuple(mood for mood in MOODS if mood != "lie"),
 }
+# Of a slow call: seconds until a call returns that takes its time, or until the kernel is given up.
+DELAYS = (20.0, 90.0, 400.0, 1500.0)
 FOREIGN = UUID(int=0xF0)
 ROUNDS = 60
 
@@ -72,6 +78,7 @@ class Beginning:
     control: Control
     signing: SigningKey
     cards: State
+    reset_in: dict[str, tuple[int, str]]
     journal_id: UUID | None
     applied: int
 
@@ -80,7 +87,7 @@ class Beginning:
 def in_service() -> Beginning:
     with TemporaryDirectory(dir=quick_directory()) as folder:
         history = History(0, Path(folder))
-        with no_real_waiting(history.clock, history.trouble):
+        with no_real_waiting(history.trouble):
             return history.come_into_service()
 
 
@@ -91,13 +98,16 @@ class History:
 
     def __init__(self, seed: int, directory: Path) -> None:
         self.dice = Random(seed)
-        self.clock, self.trouble = Clock(), Trouble()
-        self.room = MachineRoom(directory, clock=self.clock, trouble=self.trouble, card_bytes=self.card_bytes)
+        self.clock = Clock()
+        self.trouble = Trouble(Strands(self.clock))
+        self.room = MachineRoom(directory, trouble=self.trouble, card_bytes=self.card_bytes)
         self.room.meanwhile = self._meanwhile
         self.told: list[str] = []
         self.calm = False
         self.broker_away = False
         self.seen: list[str] = []
+        self.late_commands: list[tuple[float, str]] = []
+        self.late_reports: list[tuple[float, str]] = []
         self.desk = Desk(
             clock=self.clock,
             control=self.room.control,
@@ -110,18 +120,18 @@ class History:
             (4, self.release),
             (3, self.power),
             (1, self.extend),
-            (9, self.save),
+            (5, self.save),
             (1, self.look_at_host),
             (1, self.order_on_host),
             (4, self.tend_cards),
             (4, self.send),
             (4, self.report),
             (8, self.exchange),
-            (18, self.work),
+            (20, self.work),
             (5, self.look),
             (3, self.pass_time),
-            (3, self.break_card),
-            (3, self.upset_hypervisor),
+            (6, self.break_card),
+            (7, self.upset_hypervisor),
             (2, self.stop_guest),
             (2, self.cut_power_soon),
             (1, self.restart),
@@ -145,6 +155,11 @@ class History:
                 self.desk.intake(card)
         self._live_on(acts)
 
+    def close(self) -> None:
+        if self.room.is_up:
+            self.room.down()
+        self.room.strands.unwind()
+
     def _live_on(self, acts: int) -> None:
         for _ in range(acts):
             act = self.dice.choices(self.acts, self.weights)[0][1]
@@ -167,6 +182,7 @@ class History:
             control=self.room.control,
             signing=self.room.signing,
             cards=self.room.cards.state,
+            reset_in=self.room.reset_in,
             journal_id=self.desk.journal_id,
             applied=self.desk.applied,
         )
@@ -178,6 +194,7 @@ class History:
         self.room.control.generations.update(beginning.control.generations)
         self.room.signing = beginning.signing
         self.room.cards.state = deepcopy(beginning.cards)
+        self.room.reset_in.update(beginning.reset_in)
         self.desk.journal_id, self.desk.applied = beginning.journal_id, beginning.applied
         for card in self.desk.cards:
             card.state = "clean"
@@ -253,20 +270,31 @@ class History:
     def _deliver(self, sent: list[str]) -> None:
         self.seen += sent
         old = [] if self._happens(0.7) else self.dice.sample(self.seen, min(len(self.seen), 2))
-        for envelope in self._arriving(sent + old):
+        self._happened("message again" if old else "")
+        for envelope in self._arriving(sent + old, self.late_commands):
             self.room.take(envelope)
 
-    def _arriving(self, sent: list[str]) -> list[str]:
-        """Those that are not lost, in whatever order."""
-        arriving = [envelope for envelope in sent if self._happens(0.8)]
+    def _arriving(self, sent: list[str], late: list[tuple[float, str]]) -> list[str]:
+        """Those that are neither lost nor late, and those that were late, in whatever order."""
+        now = self.clock.elapsed
+        arriving = [envelope for due, envelope in late if due <= now]
+        late[:] = [(due, envelope) for due, envelope in late if due > now]
+        for envelope in sent:
+            fate = "" if self.calm else self.dice.choices(("", "lost", "late"), (75, 18, 7))[0]
+            self._happened(f"message {fate}" if fate else "")
+            if fate == "late":
+                late.append((now + self.dice.choice(DELAYS), envelope))
+            elif not fate:
+                arriving.append(envelope)
         if not self.calm and self.dice.random() < 0.5:
             self.dice.shuffle(arriving)
+            self._happened("message shuffled" if len(arriving) > 1 else "")
         return arriving
 
     def report(self) -> None:
         if self.broker_away:
             return
-        for envelope in self._arriving(self.room.spooled()):
+        for envelope in self._arriving(self.room.spooled(), self.late_reports):
             self.desk.receive(envelope)
         if self._happens(0.5) and self.desk.journal_id:
             self.room.take(self.desk.receipt())
@@ -277,6 +305,7 @@ class History:
 
     def lose_broker(self) -> None:
         self.broker_away = True
+        self._happened("broker away")
 
     # What the host does.
 
@@ -301,8 +330,9 @@ class History:
             operation=operation,
             address=self.dice.choice(self.desk.cards).order.address,
             kind=kind,  # type: ignore[arg-type]
-            times=self.dice.choice([1, 1, 1, 2, 2, 3, 0]),
+            times=self.dice.choice([1, 1, 1, 2, 2, 3, 0]) if kind != "delay" else self.dice.choice([1, 2]),
             rung="" if kind in ("enotty", "stale") else rung,
+            seconds=self.dice.choice(DELAYS) if kind in ("delay", "hang") else 0,
         )
         self.told.append(f"  {fault.operation} {fault.kind} {fault.rung} {fault.address} x{fault.times}")
         self.room.cards.state.faults.append(fault)
@@ -311,7 +341,8 @@ class History:
         call = self.dice.choice(list(CALLS))
         mood = self.dice.choice(CALLS[call])
         self.told.append(f"  {call}: {mood}")
-        self.trouble.moods[call] += [mood] * self.dice.choice([1, 1, 2, 4])  # type: ignore[list-item]
+        self.trouble.moods[call] += [mood] * self.dice.choice([1, 1, 2, 4])
+        self.trouble.delay = self.dice.choice(DELAYS)
         self.room.machines.obeys = self._happens(0.5)
 
     def stop_guest(self) -> None:
@@ -319,6 +350,7 @@ class History:
         if running:
             facts = self.dice.choice(running)
             cause = self.dice.choice([StopCause.GUEST, StopCause.CRASHED, StopCause.FAILED])
+            self._happened(f"machine {cause.name.lower()}")
             self.room.machines.stop_by_itself(facts.name, cause)
 
     def cut_power_soon(self) -> None:
@@ -327,12 +359,17 @@ class History:
 
     def restart(self) -> None:
         if self.room.is_up:
+            self._happened("worker restart")
             self.room.down()
 
     def reboot(self) -> None:
+        self._happened("host reboot")
         self.room.reboot()
+        if self.dice.random() < 0.4:
+            self._happened("host new-kernel")
+            self.trouble.kernel = f"6.1.0-{self.room.boots}"
         if self.dice.random() < 0.2:
-            self.told.append("  and the journal is lost")
+            self._happened("journal lost")
             self.room.lose_journal()
 
     def fill_disk(self) -> None:
@@ -346,6 +383,7 @@ class History:
 
     def set_clock(self) -> None:
         self.clock.skew = timedelta(minutes=self.dice.choice([-300, -40, -1, 0, 1, 40, 300]))
+        self._happened("clock wrong" if self.clock.skew else "clock right")
 
     def use_card_elsewhere(self) -> None:
         """A machine that is not ours, or a driver of the host; only of a card that no machine uses."""
@@ -360,7 +398,9 @@ class History:
         if self.dice.random() < 0.5:
             drivers = self.room.cards.state.cards[address].drivers
             drivers.update(dict.fromkeys(drivers, "simdrm"))
+            self._happened("card host-driver")
         else:
+            self._happened("card foreign-machine")
             used = frozenset({address})
             facts = MachineFacts("foreign", FOREIGN, MachineState.RUNNING, None, None, used)
             name = f"foreign-{card.number}"
@@ -380,6 +420,14 @@ class History:
         if self.room.machines.wrongs:
             raise Broken("; ".join(self.room.machines.wrongs))
         self._check_access()
+        self._check_clean()
+
+    def _check_clean(self) -> None:
+        """What the journal calls clean was reset since the host was booted, under the kernel that runs."""
+        if self.room.is_up:
+            clean = {gpu.address for gpu in self.room.rig.gpus.all() if gpu.state == "clean"}
+            stale = {address for address in clean if self.room.reset_in.get(address) != self.room.boot}
+            self._demand(not stale, f"clean, and not reset since the host was booted: {stale}")
 
     def _check_access(self) -> None:
         """Whoever is let through has a lane of their own, and has not been told that their lease is over."""
@@ -394,6 +442,8 @@ class History:
     def come_to_an_end(self) -> None:
         """Nothing goes wrong any more: everything reaches its goal, or has honestly failed, and is clean."""
         self.told.append("— the end —")
+        self._calm_down_for_good()
+        self._others_go_on()
         self._make_whole()
         self._go_round(lambda: not any(self._rented("ordered")))
         for lease in self._rented("ordered"):
@@ -427,7 +477,7 @@ class History:
                 break
             self.clock.sleep(61)
 
-    def _make_whole(self) -> None:
+    def _calm_down_for_good(self) -> None:
         self.calm = True
         self.calm_down()
         self.clock.skew = timedelta()
@@ -435,11 +485,38 @@ class History:
         for facts in self.room.machines.all():
             if facts.lease_id is None and not facts.scrubs:
                 self.room.machines.remove_foreign(facts.name)
-        cards = self.room.cards.state.cards.values()
-        for card in cards:
+        for card in self.room.cards.state.cards.values():
             card.present = True
-        if any(card.hangs for card in cards):
+
+    def _others_go_on(self) -> None:
+        """Whoever does not wait for what never returns comes to their goal before anything is restarted."""
+        self._go_round(lambda: not self.room.strands.slow())
+        if self.room.strands.hung() or self._wedged():
+            self._go_round(lambda: not self._held_up())
+            self._demand(not self._held_up(), f"held up, and need not be: {self._held_up()}")
+
+    def _held_up(self) -> list[str]:
+        """Leases and cards that are not at their goal, and that nothing is in the way of."""
+        locks = self.room.locks_of_hung_plans() | {gpu_lock(address) for address in self._wedged()}
+        return [told for told, wanted in self._on_the_way() if locks.isdisjoint(wanted)]
+
+    def _on_the_way(self) -> Iterator[tuple[str, set[str]]]:
+        """Leases and cards that are not at their goal, and what they need for it."""
+        for lease in [*self._rented("ordered"), *self._rented("releasing")]:
+            yield lease.subject, machine_locks(lease.lease_id, lease.orders)
+        for card in self.desk.cards:
+            if card.state not in ("clean", "leased"):
+                yield f"card {card.number}", {gpu_lock(card.order.address)}
+
+    def _wedged(self) -> set[str]:
+        return {address for address, card in self.room.cards.state.cards.items() if card.hangs}
+
+    def _make_whole(self) -> None:
+        """Somebody restarts what hangs."""
+        if self._wedged():
             self.room.reboot()
+        elif self.room.strands.hung():
+            self.room.down()
 
     def _is_over(self) -> bool:
         leases = all(lease.state == "gone" for lease in self.desk.rented.values())
@@ -483,11 +560,16 @@ class History:
         match self.dice.randrange(60):
             case 0:
                 self.told.append(f"  power cut at {boundary}")
-                raise PowerCut
+                self._happened("worker killed")
+                self.room.strands.cut()
             case 1 | 2:
                 self.room.watch_meanwhile()
             case 3 if not self.broker_away and self.seen:
                 self.room.take_meanwhile(self.dice.choice(self.seen))
+            case 4:
+                self.told.append(f"  stalls at {boundary}")
+                self._happened("worker stall")
+                self.room.stall(self.dice.choice(DELAYS))
 
     def _work_off(self) -> None:
         """All plans to their end."""
@@ -503,6 +585,11 @@ class History:
 
     def _rented(self, state: str) -> list[Rented]:
         return [lease for lease in self.desk.rented.values() if lease.state == state]
+
+    def _happened(self, fault: str) -> None:
+        if fault:
+            self.told.append(f"  {fault}")
+            self.trouble.happened[fault] += 1
 
     def _happens(self, chance: float) -> bool:
         return self.calm or self.dice.random() < chance

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,12 +28,11 @@ from hosts.agent.watch import Watch
 from hosts.protocol.checkup import CheckUp
 from hosts.protocol.homes import POOL_MARK
 from tests.agent.campaign.desk import POOL
+from tests.agent.campaign.strands import PowerCut, StrandLock
 from tests.agent.campaign.trouble import (
     BrittleJournal,
-    Clock,
     MoodyFilter,
     MoodyMachines,
-    PowerCut,
     Trouble,
     make_home,
     qemu_img,
@@ -42,6 +42,11 @@ from tests.agent.host_in_a_box import Box
 
 # The modules that wait, or look how long they have waited.
 _WAITING = ("machine_steps", "watch", "acceptance", "suspend")
+# Those that are held while something is waited for; a process that ends lets them go.
+_LOCKS = ("building._CHOOSING", "network.connecting._ADMITTING")
+# The modules that ask which kernel runs.
+_KERNEL = ("boot", "inventory", "mending", "scrubbing")
+WATCH = "watch"
 EXPECTED = (HypervisorError, NetworkError, BusError, sqlite3.OperationalError)
 
 
@@ -52,9 +57,12 @@ class MachineRoom(Box):
     runner: Runner
     watch: Watch
 
-    def __init__(self, directory: Path, *, clock: Clock, trouble: Trouble, card_bytes: int) -> None:
-        self.clock, self.trouble = clock, trouble
+    def __init__(self, directory: Path, *, trouble: Trouble, card_bytes: int) -> None:
+        self.trouble, self.strands = trouble, trouble.strands
+        self.clock = self.strands.clock
+        self.strands.on_wait = self._check_journal
         self.owners: dict[str, UUID | None] = {}
+        self.reset_in: dict[str, tuple[int, str]] = {}
         self.cards = StoreInMemory(card_bytes)
         self.running: list[int] = []
         self.is_up = False
@@ -77,7 +85,23 @@ class MachineRoom(Box):
         return BrittleJournal(self.config.journal_path, self.trouble)
 
     def make_bus(self) -> WatchedBus:
-        return WatchedBus(self.bus_directory, self.cards, self.machines, self.owners, self._holder)
+        return WatchedBus(
+            self.bus_directory, self.cards, self.machines, self.owners, self._holder, self._note_reset
+        )
+
+    @property
+    def boot(self) -> tuple[int, str]:
+        """Which boot of the host it is, and of which kernel."""
+        return self.boots, self.trouble.kernel
+
+    def _note_reset(self, address: str) -> None:
+        self.reset_in[address] = self.boot
+
+    def _check_journal(self) -> None:
+        """Nobody could write, nor even read it, until whoever waits is done."""
+        journal = self.rig.journal
+        if isinstance(journal, BrittleJournal) and journal.is_held and self.is_up:
+            self.machines.wrongs.append("something slow was waited for inside a transaction")
 
     def _holder(self, address: str) -> UUID | None:
         held = [gpu for gpu in self.rig.gpus.at(address) if gpu.state == "leased"]
@@ -100,7 +124,7 @@ class MachineRoom(Box):
         self.meanwhile(boundary)
 
     def _worker_ends(self) -> None:
-        raise PowerCut
+        self.strands.cut()
 
     @contextmanager
     def mortal(self) -> Iterator[None]:
@@ -113,6 +137,7 @@ class MachineRoom(Box):
 
     def down(self) -> None:
         self.is_up = False
+        self.strands.forget()
         self.rig.journal.close()
         self.machines.close()
 
@@ -138,10 +163,11 @@ class MachineRoom(Box):
         with self.mortal():
             self.now = self.clock.on_the_host
             self.running += [plan.plan_id for plan in self.runner.choose(self.running)]
-            if not self.running:
+            ready = [plan_id for plan_id in self.running if self.strands.is_ready(plan_id)]
+            if not ready:
                 return False
-            plan_id = pick(self.running)
-            if not self._go_on(plan_id):
+            plan_id = pick(ready)
+            if self.strands.run(plan_id, partial(self._go_on, plan_id)) is False:
                 self.running.remove(plan_id)
         return True
 
@@ -151,6 +177,21 @@ class MachineRoom(Box):
         except Exception as error:  # noqa: BLE001 — as the executor does; what it raises then ends the worker
             self.runner.give_up(self.rig.plans.get(plan_id), error)
             return False
+
+    def stall(self, seconds: float) -> None:
+        """The worker gets no processor so long."""
+        self.clock.sleep(seconds)
+        self.now = self.clock.on_the_host
+
+    def locks_of_hung_plans(self) -> set[str]:
+        """What they keep from others, and what those keep from others who wait for them."""
+        held: set[str] = set()
+        if self.up():
+            hung = self.strands.hung()
+            for plan in self.rig.plans.open():
+                if plan.plan_id in hung or held & plan.locks:
+                    held |= plan.locks
+        return held
 
     def take(self, envelope: str) -> None:
         """A message comes off the queue. One that cannot be written is lost; the portal sends it again."""
@@ -165,21 +206,20 @@ class MachineRoom(Box):
                 pass
 
     def look(self) -> None:
-        """A round of the watch. What it cannot see, or not write, it tries again in the next."""
+        """A round of the watch, or more of one that takes its time."""
         if self.up():
             self.now = self.clock.on_the_host
             try:
-                self.watch.look()
-            except EXPECTED:
-                pass
+                self.watch_meanwhile()
             except PowerCut:
                 self.deaths += 1
                 self.down()
 
     def watch_meanwhile(self) -> None:
-        """Another thread looks around while a step is about to run, or has just run."""
+        """What it cannot see, or not write, it tries again in the next round."""
         with suppress(*EXPECTED):
-            self.watch.look()
+            if self.strands.is_ready(WATCH):
+                self.strands.run(WATCH, self.watch.look)
 
     def take_meanwhile(self, envelope: str) -> None:
         with suppress(sqlite3.OperationalError):
@@ -212,12 +252,17 @@ def differences_alone(rig: Rig) -> CheckUp:
 
 
 @contextmanager
-def no_real_waiting(clock: Clock, trouble: Trouble) -> Iterator[None]:
+def no_real_waiting(trouble: Trouble) -> Iterator[None]:
     """Inside, the agent waits by the history's clock, and makes its disks without a program."""
+    clock = trouble.strands.clock
     passing: Any = SimpleNamespace(sleep=clock.sleep, monotonic=clock.monotonic)
     with pytest.MonkeyPatch.context() as patch:
         for name in _WAITING:
             patch.setattr(f"hosts.agent.{name}.time", passing)
+        for name in _LOCKS:
+            patch.setattr(f"hosts.agent.{name}", StrandLock(trouble.strands))
+        for name in _KERNEL:
+            patch.setattr(f"hosts.agent.{name}.running_kernel", lambda: trouble.kernel)
         patch.setattr("hosts.agent.reset.ANSWER_SECONDS", 0.0)
         patch.setattr("hosts.agent.disks._qemu_img", qemu_img(trouble))
         patch.setattr("hosts.agent.homes.Pool._make", make_home(trouble))

@@ -1,4 +1,4 @@
-"""What may go wrong below the agent, each on demand: power, journal, hypervisor, disks, clock."""
+"""What may go wrong below the agent, each on demand: power, journal, hypervisor, disks, packet filter."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 from uuid import UUID
 
 from hosts.agent.disks import DiskError
@@ -19,49 +18,39 @@ from hosts.agent.homes import VOLUME_SUFFIX, Pool
 from hosts.agent.journal import Journal
 from hosts.agent.machines import HypervisorError, MachineFacts, MachineState
 from hosts.agent.network.ways import NetworkError
+from tests.agent.campaign.strands import FOR_EVER, Strands
 from tests.agent.fake_filter import FakeFilter
 from tests.agent.fake_machines import FakeMachines
 
 T = TypeVar("T")
-# A call is refused, carried out and then refused, said to be carried out, or the power fails around it.
-Mood = Literal["refuse", "refuse-after", "lie", "cut-before", "cut-after"]
-START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
-
-
-class PowerCut(BaseException):
-    """The worker's process ends here: nothing of it runs any more. Not an Exception, so nobody handles it."""
-
-
-@dataclass
-class Clock:
-    """Time passes only when somebody waits, or says so. The host's own clock may be wrong by `skew`."""
-
-    now: datetime = START
-    skew: timedelta = timedelta()
-    elapsed: float = 0.0
-
-    def sleep(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
-        self.elapsed += seconds
-
-    def monotonic(self) -> float:
-        return self.elapsed
-
-    @property
-    def on_the_host(self) -> datetime:
-        return self.now + self.skew
+# A call is refused, carried out and then refused, said to be carried out; or before or after it is carried
+# out the power fails, a while passes, or time without end.
+Mood = Literal[
+    "refuse", "refuse-after", "lie", "cut-before", "cut-after",
+    "delay", "delay-after", "hang", "hang-after",
+]  # fmt: skip
+# What a machine's definition says of each card: its address, and the lease that the journal gave it to.
+GIVEN = "given"
+MOODS: tuple[Mood, ...] = get_args(Mood)
 
 
 @dataclass
 class Trouble:
-    """What is still to go wrong. Counts are of commits that change something."""
+    """What is still to go wrong. Counts are of commits that change something.
 
+    `delay` is how long slow calls take, in seconds. `happened` counts what did go wrong.
+    """
+
+    strands: Strands
     cut_after_commits: int = 0
     full_for_commits: int = 0
     disk_full: int = 0
     hypervisor_away: bool = False
+    delay: float = 60.0
+    kernel: str = "6.1.0-1"
     moods: dict[str, list[Mood]] = field(default_factory=lambda: defaultdict(list))
     homes_made: Counter[str] = field(default_factory=Counter)
+    happened: Counter[str] = field(default_factory=Counter)
 
     @property
     def is_ahead(self) -> bool:
@@ -72,6 +61,34 @@ class Trouble:
         self.cut_after_commits = self.full_for_commits = self.disk_full = 0
         self.hypervisor_away = False
         self.moods.clear()
+
+    def around(
+        self, operation: str, carry_out: Callable[[], T], failure: Callable[[str], Exception]
+    ) -> T | None:
+        """Carry the operation out, in whatever mood it is."""
+        moods = self.moods[operation]
+        if not moods:
+            return carry_out()
+        mood = moods.pop()
+        self.happened[f"{operation} {mood}"] += 1
+        before = mood if not mood.endswith("-after") else ""
+        if before == "lie":
+            return None
+        self._suffer(before.removesuffix("-before"), operation, failure)
+        result = carry_out()
+        self._suffer("" if before else mood.removesuffix("-after"), operation, failure)
+        return result
+
+    def _suffer(self, what: str, operation: str, failure: Callable[[str], Exception]) -> None:
+        match what:
+            case "refuse":
+                raise failure(f"Cannot {operation}: internal error.")
+            case "cut":
+                self.strands.cut()
+            case "delay":
+                self.strands.wait(self.delay)
+            case "hang":
+                self.strands.wait(FOR_EVER)
 
 
 class BrittleJournal(Journal):
@@ -93,11 +110,18 @@ class BrittleJournal(Journal):
             changed = outermost and self._connection.total_changes > before
             if changed and self._trouble.full_for_commits:
                 self._trouble.full_for_commits -= 1
+                self._trouble.happened["journal full"] += 1
                 raise sqlite3.OperationalError("database or disk is full")
         if changed and self._trouble.cut_after_commits:
             self._trouble.cut_after_commits -= 1
             if not self._trouble.cut_after_commits:
-                raise PowerCut
+                self._trouble.happened["journal cut-after"] += 1
+                self._trouble.strands.cut()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether somebody is in a transaction."""
+        return bool(self._depth)
 
 
 class MoodyMachines(FakeMachines):
@@ -111,7 +135,6 @@ class MoodyMachines(FakeMachines):
         self.trouble = trouble
         self.wrongs: list[str] = []
         self.given: dict[str, frozenset[str]] = {}
-        self.being_given: list[tuple[str, UUID | None]] = []
         self.gone: set[UUID] = set()
 
     def define(self, xml: str, *, disk_key: bytes | None = None, home_key: bytes | None = None) -> None:
@@ -119,9 +142,10 @@ class MoodyMachines(FakeMachines):
 
         def carry_out() -> None:
             super(MoodyMachines, self).define(xml, disk_key=disk_key, home_key=home_key)
-            self.given[facts.name] = frozenset(address for address, _ in self.being_given)
-            for address, lease_id in self.being_given:
-                if lease_id != facts.lease_id:
+            given = dict(re.findall(rf'{GIVEN}="([^ ]+) of ([^"]+)"', xml))
+            self.given[facts.name] = frozenset(given)
+            for address, lease_id in given.items():
+                if lease_id != str(facts.lease_id):
                     self.wrongs.append(f"{address} of lease {lease_id} was given to {facts.name}")
 
         self._in_mood("define", carry_out)
@@ -185,21 +209,9 @@ class MoodyMachines(FakeMachines):
 
     def _in_mood(self, operation: str, carry_out: Callable[[], T]) -> T | None:
         if self.trouble.hypervisor_away:
+            self.trouble.happened["libvirt away"] += 1
             raise HypervisorError(f"Cannot {operation}: the connection is gone.")
-        moods = self.trouble.moods[operation]
-        mood = moods.pop() if moods else None
-        if mood == "cut-before":
-            raise PowerCut
-        if mood == "refuse":
-            raise HypervisorError(f"Cannot {operation}: internal error.")
-        if mood == "lie":
-            return None
-        result = carry_out()
-        if mood == "refuse-after":
-            raise HypervisorError(f"Cannot {operation}: the connection was lost meanwhile.")
-        if mood == "cut-after":
-            raise PowerCut
-        return result
+        return self.trouble.around(operation, carry_out, HypervisorError)
 
 
 class MoodyFilter(FakeFilter):
@@ -210,26 +222,19 @@ class MoodyFilter(FakeFilter):
         self.trouble = trouble
 
     def __call__(self, rules: Mapping[str, Any] | None) -> str:
-        moods = self.trouble.moods["nft"]
-        mood = moods.pop() if moods and rules is not None else None
-        if mood == "cut-before":
-            raise PowerCut
-        if mood == "refuse":
-            raise NetworkError("nft refused the packet filter: Device or resource busy")
-        said = super().__call__(rules)
-        if mood == "cut-after":
-            raise PowerCut
-        return said
+        if rules is None:
+            return super().__call__(rules)
+        return (
+            self.trouble.around("nft", lambda: super(MoodyFilter, self).__call__(rules), NetworkError) or ""
+        )
 
 
 def make_home(trouble: Trouble) -> Callable[..., None]:
     """Instead of the programs: a file system in a file, while there is room for it."""
 
     def make(_pool: Pool, path: Path, **_: object) -> None:
-        if trouble.disk_full:
-            trouble.disk_full -= 1
-            raise DiskError("mkfs.ext4 failed: No space left on device")
-        path.write_bytes(b"QFI\xfb")
+        _refuse_if_full(trouble)
+        trouble.around("mkfs", lambda: path.write_bytes(b"QFI\xfb"), DiskError)
         trouble.homes_made[path.name] += 1
 
     return make
@@ -239,10 +244,15 @@ def qemu_img(trouble: Trouble) -> Callable[..., None]:
     """Instead of the program: an empty disk, while there is room for it."""
 
     def make(*arguments: str, pass_fds: tuple[int, ...] = ()) -> None:
-        if trouble.disk_full:
-            trouble.disk_full -= 1
-            raise DiskError("qemu-img create failed: No space left on device")
+        _refuse_if_full(trouble)
         disk = arguments[-1] if arguments[0] == "convert" else arguments[-2]
-        Path(disk).write_bytes(b"QFI\xfb")
+        trouble.around("qemu-img", lambda: Path(disk).write_bytes(b"QFI\xfb"), DiskError)
 
     return make
+
+
+def _refuse_if_full(trouble: Trouble) -> None:
+    if trouble.disk_full:
+        trouble.disk_full -= 1
+        trouble.happened["disk full"] += 1
+        raise DiskError("No space left on device")

@@ -10,9 +10,17 @@ from uuid import UUID
 from lxml import etree
 
 from hosts.agent.bus import Card
-from hosts.agent.simulated import CardState, SimulatedBus, SimulatedCard, State, demo_topology, memory_file
-from hosts.agent.simulated_state import Store
-from tests.agent.campaign.trouble import MoodyMachines
+from hosts.agent.simulated import (
+    CardState,
+    Fault,
+    SimulatedBus,
+    SimulatedCard,
+    State,
+    demo_topology,
+    memory_file,
+)
+from hosts.agent.simulated_state import Operation, Store
+from tests.agent.campaign.trouble import GIVEN, MoodyMachines
 
 CARDS = 3
 
@@ -41,7 +49,10 @@ class StoreInMemory(Store):
 
 
 class WatchedBus(SimulatedBus):
-    """`owners` are the leases whose data may lie in a card; `holder` says whom the journal gave it to."""
+    """`owners` are the leases whose data may lie in a card; `holder` says whom the journal gave it to.
+
+    `note_reset` is told of each card that was reset.
+    """
 
     def __init__(
         self,
@@ -50,23 +61,37 @@ class WatchedBus(SimulatedBus):
         machines: MoodyMachines,
         owners: dict[str, UUID | None],
         holder: Holder,
+        note_reset: Callable[[str], None],
     ) -> None:
         super().__init__(directory, store=store)
         self._folder = directory
         self._machines = machines
         self._owners = owners
         self._holder = holder
+        self._note_reset = note_reset
+
+    def _next(self, operation: Operation, address: str, rung: str) -> Fault | None:
+        fault = super()._next(operation, address, rung)
+        if fault:
+            self._machines.trouble.happened[f"{operation} {fault.kind}"] += 1
+        return fault
+
+    def _take(self, seconds: float) -> None:
+        self._machines.trouble.strands.wait(seconds)
+
+    def _reset(self, card: Card, method: str) -> None:
+        super()._reset(card, method)
+        self._note_reset(card.address)
 
     def gpu_fragments(self, card: Card, *, slot: int) -> list[etree._Element]:
         lease_id = self._holder(card.address)
-        if slot == 1:
-            self._machines.being_given.clear()
-        self._machines.being_given.append((card.address, lease_id))
         if not is_blank(self._folder, card.address) and self._owners.get(card.address) != lease_id:
             owner = self._owners.get(card.address)
             self._machines.wrongs.append(f"{card.address} went to {lease_id} with what {owner} left in it")
         self._owners[card.address] = lease_id
-        return super().gpu_fragments(card, slot=slot)
+        port, device = super().gpu_fragments(card, slot=slot)
+        port.set(GIVEN, f"{card.address} of {lease_id}")
+        return [port, device]
 
 
 def is_blank(directory: Path, address: str) -> bool:
