@@ -22,9 +22,8 @@ from leasing.models import ConsoleSession, Lease, LeaseStep, OutboxMessage
 from leasing.reasons import because
 from leasing.reports import copied, drift, inventory, scrubs
 from leasing.reports.subjects import NotTheirs, gpu_of, lease_of
-from leasing.states.gpu import GpuEvent
 from leasing.states.lease import LeaseEvent, LeaseState
-from leasing.transitions import TransitionRefused, apply_gpu_event, apply_lease_event
+from leasing.transitions import TransitionRefused, apply_lease_event
 
 APPLIED = "applied"
 
@@ -195,17 +194,7 @@ def _provision_failed(
 def _scrub_started(
     host: Host, report: m.Report, event: m.ScrubStarted, stored: ReceivedReport, now: datetime
 ) -> str:
-    gpu = gpu_of(host, event.gpu_id)
-    if gpu.tenure != event.tenure:
-        return f"stale: tenure {event.tenure}, now {gpu.tenure}"
-    apply_gpu_event(
-        gpu_id=gpu.pk,
-        event=GpuEvent.SCRUB,
-        actor=Actor.of_host(host),
-        effective_at=report.occurred_at,
-        now=now,
-    )
-    return APPLIED
+    return scrubs.begin(host, report, event, now=now)
 
 
 def _scrubbed(host: Host, report: m.Report, event: m.Scrubbed, stored: ReceivedReport, now: datetime) -> str:

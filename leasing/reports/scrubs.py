@@ -27,6 +27,18 @@ from leasing.transitions import apply_gpu_event, apply_lease_event
 MIB = 2**20
 
 
+def begin(host: Host, report: m.Report, event: m.ScrubStarted, *, now: datetime) -> str:
+    """A GPU that is scrubbed again is not clean any more, whoever has asked for that."""
+    gpu = gpu_of(host, event.gpu_id)
+    if gpu.tenure != event.tenure:
+        return f"stale: tenure {event.tenure}, now {gpu.tenure}"
+    at = report.occurred_at
+    if gpu.state == GpuState.CLEAN:
+        _distrust(gpu, host, f"A scrub was ordered on the host by {host.name}.", at=at, now=now)
+    apply_gpu_event(gpu_id=gpu.pk, event=GpuEvent.SCRUB, actor=Actor.of_host(host), effective_at=at, now=now)
+    return "applied"
+
+
 def judge(host: Host, report: m.Report, event: m.Scrubbed, stored: ReceivedReport, *, now: datetime) -> str:
     """Record the evidence; a GPU whose evidence has no flaw is clean, any other is quarantined."""
     lease = lease_of(host, event.lease_id) if event.lease_id else None

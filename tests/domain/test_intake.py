@@ -133,6 +133,13 @@ def test_a_host_that_has_doubts_is_believed_and_its_reason_told(world: World) ->
     assert take_in(world) == "clean"
 
 
+def test_a_clean_gpu_that_is_scrubbed_again_is_what_that_scrub_finds(world: World) -> None:
+    """As when the host had doubts of its own while an intake was ordered: two scrubs, one after the other."""
+    assert gpu(world).state == "clean"
+    world.scrub(world.host, gpu(world), canaries_found=1)
+    assert gpu(world).state == "quarantined"
+
+
 def test_doubts_about_an_earlier_tenure_change_nothing(world: World) -> None:
     bring_up(world, book(world))
     assert world.host.say(ordered(world), at=world.now).startswith("stale")
