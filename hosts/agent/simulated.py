@@ -208,12 +208,16 @@ class SimulatedBus:
         self._refuse_hanging(card.address)
         fault = self._strike("divide", card.address)
         self._suffer(fault, card.address, BusError)
-        simulated_slices.divide(self._store, card.address, profile, count // 2 if fault else count)
+        if fault is None or fault.kind != "lie":
+            simulated_slices.divide(self._store, card.address, profile, count // 2 if fault else count)
 
     def undivide(self, card: Card) -> None:
         self._refuse_hanging(card.address)
-        with self._store.changed() as state:
-            state.drop_slices(state.slices_of(card.address))
+        fault = self._strike("undivide", card.address)
+        self._suffer(fault, card.address, BusError)
+        if fault is None:
+            with self._store.changed() as state:
+                state.drop_slices(state.slices_of(card.address))
 
     def _mapped(self, card: Card) -> AbstractContextManager[MappedWindow]:
         """A slice's memory is a part of its card's."""

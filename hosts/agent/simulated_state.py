@@ -15,8 +15,9 @@ from hosts.protocol.messages import CardDetails, Fingerprint, SlicePart, SlicePr
 MIB = 1024 * 1024
 
 Operation = Literal[
-    "bind", "reset", "memory", "config", "registers", "clear", "card", "fingerprint", "holders", "divide"
-]
+    "bind", "reset", "memory", "config", "registers", "clear", "card", "fingerprint", "holders", "divide",
+    "undivide",
+]  # fmt: skip
 Kind = Literal[
     "error", "delay", "hang", "lie", "vanish", "wrong-identity", "enotty", "stale", "stuck", "partial", "busy"
 ]
@@ -33,7 +34,8 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     config: error (reads ff). registers, once per mapping: error (the first reads as if the card were dead).
     clear, by firmware at a bus reset: error (it never says that it has), lie (it says so only).
     card: vanish. fingerprint: wrong-identity. holders: busy.
-    divide: error (the driver refuses), partial (half of the slices are made, without an error).
+    divide: error (the driver refuses), hang, lie, partial (half of the slices are made, without an error).
+    undivide: error, hang, lie.
     """
 
     operation: Operation

@@ -17,6 +17,7 @@ from hosts.agent.hardware import Hardware
 from hosts.agent.network.settings import NetworkSettings
 from hosts.agent.network.ways import BridgedNetwork, Network
 from hosts.agent.runner import Boundary
+from hosts.agent.scrub_channel import Patience
 from hosts.agent.scrub_machine import MachineRoom, MachineScrubber
 from hosts.agent.scrubbers import Installed, load_scrubbers
 from hosts.agent.simulated import SimulatedBus, demo_topology
@@ -60,7 +61,12 @@ def write_image(directory: Path, name: str = "tenant") -> ImageOrder:
 
 
 class Box(WorkerParts):
-    """One host. `restart` forgets everything but the journal, the bus, the disks and the hypervisor."""
+    """One host. `restart` forgets everything but the journal, the bus, the disks and the hypervisor.
+
+    `scrub_patience` is what it has with scrub machines.
+    """
+
+    scrub_patience = Patience(whole=20, silence=5)
 
     def __init__(self, directory: Path, *, on_boundary: Boundary = lambda _: None, **settings: Any) -> None:
         super().__init__()
@@ -87,7 +93,7 @@ class Box(WorkerParts):
         return Hardware(
             bus=self.make_bus(),
             hypervisor=self.machines,
-            scrubbers={**load_scrubbers(), "machine": self.scrub_machine()},
+            scrubbers=self.make_scrubbers(),
             reader=Reader(self.directory / "kernel"),
             network=self.make_network(),
         )
@@ -104,9 +110,12 @@ class Box(WorkerParts):
     def make_bus(self) -> SimulatedBus:
         return SimulatedBus(self.bus_directory, demo_topology(MIB))
 
+    def make_scrubbers(self) -> dict[str, Installed]:
+        return {**load_scrubbers(), "machine": self.scrub_machine()}
+
     def scrub_machine(self) -> Installed:
         """A scrubber whose machine does what `machines.appliance` does."""
-        image = write_appliance(self.directory / "appliance")
+        image = write_appliance(self.directory / "appliance", patience=self.scrub_patience)
         room = MachineRoom(self.machines, "qemu", self.config.machines_directory)
         return Installed(MachineScrubber("machine", image, room), image.digest)
 

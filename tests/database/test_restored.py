@@ -98,7 +98,7 @@ def test_hosts_are_asked_before_they_are_told(tmp_path: Path) -> None:
     if connection.vendor != "postgresql":
         pytest.skip("dumps are PostgreSQL's")
     story = Story(0, tmp_path)
-    with no_real_waiting(story.trouble):
+    with no_real_waiting(story.room):
         story.begin()
         ended, kept = story.book(hours=2), story.book(hours=12)
         story.until(lambda: story.are("active", ended, kept))

@@ -30,7 +30,6 @@ from leasing.power import switch_power
 from leasing.reports import receive_report
 from leasing.states.home import HomeState
 from tests.agent.campaign.history import ROUNDS, History
-from tests.agent.campaign.watched_bus import is_blank
 from tests.agent.host_in_a_box import HOST, MIB
 from tests.world import World
 
@@ -159,7 +158,7 @@ class PortalHistory(History):
         self._demand(not left, f"leases are left: {left}")
         self._demand(not self._unclean(), f"not clean: {self._unclean()}")
         for gpu in Gpu.objects.all():
-            self._demand(is_blank(self.room.bus_directory, gpu.address), f"{gpu.address} is called clean")
+            self._demand(self.room.is_blank(gpu.address), f"{gpu.address} is called clean and is not")
         self._demand(not self.room.machines.all(), f"left: {self.room.machines.all()}")
         self._demand(not self.room.disks(), f"disks are left: {self.room.disks()}")
         attached = [*HomeVolume.objects.exclude(state=HomeState.DETACHED).values_list("pk", "state")]

@@ -41,7 +41,7 @@ def play(seed: int, directory: Path) -> None:
     """One history. What goes wrong is told with the seed and the story."""
     history = PortalHistory(seed, directory)
     try:
-        with no_real_waiting(history.trouble):
+        with no_real_waiting(history.room):
             history.live(ACTS)
             assert run_checks(history.clock.now) == []
             history.come_to_an_end()

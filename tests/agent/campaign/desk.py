@@ -5,9 +5,8 @@ from __future__ import annotations
 from base64 import b64decode
 from dataclasses import dataclass, field
 from datetime import timedelta
-from random import Random
 from typing import Any, Literal
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from hosts.protocol import messages as m
 from hosts.protocol.codec import decode_report
@@ -19,21 +18,52 @@ from tests.agent.host_in_a_box import HOST, Control, gpu_order
 
 PowerAction = Literal["on", "off", "restart"]
 POOL = "studio"
+_SLICES = UUID(int=0x51C0)
 HOMES = (UUID(int=0x40E1), UUID(int=0x40E2))
 
 
 @dataclass
 class Card:
-    """A GPU as the portal believes it to be. `awaited`: the host cleans it by itself, or was asked to."""
+    """A GPU as the portal believes it to be. `awaited`: the host cleans it by itself, or was asked to.
 
-    number: int
+    One that is divided is out of service; its division is ordered, stands or is ending. A slice is of a
+    `whole`.
+    """
+
+    gpu_id: UUID
+    address: str
     state: str = "dirty"
     tenure: int = 0
     awaited: bool = False
+    division: str = ""
+    methods: tuple[str, ...] = ("bar",)
+    profile: m.SliceProfile | None = None
+    count: int = 0
+    whole: Card | None = None
 
     @property
     def order(self) -> m.GpuOrder:
-        return gpu_order(self.number, tenure=self.tenure)
+        return m.GpuOrder(gpu_id=self.gpu_id, tenure=self.tenure, address=self.address)
+
+    @property
+    def policy(self) -> m.ScrubPolicy:
+        """All methods are to be used; without a fast window samples have to do."""
+        return m.ScrubPolicy(
+            methods=self.methods, read_back="full" if "nvidia-clear" not in self.methods else "sampled"
+        )
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody uses it, and nothing is done with it."""
+        return self.state in ("clean", "quarantined", "missing") or (
+            self.state == "dirty" and not self.awaited
+        )
+
+
+def whole_card(number: int) -> Card:
+    """One of the simulated bus' cards."""
+    order = gpu_order(number)
+    return Card(order.gpu_id, order.address)
 
 
 @dataclass
@@ -69,6 +99,7 @@ class Desk:
     applied: int = 0
     waiting: dict[int, m.Report] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
+    patience: int = 0
     known: dict[str, m.Report] = field(default_factory=dict)
     made: set[UUID] = field(default_factory=set)
 
@@ -79,7 +110,8 @@ class Desk:
 
     def rent(self, count: int, home: UUID | None = None) -> Rented | None:
         """A lease on cards that are believed to be clean, handed over to it at once."""
-        free = [card for card in self.cards if card.state == "clean"][:count]
+        free = [card for card in self.cards if card.state == "clean"]
+        free = [card for card in free if card.methods == free[0].methods][:count]
         if len(free) < count:
             return None
         for card in free:
@@ -103,9 +135,6 @@ class Desk:
             return None
         return HomeOrder(volume_id=home, pool=POOL, size_gib=1, made=home in self.made, sealed_key="")
 
-    def power(self, lease: Rented, dice: Random) -> None:
-        self.switch(lease, dice.choice(["on", "off", "restart"]), patience=dice.choice([0, 5]))
-
     def switch(self, lease: Rented, action: PowerAction, *, patience: int = 0) -> None:
         goal = m.Power(lease_id=lease.lease_id, action=action, shutdown_seconds=patience)
         self.order(goal, lease.subject)
@@ -120,8 +149,8 @@ class Desk:
         goal = m.Release(
             lease_id=lease.lease_id,
             gpus=lease.orders,
-            shutdown_seconds=0,
-            scrub=m.ScrubPolicy(),
+            shutdown_seconds=self.patience,
+            scrub=lease.cards[0].policy,
             save=_snapshot(lease) if lease.saves and not lease.saved else None,
         )
         self.order(goal, lease.subject)
@@ -135,7 +164,29 @@ class Desk:
 
     def intake(self, card: Card) -> None:
         card.state, card.awaited = "dirty", True
-        self.order(m.Intake(gpu=card.order, scrub=m.ScrubPolicy()), self._subject(card))
+        self.order(m.Intake(gpu=card.order, scrub=card.policy), self._subject(card))
+
+    def divide(self, card: Card, profile: m.SliceProfile, count: int) -> None:
+        """A clean card leaves service; its slices come into it."""
+        card.state, card.division, card.profile, card.count = "out of service", "ordered", profile, count
+        self._order_division(card)
+
+    def _order_division(self, card: Card) -> None:
+        assert card.profile is not None
+        goal = m.Divide(gpu=card.order, profile=card.profile.name, count=card.count)
+        self.order(goal, self._subject(card))
+
+    def make_whole(self, card: Card) -> None:
+        """If nothing is in the way of it."""
+        slices = self.slices_of(card)
+        if card.division == "stands" and all(each.is_idle for each in slices):
+            card.division = "ending"
+            for each in slices:
+                each.state = "withdrawn"
+            self.order(m.Undivide(gpu=card.order), self._subject(card))
+
+    def slices_of(self, card: Card) -> list[Card]:
+        return [each for each in self.cards if each.whole is card]
 
     def inspect(self) -> None:
         self.order(m.Inspect(), f"host:{HOST}")
@@ -186,6 +237,9 @@ class Desk:
                     card.state, card.awaited = "dirty", False
         self.journal_id, self.applied = journal_id, 0
         self.waiting.clear()
+        for card in self.cards:
+            if card.division == "stands":
+                self._order_division(card)
 
     def _apply(self, report: m.Report) -> None:
         match report.event:
@@ -206,30 +260,60 @@ class Desk:
                 self._apply_to_card(report, report.event)
             case SnapshotTaken() | SnapshotFailed() | SnapshotRemoved():
                 self._apply_to_snapshot(report, report.event)
+            case m.Divided() | m.Undivided() | m.DivisionFailed():
+                self._apply_to_division(report, report.event)
             case m.Inventory() | m.Accepted():
                 self._answer(report, m.Inspect, m.Update)
+
+    def _apply_to_division(self, report: m.Report, event: m.Divided | m.Undivided | m.DivisionFailed) -> None:
+        self._answer(report, m.Divide, m.Undivide)
+        card = next(card for card in self.cards if card.gpu_id == event.gpu_id)
+        match event:
+            case m.Divided(slices=addresses) if card.division == "ordered":
+                card.division = "stands"
+                self.cards += [
+                    Card(uuid5(_SLICES, each), each, methods=card.methods, whole=card) for each in addresses
+                ]
+            case m.Undivided() if card.division == "ending":
+                self._end_division(card)
+            case m.DivisionFailed(reason=reason):
+                self.told.append(f"division of {card.address} failed: {reason}")
+                self._undo_division(card)
+
+    def _undo_division(self, card: Card) -> None:
+        """It is what it was before the order."""
+        if card.division == "ordered":
+            self._end_division(card)
+        elif card.division == "ending":
+            card.division = "stands"
+            for each in self.slices_of(card):
+                each.state, each.awaited = "dirty", False
+
+    def _end_division(self, card: Card) -> None:
+        card.state, card.awaited, card.division = "dirty", False, ""
+        self.cards[:] = [each for each in self.cards if each.whole is not card]
 
     def _apply_to_card(
         self, report: m.Report, event: m.ScrubStarted | m.Scrubbed | m.GpuFailed | m.Ordered
     ) -> None:
-        card = next(card for card in self.cards if card.order.gpu_id == event.gpu_id)
         if isinstance(event, m.Scrubbed | m.GpuFailed):
             self._answer(report, m.Intake)
         if isinstance(event, m.GpuFailed):
             self._answer(report, m.Release)
-        if event.tenure != card.tenure:
+        card = next((card for card in self.cards if card.gpu_id == event.gpu_id), None)
+        if card is None or event.tenure != card.tenure or card.state in ("out of service", "withdrawn"):
             return
         match event:
             case m.Ordered(action=action) if card.state in ("clean", "dirty"):
                 card.state, card.awaited = "dirty", action == "scrub"
-            case m.ScrubStarted() if card.state == "dirty":
+            case m.ScrubStarted() if card.state in ("clean", "dirty"):
                 card.state = "scrubbing"
             case m.Scrubbed(evidence=evidence) if card.state == "scrubbing":
                 card.state = "clean" if evidence.verdict == "passed" else "quarantined"
                 card.awaited = False
-                self.told += [f"scrub of {card.number}: {reason}" for reason in evidence.reasons]
+                self.told += [f"scrub of {card.address}: {reason}" for reason in evidence.reasons]
             case m.GpuFailed(missing=missing, step=step, reason=reason):
-                self.told.append(f"{card.number} failed at {step}: {reason}")
+                self.told.append(f"{card.address} failed at {step}: {reason}")
                 card.state, card.awaited = "missing" if missing else "quarantined", False
                 for lease in self.rented.values():
                     if card in lease.cards and card.order in lease.orders and lease.state != "releasing":
@@ -261,7 +345,9 @@ class Desk:
                 self._fail(self.rented[lease_id], "refused")
             case m.Intake(gpu=gpu):
                 for card in self.cards:
-                    card.awaited &= card.order.gpu_id != gpu.gpu_id
+                    card.awaited &= card.gpu_id != gpu.gpu_id
+            case m.Divide(gpu=gpu) | m.Undivide(gpu=gpu):
+                self._undo_division(next(card for card in self.cards if card.gpu_id == gpu.gpu_id))
 
     def _fail(self, lease: Rented, why: str) -> None:
         if lease.state in ("ordered", "running"):
@@ -290,7 +376,11 @@ class Desk:
                 del self.open[command.command_id]
 
     def _subject(self, card: Card) -> str:
-        return f"gpu:{card.order.gpu_id}"
+        return f"gpu:{card.gpu_id}"
+
+
+def _slice(whole: Card, address: str) -> Card:
+    return Card(uuid5(_SLICES, address), address, methods=whole.methods, whole=whole)
 
 
 def _snapshot(lease: Rented) -> m.SnapshotOrder:

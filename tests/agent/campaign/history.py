@@ -20,42 +20,25 @@ from hosts.agent.machines import MachineFacts, MachineState, StopCause
 from hosts.agent.orders import Action, OrderRefused, order
 from hosts.agent.plans import gpu_lock, machine_locks
 from hosts.agent.simulated import Fault, State
-from hosts.agent.simulated_state import Operation
+from tests.agent.campaign.appliance import MANNERS
 from tests.agent.campaign.clock import Clock
-from tests.agent.campaign.desk import Card, Desk, Rented
+from tests.agent.campaign.desk import Card, Desk, PowerAction, Rented, whole_card
+from tests.agent.campaign.faults import BUS_PAIRS, CALL_PAIRS, DELAYS
 from tests.agent.campaign.machine_room import MachineRoom, no_real_waiting
 from tests.agent.campaign.strands import Strands
-from tests.agent.campaign.trouble import MOODS, Mood, Trouble
-from tests.agent.campaign.watched_bus import CARDS, is_blank, leave_traces
+from tests.agent.campaign.trouble import GUESTS, Trouble
+from tests.agent.campaign.watched_bus import CARDS
 from tests.agent.host_in_a_box import Control
 from tests.quick_files import quick_directory
 
-# What each operation of the bus may do, as `simulated_state.Fault` explains.
-BUS_FAULTS: dict[Operation, tuple[str, ...]] = {
-    "bind": ("error", "delay", "hang", "lie", "vanish"),
-    "reset": ("error", "delay", "hang", "lie", "vanish", "wrong-identity", "enotty", "stale"),
-    "memory": ("error", "delay", "stuck", "partial"),
-    "config": ("error",),
-    "card": ("vanish",),
-    "fingerprint": ("wrong-identity",),
-    "holders": ("busy",),
-}
-RUNGS = ("", "", "vfio-hot-reset", "bridge-reset", "sysfs-reset", "remove-rescan")
-CALLS: dict[str, tuple[Mood, ...]] = {
-    "define": MOODS,
-    "start": MOODS,
-    "shutdown": MOODS,
-    "destroy": MOODS,
-    "undefine": MOODS,
-    "machines": ("refuse", "cut-before", "delay", "delay-after", "hang"),
-    "make_network": MOODS,
-    "remove_network": MOODS,
-    "nft": ("refuse", "cut-before", "cut-after", "delay"),
-    "qemu-img": tuple(mood for mood in MOODS if mood != "lie"),
-    "mkfs": tuple(mood for mood in MOODS if mood != "lie"),
-}
-# Of a slow call: seconds until a call returns that takes its time, or until the kernel is given up.
-DELAYS = (20.0, 90.0, 400.0, 1500.0)
+# What divisions, scrubs, and the beginnings and ends of leases are made of.
+DIVISIONS = ("divide", "undivide")
+SCRUBS = ("bind", "reset", "memory", "holders", "config", "clear", "registers")
+BEGINS = ("define", "start", "make_network", "qemu-img", "mkfs", "fingerprint", "card")
+ENDS = ("shutdown", "destroy", "undefine", "remove_network")
+RUNGS_OF_SLICES = ("", "", "sysfs-reset")
+FIRST_RUNGS = ("vfio-hot-reset", "bridge-reset")
+RUNGS = ("", "", "", "", "vfio-hot-reset", "bridge-reset", "sysfs-reset", "remove-rescan")
 FOREIGN = UUID(int=0xF0)
 ROUNDS = 60
 
@@ -87,7 +70,7 @@ class Beginning:
 def in_service() -> Beginning:
     with TemporaryDirectory(dir=quick_directory()) as folder:
         history = History(0, Path(folder))
-        with no_real_waiting(history.trouble):
+        with no_real_waiting(history.room):
             return history.come_into_service()
 
 
@@ -112,7 +95,7 @@ class History:
             clock=self.clock,
             control=self.room.control,
             image=self.room.image,
-            cards=[Card(number) for number in range(CARDS)],
+            cards=[whole_card(number) for number in range(CARDS)],
             told=self.told,
         )
         self.acts: list[tuple[int, Callable[[], None]]] = [
@@ -123,6 +106,7 @@ class History:
             (5, self.save),
             (1, self.look_at_host),
             (1, self.order_on_host),
+            (3, self.divide_some),
             (4, self.tend_cards),
             (4, self.send),
             (4, self.report),
@@ -132,6 +116,8 @@ class History:
             (3, self.pass_time),
             (6, self.break_card),
             (7, self.upset_hypervisor),
+            (2, self.upset_scrub_machine),
+            (1, self.upset_guest),
             (2, self.stop_guest),
             (2, self.cut_power_soon),
             (1, self.restart),
@@ -141,12 +127,20 @@ class History:
             (1, self.lose_broker),
             (1, self.set_clock),
             (1, self.use_card_elsewhere),
-            (2, self.calm_down),
+            (1, self.calm_down),
         ]
         self.weights = [weight for weight, _ in self.acts]
 
+    def _choose_methods(self) -> None:
+        """How the cards are scrubbed, each model by ways of its own."""
+        methods = self.dice.choice([("bar",), ("machine",), ("bar", "machine")])
+        for card in self.desk.cards[:-1]:
+            card.methods = methods
+        self.desk.cards[-1].methods = ("nvidia-clear", "machine")
+
     def live(self, acts: int) -> None:
         """The host comes into service, most of the time without trouble; then things happen."""
+        self._choose_methods()
         if self.dice.random() < 0.8:
             self.begin_at(in_service())
             self.rent()
@@ -171,11 +165,11 @@ class History:
     def come_into_service(self) -> Beginning:
         """All cards are taken in, in peace; how things are then."""
         self.calm = True
+        self._choose_methods()
         for card in self.desk.cards:
             self.desk.intake(card)
         self.exchange()
-        self._work_off()
-        self.exchange()
+        self._go_round(lambda: all(card.state == "clean" for card in self.desk.cards))
         self.room.down()
         return Beginning(
             files={path: (self.room.directory / path).read_bytes() for path in self._kept()},
@@ -201,8 +195,7 @@ class History:
 
     def _kept(self) -> list[Path]:
         root = self.room.directory
-        files = [*self.room.config.state_directory.glob("journal*"), *(root / "bus/memory").iterdir()]
-        return [path.relative_to(root) for path in files]
+        return [path.relative_to(root) for path in self.room.config.state_directory.glob("journal*")]
 
     def _recover_some(self) -> None:
         """Nothing stays away for long."""
@@ -220,7 +213,8 @@ class History:
 
     def power(self) -> None:
         if lease := self._lease("running"):
-            self.desk.power(lease, self.dice)
+            action: PowerAction = self.dice.choice(["on", "off", "restart"])
+            self.desk.switch(lease, action, patience=self.desk.patience or self.dice.choice([0, 5]))
 
     def extend(self) -> None:
         if lease := self._lease("running"):
@@ -243,14 +237,29 @@ class History:
         if self.room.up():
             with self.room.mortal():
                 try:
-                    order(self.room.rig, action, card.order.address, by="an operator")
+                    order(self.room.rig, action, card.address, by="an operator")
                 except OrderRefused as refusal:
                     self.told.append(f"  {refusal}")
+
+    def divide_some(self) -> None:
+        self.divide(self.dice.choice(self.desk.cards))
+
+    def divide(self, card: Card) -> None:
+        """Into slices, or what is divided into none."""
+        card = card.whole or card
+        if card.division:
+            self.desk.make_whole(card)
+        elif card.state == "clean":
+            model = next(each for each in self.room.cards.state.topology if each.address == card.address)
+            for profile in self.dice.sample(model.profiles, min(len(model.profiles), 1)):
+                self.desk.divide(card, profile, self.dice.randrange(1, profile.most + 1))
 
     def tend_cards(self) -> None:
         """What the portal does about a card that nobody uses, and about a release that failed."""
         for card in self.desk.cards:
-            if (card.state == "dirty" and not card.awaited) or card.state in ("quarantined", "missing"):
+            if self.calm or any(each.state == "missing" for each in self.desk.slices_of(card)):
+                self.desk.make_whole(card)
+            if card.is_idle and card.state != "clean":
                 self.desk.intake(card)
         self._release_again()
 
@@ -323,27 +332,60 @@ class History:
     # What goes wrong.
 
     def break_card(self) -> None:
-        operation = self.dice.choice(list(BUS_FAULTS))
-        kind = self.dice.choice(BUS_FAULTS[operation])
-        rung = self.dice.choice(RUNGS) if operation == "reset" else ""
+        operation, kind = self.dice.choice(BUS_PAIRS)
+        card = self.dice.choice(self.desk.cards)
         fault = Fault(
             operation=operation,
-            address=self.dice.choice(self.desk.cards).order.address,
+            address=card.address,
             kind=kind,  # type: ignore[arg-type]
-            times=self.dice.choice([1, 1, 1, 2, 2, 3, 0]) if kind != "delay" else self.dice.choice([1, 2]),
-            rung="" if kind in ("enotty", "stale") else rung,
+            times=self.dice.choice([1, 1, 1, 2, 2, 3, 0] if kind != "delay" else [1, 2]),
+            rung=self._rung(card) if operation == "reset" and kind not in ("enotty", "stale") else "",
             seconds=self.dice.choice(DELAYS) if kind in ("delay", "hang") else 0,
         )
         self.told.append(f"  {fault.operation} {fault.kind} {fault.rung} {fault.address} x{fault.times}")
         self.room.cards.state.faults.append(fault)
+        if kind in ("enotty", "stale"):  # which only the third rung knows
+            self.room.cards.state.faults += [
+                Fault(operation="reset", address=card.address, rung=rung) for rung in FIRST_RUNGS
+            ]
+        self._lead_to(operation, card)
+
+    def _rung(self, card: Card) -> str:
+        return self.dice.choice(RUNGS if card.whole is None else RUNGS_OF_SLICES)
 
     def upset_hypervisor(self) -> None:
-        call = self.dice.choice(list(CALLS))
-        mood = self.dice.choice(CALLS[call])
+        call, mood = self.dice.choice(CALL_PAIRS)
         self.told.append(f"  {call}: {mood}")
         self.trouble.moods[call] += [mood] * self.dice.choice([1, 1, 2, 4])
         self.trouble.delay = self.dice.choice(DELAYS)
         self.room.machines.obeys = self._happens(0.5)
+        self._lead_to(call, self.dice.choice(self.desk.cards))
+
+    def _lead_to(self, operation: str, card: Card) -> None:
+        """Most of the time somebody wants at once what is going to fail."""
+        if self.dice.random() < 0.3:
+            return
+        if operation in DIVISIONS:
+            self.divide(card)
+        elif operation in SCRUBS and card.is_idle:
+            self.desk.intake(card)
+        elif operation in SCRUBS or operation in ENDS:
+            self.desk.patience = 5 if operation == "shutdown" else 0
+            self.release()
+        elif operation in BEGINS:
+            self.rent()
+        self.exchange()
+        self.work()
+
+    def upset_scrub_machine(self) -> None:
+        manner = self.dice.choice(MANNERS)
+        self.told.append(f"  {manner}")
+        self.room.appliances.manners += [manner] * self.dice.choice([1, 1, 2])
+        self._lead_to("memory", self.dice.choice(self.desk.cards))
+
+    def upset_guest(self) -> None:
+        self.trouble.guest = self.dice.choice(GUESTS)
+        self.desk.patience = self.dice.choice([0, 5])
 
     def stop_guest(self) -> None:
         running = [facts for facts in self.room.machines.all() if facts.lease_id and facts.is_active]
@@ -388,13 +430,15 @@ class History:
     def use_card_elsewhere(self) -> None:
         """A machine that is not ours, or a driver of the host; only of a card that no machine uses."""
         card = self.dice.choice(self.desk.cards)
-        address, machines = card.order.address, self.room.machines
+        address, machines = card.address, self.room.machines
         if any(address in machines.cards_of(facts) for facts in machines.all() if facts.is_active):
             return
+        if card.division or card.state == "withdrawn":
+            return  # its slices are what is used
         if not self.room.is_up or self.room.running or self.trouble.is_ahead:
             return  # whoever comes and goes between two looks is not seen
         self.told.append(f"  {address}")
-        leave_traces(self.room.bus_directory, address, self.room.owners)
+        self.room.leave_traces(address)
         if self.dice.random() < 0.5:
             drivers = self.room.cards.state.cards[address].drivers
             drivers.update(dict.fromkeys(drivers, "simdrm"))
@@ -403,13 +447,14 @@ class History:
             self._happened("card foreign-machine")
             used = frozenset({address})
             facts = MachineFacts("foreign", FOREIGN, MachineState.RUNNING, None, None, used)
-            name = f"foreign-{card.number}"
+            name = f"foreign-{card.address}"
             machines.add_foreign(name, replace(facts, name=name))
         self.clock.sleep(61)
         self.room.look()
 
     def calm_down(self) -> None:
         self.trouble.clear()
+        self.room.appliances.manners.clear()
         self.room.cards.state.faults.clear()
         self.broker_away = False
 
@@ -506,7 +551,8 @@ class History:
             yield lease.subject, machine_locks(lease.lease_id, lease.orders)
         for card in self.desk.cards:
             if card.state not in ("clean", "leased"):
-                yield f"card {card.number}", {gpu_lock(card.order.address)}
+                whole = card.whole or card
+                yield f"{card.state} {card.address}", {gpu_lock(card.address), gpu_lock(whole.address)}
 
     def _wedged(self) -> set[str]:
         return {address for address, card in self.room.cards.state.cards.items() if card.hangs}
@@ -520,7 +566,8 @@ class History:
 
     def _is_over(self) -> bool:
         leases = all(lease.state == "gone" for lease in self.desk.rented.values())
-        return leases and all(card.state == "clean" for card in self.desk.cards) and not self.desk.open
+        cards = all(card.state == "clean" for card in self.desk.cards)
+        return leases and cards and not self.desk.open and not self.room.machines.all()
 
     def _check_end(self) -> None:
         self._demand(not self.desk.open, f"never answered: {[*self.desk.open.values()]}")
@@ -528,11 +575,11 @@ class History:
             self._demand(lease.state == "gone" and lease.outcome, f"{lease.subject} is {lease.state}")
             self._demand(lease.saved or not lease.saves, f"nobody knows what became of {lease.saves}")
         for card in self.desk.cards:
-            self._demand(card.state == "clean", f"card {card.number} is {card.state}")
-            there = self.room.gpu_state(card.number)
-            self._demand(there == "clean", f"card {card.number} is {there} on the host")
-            blank = is_blank(self.room.bus_directory, card.order.address)
-            self._demand(blank, f"card {card.number} is called clean and is not")
+            self._demand(card.state == "clean", f"{card.address} is {card.state}")
+            there = self.room.state_of(card.gpu_id)
+            self._demand(there == "clean", f"{card.address} is {there} on the host")
+            self._demand(self.room.is_blank(card.address), f"{card.address} is called clean and is not")
+        self._demand(not self.room.cards.state.slices, f"slices are left: {self.room.cards.state.slices}")
         self._demand(not self.room.machines.all(), f"left: {self.room.machines.all()}")
         kept = {lease.saves for lease in self.desk.rented.values() if lease.saved == "kept"}
         self._demand(self.room.pool() == kept, f"in the pool: {self.room.pool()}, not {kept}")
@@ -544,7 +591,8 @@ class History:
         self._demand(not self.room.filter.admitted, f"let through: {self.room.filter.admitted}")
         self._demand(not self.room.rig.plans.open(), "plans are open")
         self._demand(not self.room.rig.machines.kept(), f"kept: {self.room.rig.machines.kept()}")
-        made = [name for name, count in self.room.machines.definitions.items() if count > 1]
+        defined = self.room.machines.definitions.items()
+        made = [name for name, count in defined if count > 1 and not name.startswith("scrub-")]
         self._demand(not made, f"defined more than once: {made}")
 
     def _demand(self, holds: object, otherwise: str) -> None:

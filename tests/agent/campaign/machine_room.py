@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,12 +22,18 @@ from hosts.agent.homes import VOLUME_SUFFIX
 from hosts.agent.journal import Journal
 from hosts.agent.machines import HypervisorError
 from hosts.agent.network.ways import NetworkError
+from hosts.agent.nvidia import FirmwareClear, RegisterWindow
 from hosts.agent.reconcile import reconcile
 from hosts.agent.rig import Rig
 from hosts.agent.runner import Runner
+from hosts.agent.scrub_channel import Patience, listen
+from hosts.agent.scrub_machine import _PROVEN_ON
+from hosts.agent.scrubbers import Installed
 from hosts.agent.watch import Watch
+from hosts.agent.witness import PROVEN_WINDOWS
 from hosts.protocol.checkup import CheckUp
 from hosts.protocol.homes import POOL_MARK
+from tests.agent.campaign.appliance import Appliances
 from tests.agent.campaign.desk import POOL
 from tests.agent.campaign.strands import PowerCut, StrandLock
 from tests.agent.campaign.trouble import (
@@ -37,7 +44,15 @@ from tests.agent.campaign.trouble import (
     make_home,
     qemu_img,
 )
-from tests.agent.campaign.watched_bus import StoreInMemory, WatchedBus
+from tests.agent.campaign.watched_bus import (
+    NVIDIA,
+    Held,
+    StoreInMemory,
+    WatchedBus,
+    clear,
+    is_blank,
+    leave_traces,
+)
 from tests.agent.host_in_a_box import Box
 
 # The modules that wait, or look how long they have waited.
@@ -53,6 +68,7 @@ EXPECTED = (HypervisorError, NetworkError, BusError, sqlite3.OperationalError)
 class MachineRoom(Box):
     """A box that runs no thread. Whatever needs the worker starts it first, if it is down."""
 
+    scrub_patience = Patience()
     machines: MoodyMachines
     runner: Runner
     watch: Watch
@@ -64,6 +80,7 @@ class MachineRoom(Box):
         self.owners: dict[str, UUID | None] = {}
         self.reset_in: dict[str, tuple[int, str]] = {}
         self.cards = StoreInMemory(card_bytes)
+        self.appliances = Appliances(self.strands, self.clear, self.describe, trouble.note)
         self.running: list[int] = []
         self.is_up = False
         self.deaths = 0
@@ -74,6 +91,21 @@ class MachineRoom(Box):
         (pool.directory / POOL_MARK).write_text(POOL)
         super().__init__(directory, home_pool=pool)
         self.rig.journal.close()
+        self.machines.relatives = self.cards.relatives
+
+    def make_scrubbers(self) -> dict[str, Installed]:
+        found = super().make_scrubbers()
+        patient = FirmwareClear(clock=self.clock.monotonic, sleep=self.clock.sleep)
+        return {**found, patient.name: replace(found[patient.name], scrubber=patient)}
+
+    def clear(self, address: str, share: float) -> None:
+        """A scrub machine has written zeros to so much of the card's memory."""
+        clear(self.bus_directory, self.cards.find(address), share)
+
+    def describe(self, address: str) -> tuple[str, int]:
+        """The card's ids, and how much memory it has."""
+        card = self.cards.find(address)
+        return card.fingerprint.vendor_device, card.memory_bytes
 
     def make_machines(self) -> MoodyMachines:
         return MoodyMachines(self.directory, self.trouble)
@@ -103,9 +135,9 @@ class MachineRoom(Box):
         if isinstance(journal, BrittleJournal) and journal.is_held and self.is_up:
             self.machines.wrongs.append("something slow was waited for inside a transaction")
 
-    def _holder(self, address: str) -> UUID | None:
-        held = [gpu for gpu in self.rig.gpus.at(address) if gpu.state == "leased"]
-        return held[0].lease_id if held else None
+    def _holder(self, address: str) -> Held:
+        held = [gpu for gpu in self.rig.gpus.at(address) if gpu.state in ("leased", "scrubbing")]
+        return (held[0].state, held[0].lease_id) if held else ("", None)
 
     def up(self) -> bool:
         """Start the worker if it is down; whether it runs. It may die of the attempt."""
@@ -147,6 +179,7 @@ class MachineRoom(Box):
         self.boots += 1
         self.machines.lose_power()
         self.filter.forget()
+        self.cards.state.drop_slices(self.cards.state.slices)
         for card in self.cards.state.cards.values():
             card.hangs = False
 
@@ -242,6 +275,18 @@ class MachineRoom(Box):
                 found.add(None)
         return found
 
+    def state_of(self, gpu_id: UUID) -> str | None:
+        gpu = self.rig.gpus.get(gpu_id)
+        return None if gpu is None else gpu.state
+
+    def is_blank(self, address: str) -> bool:
+        return is_blank(self.bus_directory, self.cards.find(address))
+
+    def leave_traces(self, address: str) -> None:
+        """Somebody who is no tenant has used the card."""
+        leave_traces(self.bus_directory, self.cards.find(address))
+        self.owners[address] = None
+
     def disks(self) -> set[UUID]:
         return building.leases_with_disks(self.rig)
 
@@ -252,9 +297,10 @@ def differences_alone(rig: Rig) -> CheckUp:
 
 
 @contextmanager
-def no_real_waiting(trouble: Trouble) -> Iterator[None]:
-    """Inside, the agent waits by the history's clock, and makes its disks without a program."""
-    clock = trouble.strands.clock
+def no_real_waiting(room: MachineRoom) -> Iterator[None]:
+    """Inside, the agent waits by the history's clock, makes its disks without a program, and takes ways of
+    scrubbing and looking for proven on the simulated cards that are not."""
+    clock, trouble = room.clock, room.trouble
     passing: Any = SimpleNamespace(sleep=clock.sleep, monotonic=clock.monotonic)
     with pytest.MonkeyPatch.context() as patch:
         for name in _WAITING:
@@ -266,6 +312,10 @@ def no_real_waiting(trouble: Trouble) -> Iterator[None]:
         patch.setattr("hosts.agent.reset.ANSWER_SECONDS", 0.0)
         patch.setattr("hosts.agent.disks._qemu_img", qemu_img(trouble))
         patch.setattr("hosts.agent.homes.Pool._make", make_home(trouble))
+        patch.setattr("hosts.agent.scrub_machine.open_channel", room.appliances.open_channel)
+        patch.setattr("hosts.agent.scrub_machine.listen", partial(listen, clock=clock.monotonic))
+        patch.setitem(_PROVEN_ON, "plain", ("1234:*", NVIDIA))
+        patch.setitem(PROVEN_WINDOWS, RegisterWindow.name, (NVIDIA,))
         for name in ("snapshot_steps", "home_steps"):
             patch.setattr(f"hosts.agent.{name}.opened_key", lambda *_: b"key")
         for name in ("watch", "host_plans"):

@@ -16,7 +16,7 @@ from hosts.agent.disks import DiskError
 from hosts.agent.domain_facts import read_facts
 from hosts.agent.homes import VOLUME_SUFFIX, Pool
 from hosts.agent.journal import Journal
-from hosts.agent.machines import HypervisorError, MachineFacts, MachineState
+from hosts.agent.machines import GuestSilent, HypervisorError, MachineFacts, MachineState
 from hosts.agent.network.ways import NetworkError
 from tests.agent.campaign.strands import FOR_EVER, Strands
 from tests.agent.fake_filter import FakeFilter
@@ -31,6 +31,9 @@ Mood = Literal[
 ]  # fmt: skip
 # What a machine's definition says of each card: its address, and the lease that the journal gave it to.
 GIVEN = "given"
+# What is in a guest: nobody, somebody who does as they are told, or somebody who does not.
+Guest = Literal["silent", "honest", "lies", "garbage", "endless", "refuse"]
+GUESTS: tuple[Guest, ...] = get_args(Guest)
 MOODS: tuple[Mood, ...] = get_args(Mood)
 
 
@@ -48,6 +51,7 @@ class Trouble:
     hypervisor_away: bool = False
     delay: float = 60.0
     kernel: str = "6.1.0-1"
+    guest: Guest = "silent"
     moods: dict[str, list[Mood]] = field(default_factory=lambda: defaultdict(list))
     homes_made: Counter[str] = field(default_factory=Counter)
     happened: Counter[str] = field(default_factory=Counter)
@@ -62,6 +66,10 @@ class Trouble:
         self.hypervisor_away = False
         self.moods.clear()
 
+    def note(self, fault: str) -> None:
+        """It has happened."""
+        self.happened[fault] += 1
+
     def around(
         self, operation: str, carry_out: Callable[[], T], failure: Callable[[str], Exception]
     ) -> T | None:
@@ -70,7 +78,7 @@ class Trouble:
         if not moods:
             return carry_out()
         mood = moods.pop()
-        self.happened[f"{operation} {mood}"] += 1
+        self.note(f"{operation} {mood}")
         before = mood if not mood.endswith("-after") else ""
         if before == "lie":
             return None
@@ -136,6 +144,7 @@ class MoodyMachines(FakeMachines):
         self.wrongs: list[str] = []
         self.given: dict[str, frozenset[str]] = {}
         self.gone: set[UUID] = set()
+        self.relatives: Callable[[str], set[str]] = lambda address: {address}
 
     def define(self, xml: str, *, disk_key: bytes | None = None, home_key: bytes | None = None) -> None:
         facts = read_facts(xml, MachineState.OFF)
@@ -154,7 +163,8 @@ class MoodyMachines(FakeMachines):
         self._in_mood("start", lambda: self._start(name))
 
     def _start(self, name: str) -> None:
-        taken = [other.name for other in self._others(name) if self.cards_of(other) & self.given[name]]
+        mine = {relative for address in self.given[name] for relative in self.relatives(address)}
+        taken = [other.name for other in self._others(name) if self.cards_of(other) & mine]
         if any(other not in self.given for other in taken):
             raise HypervisorError(f"Cannot start {name}: its card is in use by {', '.join(taken)}.")
         self.wrongs += [f"{name} was started with a card of {other}" for other in taken]
@@ -185,6 +195,19 @@ class MoodyMachines(FakeMachines):
 
     def undefine(self, name: str) -> None:
         self._in_mood("undefine", lambda: super(MoodyMachines, self).undefine(name))
+
+    def ask_guest(self, name: str, command: str, arguments: Mapping[str, Any], *, seconds: int) -> str:
+        """Whoever leases the machine answers, in whatever way they like."""
+        guest = self.trouble.guest
+        self.trouble.note(f"guest-agent {guest}")
+        if guest == "refuse":
+            raise HypervisorError(f"Cannot ask the guest of {name}: the command is not allowed.")
+        if guest == "silent":
+            self.trouble.strands.wait(seconds)
+            raise GuestSilent(f"The guest of {name} does not answer {command}.")
+        if guest == "honest" and command == "guest-shutdown":
+            self.shutdown(name)
+        return {"garbage": "}{", "endless": "[" * 300_000}.get(guest, '{"return": {}}')
 
     def make_network(self, xml: str) -> None:
         self._in_mood("make_network", lambda: super(MoodyMachines, self).make_network(xml))
