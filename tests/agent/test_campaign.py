@@ -21,7 +21,7 @@ from tests.agent.campaign.history import History, seeds_of
 from tests.agent.campaign.machine_room import no_real_waiting
 
 HISTORIES = 1500
-ACTS = 20
+ACTS = 17
 
 
 @pytest.mark.timeout(0)  # as long as so many take

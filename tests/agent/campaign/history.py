@@ -254,6 +254,9 @@ class History:
             for profile in self.dice.sample(model.profiles, min(len(model.profiles), 1)):
                 self.desk.divide(card, profile, self.dice.randrange(1, profile.most + 1))
 
+    def take_in(self, card: Card) -> None:
+        self.desk.intake(card)
+
     def tend_cards(self) -> None:
         """What the portal does about a card that nobody uses, and about a release that failed."""
         for card in self.desk.cards:
@@ -368,7 +371,7 @@ class History:
         if operation in DIVISIONS:
             self.divide(card)
         elif operation in SCRUBS and card.is_idle:
-            self.desk.intake(card)
+            self.take_in(card)
         elif operation in SCRUBS or operation in ENDS:
             self.desk.patience = 5 if operation == "shutdown" else 0
             self.release()
@@ -470,8 +473,8 @@ class History:
     def _check_clean(self) -> None:
         """What the journal calls clean was reset since the host was booted, under the kernel that runs."""
         if self.room.is_up:
-            clean = {gpu.address for gpu in self.room.rig.gpus.all() if gpu.state == "clean"}
-            stale = {address for address in clean if self.room.reset_in.get(address) != self.room.boot}
+            called = self.room.called_clean()
+            stale = {address for address in called if self.room.reset_in.get(address) != self.room.boot}
             self._demand(not stale, f"clean, and not reset since the host was booted: {stale}")
 
     def _check_access(self) -> None:
@@ -480,9 +483,13 @@ class History:
         self._demand(max(given.values(), default=1) == 1, f"two ports lead to one machine: {given}")
         if self.room.is_up and not self.trouble.is_ahead:
             known = {lane.bridge: lane.lease_id for lane in self.room.rig.lanes.all()}
-            gone = {lease.lease_id for lease in self.desk.rented.values() if lease.state == "gone"}
-            over = {known[bridge] for bridge in self.room.filter.admitted if bridge in known} & gone
+            admitted = {known[bridge] for bridge in self.room.filter.admitted if bridge in known}
+            over = admitted & self._over() if admitted else set()
             self._demand(not over, f"over, and let through: {over}")
+
+    def _over(self) -> set[UUID]:
+        """Leases of which their tenants were told that they are over."""
+        return {lease.lease_id for lease in self.desk.rented.values() if lease.state == "gone"}
 
     def come_to_an_end(self) -> None:
         """Nothing goes wrong any more: everything reaches its goal, or has honestly failed, and is clean."""
@@ -535,7 +542,8 @@ class History:
 
     def _others_go_on(self) -> None:
         """Whoever does not wait for what never returns comes to their goal before anything is restarted."""
-        self._go_round(lambda: not self.room.strands.slow())
+        if self.room.strands.slow():
+            self._go_round(lambda: not self.room.strands.slow())
         if self.room.strands.hung() or self._wedged():
             self._go_round(lambda: not self._held_up())
             self._demand(not self._held_up(), f"held up, and need not be: {self._held_up()}")

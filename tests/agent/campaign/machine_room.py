@@ -275,6 +275,12 @@ class MachineRoom(Box):
                 found.add(None)
         return found
 
+    def called_clean(self) -> list[str]:
+        """Addresses of the GPUs that the journal calls clean."""
+        with self.rig.journal.transaction():
+            rows = self.rig.journal.execute("SELECT address FROM gpu WHERE state = 'clean'")
+            return [row["address"] for row in rows]
+
     def state_of(self, gpu_id: UUID) -> str | None:
         gpu = self.rig.gpus.get(gpu_id)
         return None if gpu is None else gpu.state
