@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,51 +14,27 @@ from django.core.management import call_command
 from django.db import connection
 
 from hosts.models import Gpu
-from leasing.actors import SYSTEM
 from leasing.audit.verifier import verify_log
-from leasing.booking import request_lease
 from leasing.ending import end_lease
-from leasing.fleet import admit_gpu
 from leasing.fsck import run_checks
-from leasing.models import Lease, OutboxMessage, TreeHead
+from leasing.models import OutboxMessage, TreeHead
 from tests.agent.campaign.machine_room import no_real_waiting
-from tests.domain.portal_history import PortalHistory
+from tests.domain.portal_story import PortalStory
 from tools.servers import postgres_program
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(300)]
 HOUR = timedelta(hours=1)
 
 
-class Story(PortalHistory):
-    """The same portal and host, in peace. What libvirt says of a machine names its card, as of a real one."""
+class Story(PortalStory):
+    """What libvirt says of a machine names its card, as of a real one."""
 
     def begin(self) -> None:
-        self.calm = True
         machines, told = self.room.machines, self.room.machines.machines
         self.room.machines.machines = lambda: [  # type: ignore[method-assign]
             replace(facts, pci_addresses=machines.cards_of(facts)) for facts in told()
         ]
-        self.exchange()
-        for card in self.host.found_cards.all():
-            admit_gpu(actor=SYSTEM, card_id=card.pk, model_id=self.model.pk, now=self.clock.now)
-        self.until(lambda: not self._unclean())
-
-    def book(self, *, hours: int, starts: timedelta = timedelta(0)) -> Lease:
-        begin = self.clock.now + starts
-        return request_lease(
-            actor=self._ada(), tenant=self.world.studio, flavor=self.flavors[0], image=self.image,
-            starts_at=begin, ends_at=begin + hours * HOUR, now=self.clock.now,
-        )  # fmt: skip
-
-    def until(self, is_done: Callable[[], bool]) -> None:
-        self._until(is_done)
-        assert is_done()
-
-    def are(self, state: str, *leases: Lease) -> bool:
-        return set(self._leases(state)) == set(leases)
-
-    def running(self) -> set[str]:
-        return {facts.name for facts in self.room.machines.machines() if facts.is_active}
+        super().begin()
 
     def begin_journal(self) -> None:
         """What deploy/after-restore.yml does."""
@@ -100,13 +75,13 @@ def test_hosts_are_asked_before_they_are_told(tmp_path: Path) -> None:
     story = Story(0, tmp_path)
     with no_real_waiting(story.room):
         story.begin()
-        ended, kept = story.book(hours=2), story.book(hours=12)
+        ended, kept = story.book(length=2 * HOUR), story.book(length=12 * HOUR)
         story.until(lambda: story.are("active", ended, kept))
-        coming = story.book(hours=12, starts=HOUR)
+        coming = story.book(length=12 * HOUR, starts=HOUR)
         dump(tmp_path / "dump")
         end_lease(actor=story._ada(), lease_id=ended.pk, now=story.clock.now)
         story.until(lambda: story.are("ended", ended) and len(story._unclean()) == 1)
-        forgotten = story.book(hours=12)
+        forgotten = story.book(length=12 * HOUR)
         story.until(lambda: story.are("active", kept, coming, forgotten))
         before = story.running()
         assert before == {lease.machine_name for lease in (kept, coming, forgotten)}

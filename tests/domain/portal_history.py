@@ -6,17 +6,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from uuid import UUID
 
 from django.db import transaction
+from django.db.models import QuerySet
 from nacl.public import PrivateKey
 
 from hosts.agent.plans import gpu_lock, lease_lock
-from hosts.models import Gpu, GpuModel, Host
+from hosts.models import Division, Gpu, GpuModel, Host
 from hosts.protocol.enrolment import NewKeys
 from hosts.protocol.signing import public_hex
 from leasing import fleet
 from leasing.actors import SYSTEM, Actor
+from leasing.apart import open_division, without_former_slices
 from leasing.booking import request_lease
+from leasing.cards import card_at, seal_of
 from leasing.changing import change_end
 from leasing.ending import end_lease
 from leasing.enrolment.admission import trust_host
@@ -25,10 +29,14 @@ from leasing.fleet import readmit_gpu
 from leasing.goals import PowerAction
 from leasing.homes import are_offered
 from leasing.keys import portal_signing_key
-from leasing.models import Flavor, HomeVolume, Image, Lease
+from leasing.models import Flavor, HomeVolume, Image, Lease, Snapshot
 from leasing.power import switch_power
 from leasing.reports import receive_report
+from leasing.slices import divide_gpu, undivide_gpu
+from leasing.snapshots import take_snapshot
 from leasing.states.home import HomeState
+from leasing.states.snapshot import COMING, SnapshotState
+from tests.agent.campaign.desk import Card
 from tests.agent.campaign.history import ROUNDS, History
 from tests.agent.host_in_a_box import HOST, MIB
 from tests.world import World
@@ -39,7 +47,7 @@ LENGTHS = [timedelta(minutes=minutes) for minutes in (5, 30, 120, 240)]
 class PortalHistory(History):
     """The same acts; who orders and believes is the portal."""
 
-    card_bytes = MIB
+    card_bytes = 2 * MIB
 
     def __init__(self, seed: int, directory: Path) -> None:
         super().__init__(seed, directory)
@@ -50,9 +58,14 @@ class PortalHistory(History):
         sealing = public_hex(PrivateKey.generate())
         keys = NewKeys(signing_key=public_hex(self.room.signing), sealing_key=sealing)
         self.host = trust_host(actor=SYSTEM, name=HOST, keys=keys, now=self.clock.now)
-        model = GpuModel.objects.create(slug="sim", name="Sim", memory_mib=1, vendor_device="1234:a600")
+        self._choose_methods()
+        self.models = {card.address: self._model(card) for card in self.desk.cards}
+        self.part = GpuModel.objects.create(
+            slug="part", name="Part", memory_mib=1, vendor_device="1234:a601", scrub_methods=["bar"]
+        )
         self.flavors = [
-            Flavor.objects.create(slug=f"sim-{count}", name=f"Sim {count}", model=model, gpu_count=count)
+            Flavor.objects.create(slug=f"{model.slug}-{count}", name="Sim", model=model, gpu_count=count)
+            for model in {model.pk: model for model in (*self.models.values(), self.part)}.values()
             for count in (1, 2)
         ]
         for flavor in self.flavors:
@@ -62,13 +75,28 @@ class PortalHistory(History):
             slug="box", name="Box", os_family="linux", format=image.format, digest=image.digest,
             file_name=image.name,
         )  # fmt: skip
-        self.model = model
+
+    def _model(self, card: Card) -> GpuModel:
+        """What the card is sold as, and is scrubbed like."""
+        ids, size = self.room.describe(card.address)
+        found, _ = GpuModel.objects.get_or_create(
+            slug=f"sim-{'-'.join(card.methods)}",
+            defaults={
+                "name": "Sim",
+                "memory_mib": size // MIB,
+                "vendor_device": ids,
+                "scrub_methods": list(card.methods),
+                "read_back": card.policy.read_back,
+            },
+        )
+        return found
 
     def live(self, acts: int) -> None:
         self.calm = True
         self.exchange()
         for card in self.host.found_cards.all():
-            fleet.admit_gpu(actor=SYSTEM, card_id=card.pk, model_id=self.model.pk, now=self.clock.now)
+            model = self.models[card.address]
+            fleet.admit_gpu(actor=SYSTEM, card_id=card.pk, model_id=model.pk, now=self.clock.now)
         if self.dice.random() < 0.8:
             self._round()
             self._round()
@@ -107,15 +135,48 @@ class PortalHistory(History):
             with self._asking():
                 change_end(actor=self._ada(), lease_id=lease.pk, ends_at=ends_at, now=self.clock.now)
 
+    def save(self) -> None:
+        """Now, of a machine that is switched off for it, or when the lease ends."""
+        for lease in self.dice.sample(self._leases("active"), min(len(self._leases("active")), 1)):
+            at_end = self.dice.random() < 0.5
+            with self._asking():
+                if not at_end and lease.machine != Lease.Machine.OFF:
+                    switch_power(actor=self._ada(), lease_id=lease.pk, action="off", now=self.clock.now)
+                else:
+                    take_snapshot(actor=self._ada(), lease_id=lease.pk, at_end=at_end, now=self.clock.now)
+
+    def divide(self, card: Card) -> None:
+        actor, now = self.world.actor(self.world.operator), self.clock.now
+        count = self.dice.choice([1, 2])
+        for gpu in Gpu.objects.filter(address=card.address):
+            with self._asking():
+                if open_division(gpu):
+                    undivide_gpu(actor=actor, gpu_id=gpu.pk, now=now)
+                else:
+                    part = self.part.pk
+                    divide_gpu(actor=actor, gpu_id=gpu.pk, profile="vf", count=count, model_id=part, now=now)
+
+    def take_in(self, card: Card) -> None:
+        """Out of service, and back through an intake."""
+        for gpu in Gpu.objects.filter(address=card.address):
+            with self._asking():
+                fleet.withdraw_gpu(actor=SYSTEM, gpu_id=gpu.pk, reason="tried", now=self.clock.now)
+                readmit_gpu(actor=SYSTEM, gpu_id=gpu.pk, now=self.clock.now)
+
     def look_at_host(self) -> None:
         with self._asking():
             fleet.inspect_host(Host.objects.get(pk=self.host.pk), now=self.clock.now)
 
     def tend_cards(self) -> None:
         """Somebody is told, and lets what is out of service try again."""
-        for gpu in Gpu.objects.filter(state__in=["quarantined", "missing"]).order_by("address"):
+        if self.calm:
+            for division in Division.objects.filter(state=Division.State.STANDS).select_related("gpu"):
+                self.divide(next(card for card in self.desk.cards if card.address == division.gpu.address))
+        for gpu in self._in_service().filter(state__in=["quarantined", "missing"]).order_by("address"):
+            card = card_at(gpu)
             with self._asking():
-                readmit_gpu(actor=SYSTEM, gpu_id=gpu.pk, now=self.clock.now)
+                accepted = seal_of(card.fingerprint) if card else ""
+                readmit_gpu(actor=SYSTEM, gpu_id=gpu.pk, accepted=accepted, now=self.clock.now)
 
     def send(self) -> None:
         self.world.now = self.clock.now
@@ -157,13 +218,25 @@ class PortalHistory(History):
         left = [*Lease.objects.exclude(state="ended").values_list("pk", "state")]
         self._demand(not left, f"leases are left: {left}")
         self._demand(not self._unclean(), f"not clean: {self._unclean()}")
-        for gpu in Gpu.objects.all():
+        for gpu in self._in_service():
             self._demand(self.room.is_blank(gpu.address), f"{gpu.address} is called clean and is not")
         self._demand(not self.room.machines.all(), f"left: {self.room.machines.all()}")
         self._demand(not self.room.disks(), f"disks are left: {self.room.disks()}")
         attached = [*HomeVolume.objects.exclude(state=HomeState.DETACHED).values_list("pk", "state")]
         self._demand(not attached, f"home volumes are left: {attached}")
-        self._demand(not self.room.pool(), f"claims are left in the pool: {self.room.pool()}")
+        coming = [*Snapshot.objects.filter(state__in=COMING).values_list("pk", "state")]
+        self._demand(not coming, f"nobody knows what became of {coming}")
+        kept = {*Snapshot.objects.filter(state=SnapshotState.KEPT).values_list("pk", flat=True)}
+        self._demand(self.room.pool() == kept, f"in the pool: {self.room.pool()}, not {kept}")
+        self._demand(not self.room.cards.state.slices, f"slices are left: {self.room.cards.state.slices}")
+
+    def _over(self) -> set[UUID]:
+        return {*Lease.objects.filter(state="ended").values_list("pk", flat=True)}
+
+    def _in_service(self) -> QuerySet[Gpu]:
+        """Cards that serve whole, and the slices of those that do not."""
+        divided = Division.objects.filter(state__in=Division.OPEN).values("gpu")
+        return without_former_slices(Gpu.objects.exclude(pk__in=divided))
 
     def _ada(self) -> Actor:
         return self.world.actor(self.world.ada)
@@ -197,7 +270,7 @@ class PortalHistory(History):
         for lease in self._leases("provisioning", "releasing"):
             cards = {gpu_lock(hold.gpu.address) for hold in lease.holds.select_related("gpu")}
             yield f"{lease.state} {lease.pk}", {lease_lock(lease.pk), *cards}
-        for gpu in Gpu.objects.exclude(state__in=["clean", "leased"]):
+        for gpu in self._in_service().exclude(state__in=["clean", "leased"]):
             yield f"{gpu.state} {gpu.address}", {gpu_lock(gpu.address)}
 
     def _until(self, is_done: Callable[[], bool]) -> None:
@@ -207,8 +280,12 @@ class PortalHistory(History):
                 return
 
     def _unclean(self) -> list[tuple[str, str, str]]:
-        gpus = Gpu.objects.exclude(state="clean")
-        return [*gpus.values_list("address", "state", "state_reason")]
+        gpus = self._in_service().exclude(state="clean")
+        divided = Division.objects.filter(state__in=Division.OPEN)
+        return [
+            *gpus.values_list("address", "state", "state_reason"),
+            *divided.values_list("gpu__address", "state", "reason"),
+        ]
 
     def _leases(self, *states: str) -> list[Lease]:
         return [*Lease.objects.filter(state__in=states).order_by("requested_at", "pk")]
