@@ -23,7 +23,7 @@ from hosts.agent.simulated import Fault, State
 from tests.agent.campaign.appliance import MANNERS
 from tests.agent.campaign.clock import Clock
 from tests.agent.campaign.desk import Card, Desk, PowerAction, Rented, whole_card
-from tests.agent.campaign.faults import BUS_PAIRS, CALL_PAIRS, DELAYS
+from tests.agent.campaign.faults import BUS_PAIRS, CALL_PAIRS, CALLS, DELAYS, DRILLS
 from tests.agent.campaign.machine_room import MachineRoom, no_real_waiting
 from tests.agent.campaign.strands import Strands
 from tests.agent.campaign.trouble import GUESTS, Trouble
@@ -33,9 +33,9 @@ from tests.quick_files import quick_directory
 
 # What divisions, scrubs, and the beginnings and ends of leases are made of.
 DIVISIONS = ("divide", "undivide")
-SCRUBS = ("bind", "reset", "memory", "holders", "config", "clear", "registers")
-BEGINS = ("define", "start", "make_network", "qemu-img", "mkfs", "fingerprint", "card")
-ENDS = ("shutdown", "destroy", "undefine", "remove_network")
+SCRUBS = ("bind", "reset", "memory", "holders", "config", "clear", "registers", "scrub-machine")
+BEGINS = ("define", "start", "make_network", "qemu-img", "mkfs", "fingerprint", "card", "nft", "machines")
+ENDS = ("guest-agent", "shutdown", "destroy", "undefine", "remove_network")
 RUNGS_OF_SLICES = ("", "", "sysfs-reset")
 FIRST_RUNGS = ("vfio-hot-reset", "bridge-reset")
 RUNGS = ("", "", "", "", "vfio-hot-reset", "bridge-reset", "sysfs-reset", "remove-rescan")
@@ -80,6 +80,7 @@ class History:
     card_bytes = 16 * 1024
 
     def __init__(self, seed: int, directory: Path) -> None:
+        self.seed = seed
         self.dice = Random(seed)
         self.clock = Clock()
         self.trouble = Trouble(Strands(self.clock))
@@ -144,10 +145,44 @@ class History:
         if self.dice.random() < 0.8:
             self.begin_at(in_service())
             self.rent()
+            self._drill(*DRILLS[self.seed % len(DRILLS)])
         else:
             for card in self.desk.cards:
                 self.desk.intake(card)
         self._live_on(acts)
+
+    def _drill(self, operation: str, kind: str) -> None:
+        """Each fault in its turn strikes what is under way, wherever the dice lead from there."""
+        self.told.append(f"drill {operation} {kind}")
+        self.calm = True
+        self._settle()
+        clean = [card for card in self.desk.cards if card.state == "clean"]
+        card = clean[-1] if operation in SCRUBS else clean[0]
+        if operation == "undivide":
+            self.divide(card)
+            self._settle()
+        if operation == "bind":
+            self._give_to_host(card.address)
+        self._let_go_wrong(operation, kind, card)
+        self._want(operation, card)
+        self._settle()
+        self.calm = False
+
+    def _settle(self) -> None:
+        """All orders arrive and are carried out, as far as that is possible."""
+        self.exchange()
+        self._work_off()
+        self.exchange()
+
+    def _let_go_wrong(self, operation: str, kind: str, card: Card) -> None:
+        if operation == "scrub-machine":
+            self.room.appliances.manners.append(kind)  # type: ignore[arg-type]
+        elif operation == "guest-agent":
+            self.trouble.guest = kind  # type: ignore[assignment]
+        elif operation in CALLS:
+            self.trouble.moods[operation].append(kind)  # type: ignore[arg-type]
+        else:
+            self._break(operation, kind, card, times=1, rung="")
 
     def close(self) -> None:
         if self.room.is_up:
@@ -337,21 +372,26 @@ class History:
     def break_card(self) -> None:
         operation, kind = self.dice.choice(BUS_PAIRS)
         card = self.dice.choice(self.desk.cards)
+        times = self.dice.choice([1, 1, 1, 2, 2, 3, 0] if kind != "delay" else [1, 2])
+        self._break(operation, kind, card, times=times, rung=self._rung(card))
+        self._lead_to(operation, card)
+
+    def _break(self, operation: str, kind: str, card: Card, *, times: int, rung: str) -> None:
+        on_third = kind in ("enotty", "stale")  # which no other rung knows
         fault = Fault(
-            operation=operation,
+            operation=operation,  # type: ignore[arg-type]
             address=card.address,
             kind=kind,  # type: ignore[arg-type]
-            times=self.dice.choice([1, 1, 1, 2, 2, 3, 0] if kind != "delay" else [1, 2]),
-            rung=self._rung(card) if operation == "reset" and kind not in ("enotty", "stale") else "",
+            times=times,
+            rung=rung if operation == "reset" and not on_third else "",
             seconds=self.dice.choice(DELAYS) if kind in ("delay", "hang") else 0,
         )
         self.told.append(f"  {fault.operation} {fault.kind} {fault.rung} {fault.address} x{fault.times}")
-        self.room.cards.state.faults.append(fault)
-        if kind in ("enotty", "stale"):  # which only the third rung knows
-            self.room.cards.state.faults += [
-                Fault(operation="reset", address=card.address, rung=rung) for rung in FIRST_RUNGS
-            ]
-        self._lead_to(operation, card)
+        before = FIRST_RUNGS if on_third else ()
+        self.room.cards.state.faults += [
+            fault,
+            *(Fault(operation="reset", address=card.address, rung=each) for each in before),
+        ]
 
     def _rung(self, card: Card) -> str:
         return self.dice.choice(RUNGS if card.whole is None else RUNGS_OF_SLICES)
@@ -366,25 +406,27 @@ class History:
 
     def _lead_to(self, operation: str, card: Card) -> None:
         """Most of the time somebody wants at once what is going to fail."""
-        if self.dice.random() < 0.3:
-            return
+        if self.dice.random() < 0.7:
+            self._want(operation, card)
+            self.exchange()
+            self.work()
+
+    def _want(self, operation: str, card: Card) -> None:
         if operation in DIVISIONS:
             self.divide(card)
         elif operation in SCRUBS and card.is_idle:
             self.take_in(card)
         elif operation in SCRUBS or operation in ENDS:
-            self.desk.patience = 5 if operation == "shutdown" else 0
+            self.desk.patience = 5 if operation in ("shutdown", "guest-agent") else 0
             self.release()
         elif operation in BEGINS:
             self.rent()
-        self.exchange()
-        self.work()
 
     def upset_scrub_machine(self) -> None:
         manner = self.dice.choice(MANNERS)
         self.told.append(f"  {manner}")
         self.room.appliances.manners += [manner] * self.dice.choice([1, 1, 2])
-        self._lead_to("memory", self.dice.choice(self.desk.cards))
+        self._lead_to("scrub-machine", self.dice.choice(self.desk.cards))
 
     def upset_guest(self) -> None:
         self.trouble.guest = self.dice.choice(GUESTS)
@@ -443,8 +485,7 @@ class History:
         self.told.append(f"  {address}")
         self.room.leave_traces(address)
         if self.dice.random() < 0.5:
-            drivers = self.room.cards.state.cards[address].drivers
-            drivers.update(dict.fromkeys(drivers, "simdrm"))
+            self._give_to_host(address)
             self._happened("card host-driver")
         else:
             self._happened("card foreign-machine")
@@ -454,6 +495,10 @@ class History:
             machines.add_foreign(name, replace(facts, name=name))
         self.clock.sleep(61)
         self.room.look()
+
+    def _give_to_host(self, address: str) -> None:
+        drivers = self.room.cards.state.cards[address].drivers
+        drivers.update(dict.fromkeys(drivers, "simdrm"))
 
     def calm_down(self) -> None:
         self.trouble.clear()
