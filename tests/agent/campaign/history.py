@@ -34,6 +34,7 @@ from tests.quick_files import quick_directory
 # What divisions, scrubs, and the beginnings and ends of leases are made of.
 DIVISIONS = ("divide", "undivide")
 SCRUBS = ("bind", "reset", "memory", "holders", "config", "clear", "registers", "scrub-machine")
+OF_NVIDIA = ("clear", "registers")
 BEGINS = ("define", "start", "make_network", "qemu-img", "mkfs", "fingerprint", "card", "nft", "machines")
 ENDS = ("guest-agent", "shutdown", "destroy", "undefine", "remove_network")
 RUNGS_OF_SLICES = ("", "", "sysfs-reset")
@@ -134,10 +135,12 @@ class History:
 
     def _choose_methods(self) -> None:
         """How the cards are scrubbed, each model by ways of its own."""
-        methods = self.dice.choice([("bar",), ("machine",), ("bar", "machine")])
+        self._scrub_by(*self.dice.choice([("bar",), ("machine",), ("bar", "machine")]))
+        self.desk.cards[-1].methods = ("nvidia-clear", "machine")
+
+    def _scrub_by(self, *methods: str) -> None:
         for card in self.desk.cards[:-1]:
             card.methods = methods
-        self.desk.cards[-1].methods = ("nvidia-clear", "machine")
 
     def live(self, acts: int) -> None:
         """The host comes into service, most of the time without trouble; then things happen."""
@@ -157,16 +160,23 @@ class History:
         self.calm = True
         self._settle()
         clean = [card for card in self.desk.cards if card.state == "clean"]
-        card = clean[-1] if operation in SCRUBS else clean[0]
+        card = clean[-1] if operation in OF_NVIDIA else clean[0]
+        if operation == "scrub-machine":
+            self._scrub_by("machine")
         if operation == "undivide":
             self.divide(card)
             self._settle()
         if operation == "bind":
             self._give_to_host(card.address)
+        if operation in SCRUBS:
+            self.room.leave_traces(card.address)
         self._let_go_wrong(operation, kind, card)
         self._want(operation, card)
         self._settle()
         self.calm = False
+        if self.room.is_up:
+            full = {address for address in self.room.called_clean() if not self.room.is_blank(address)}
+            self._demand(not full, f"called clean, and not blank: {full}")
 
     def _settle(self) -> None:
         """All orders arrive and are carried out, as far as that is possible."""
