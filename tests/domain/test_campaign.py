@@ -21,7 +21,7 @@ from tests.quick_files import quick_directory
 
 pytestmark = pytest.mark.django_db
 HISTORIES = 2
-ACTS = 13
+ACTS = 10
 
 
 @pytest.mark.timeout(0)  # as long as so many take
