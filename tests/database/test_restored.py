@@ -77,7 +77,7 @@ def test_hosts_are_asked_before_they_are_told(tmp_path: Path) -> None:
         story.begin()
         ended, kept = story.book(length=2 * HOUR), story.book(length=12 * HOUR)
         story.until(lambda: story.are("active", ended, kept))
-        coming = story.book(length=12 * HOUR, starts=HOUR)
+        coming = story.book(length=12 * HOUR, starts=HOUR, of_nvidia=True)
         dump(tmp_path / "dump")
         end_lease(actor=story._ada(), lease_id=ended.pk, now=story.clock.now)
         story.until(lambda: story.are("ended", ended) and len(story._unclean()) == 1)

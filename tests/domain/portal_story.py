@@ -24,10 +24,11 @@ class PortalStory(PortalHistory):
             admit_gpu(actor=SYSTEM, card_id=card.pk, model_id=model.pk, now=self.clock.now)
         self.until(lambda: not self._unclean())
 
-    def book(self, *, length: timedelta, starts: timedelta = timedelta(0)) -> Lease:
-        begin = self.clock.now + starts
+    def book(self, *, length: timedelta, starts: timedelta = timedelta(0), of_nvidia: bool = False) -> Lease:
+        """On a card of which there are two, or on the third, which is of another model."""
+        begin, flavor = self.clock.now + starts, self.flavors[2 if of_nvidia else 0]
         return request_lease(
-            actor=self._ada(), tenant=self.world.studio, flavor=self.flavors[0], image=self.image,
+            actor=self._ada(), tenant=self.world.studio, flavor=flavor, image=self.image,
             starts_at=begin, ends_at=begin + length, now=self.clock.now,
         )  # fmt: skip
 
