@@ -14,7 +14,7 @@ from uuid import UUID
 from django.db import transaction
 from django.utils.translation import gettext as _
 
-from leasing import devices, effects, holds, metering, offering, policy, quotas, tidings
+from leasing import devices, effects, holds, metering, moving, offering, policy, quotas, tidings
 from leasing.actors import SYSTEM, Actor
 from leasing.audit.log import record
 from leasing.billing.budget_warnings import warn
@@ -254,7 +254,7 @@ def _make_way(lease: Lease, other: Lease, *, now: datetime) -> None:
     """The other lease is locked and placed anew, on other GPUs than this one's."""
     other = locked(Lease.objects.select_related("flavor__model", "owner")).get(pk=other.pk)
     ours = frozenset(lease.holds.values_list("gpu_id", flat=True))
-    if other.state not in AHEAD or not holds.make_way(other, ours, now=now):
+    if other.state not in AHEAD or not moving.make_way(other, ours, now=now):
         raise NothingFree(_("Somebody else has just taken it."), hint=_("Try again."))
     tidings.made_way(other, now=now)
 

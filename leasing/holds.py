@@ -9,20 +9,18 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
-from django.db.models import F, QuerySet
+from django.db.models import F
 from django.utils.translation import gettext as _
 
 from hosts.models import Gpu
 from leasing.errors import NothingFree
 from leasing.extras import PLAIN, Extras, extras_of, nothing_with
-from leasing.locking import locked
 from leasing.models import Block, Flavor, Hold, Lease
 from leasing.openings.search import Pool, lock_tightest_block, tightest_block
 from leasing.openings.spans import Span, micros
 from leasing.openings.upkeep import (
     GpuTime,
     closures_of,
-    give_up_kept,
     is_kept,
     lock_blocks,
     note_freed_extras,
@@ -33,10 +31,7 @@ from leasing.openings.upkeep import (
 )
 from leasing.placement import FreeGpu, choose_gpus
 from leasing.prepared import Change, inserting
-from leasing.readiness import is_ready, seen_ready
-from leasing.states.gpu import GpuState
-from leasing.states.lease import AHEAD, LeaseState
-from leasing.timing import OVERRUN_STEP
+from leasing.readiness import seen_ready
 
 OVERLAP = "leasing_hold_no_overlap"
 _INSTANT = timedelta(seconds=1)
@@ -142,63 +137,6 @@ def pool_for(lease: Lease) -> Pool:
     return pool_of(lease.flavor, extras_of(lease))
 
 
-def move(lease: Lease, *, now: datetime, only_ready: bool) -> bool:
-    """Hold other, equal GPUs for a lease that has not started; False, unchanged, if none is free.
-
-    What is kept for somebody who waits gives way if it must: it is a hope, and the lease is a promise. The
-    caller has locked the lease: nobody else may give it holds, or take them away, meanwhile.
-    """
-    if _moved(lease, now=now, only_ready=only_ready):
-        return True
-    kept = Block.objects.filter(model=lease.flavor.model_id, kept_for__isnull=False)
-    return kept.exists() and _moved(lease, now=now, only_ready=only_ready, instead_of=kept)
-
-
-def _moved(
-    lease: Lease, *, now: datetime, only_ready: bool, instead_of: QuerySet[Block] | None = None
-) -> bool:
-    try:
-        with transaction.atomic():
-            for block in locked(instead_of).order_by("id") if instead_of is not None else []:
-                give_up_kept(block)
-            avoid = frozenset(lease.holds.values_list("gpu_id", flat=True))
-            drop(lease)
-            place(lease, now=now, only_ready=only_ready, avoid=_unfit(avoid, now=now))
-    except NothingFree:
-        return False
-    return True
-
-
-def make_way(lease: Lease, gpu_ids: frozenset[UUID], *, now: datetime) -> bool:
-    """Hold equal GPUs other than these for a lease that has not begun; False, unchanged, if none is free."""
-    try:
-        with transaction.atomic():
-            drop(lease)
-            place(lease, now=now, avoid=gpu_ids)
-    except NothingFree:
-        return False
-    return True
-
-
-def could_make_way(lease: Lease, gpu_ids: frozenset[UUID], *, now: datetime) -> bool:
-    """Whether `make_way` would find GPUs. Changes nothing.
-
-    On other blocks the openings say so; on its own its own holds are not in the way.
-    """
-    own = Block.objects.filter(host__gpus__holds__lease=lease, model=lease.flavor.model).first()
-    span = span_of(*window(lease.flavor, lease.starts_at, lease.ends_at, now=now))
-    if tightest_block(pool_for(lease), *span, without={own.pk} if own else ()) is not None:
-        return True
-    if own is None:
-        return False
-    times = read(own, span)
-    for gpu_id, starts_at, ends_at in lease.holds.values_list("gpu_id", "starts_at", "ends_at"):
-        for time in times:
-            if time.gpu.pk == gpu_id:
-                time.free(span_of(starts_at, ends_at))
-    return pick_gpus(lease.flavor, times, span, avoid=gpu_ids, now=now) is not None
-
-
 def drop(lease: Lease) -> None:
     """The lease needs its GPUs no more, and never had them."""
     held = list(lease.holds.all())
@@ -244,39 +182,7 @@ def lengthen(lease: Lease, ends_at: datetime) -> None:
                 raise NothingFree(_("Its GPU is closed for maintenance then."), hint=_("Try again."))
             if is_kept(hold.gpu, hold.ends_at, until):
                 raise NothingFree(_("Its GPU is kept for somebody in line then."), hint=_("Try again."))
-            _hold_until(hold, until)
-
-
-def overrunning(*, now: datetime) -> QuerySet[Hold]:
-    """Holds that have run out although their GPU has not come back from that tenure."""
-    return Hold.objects.filter(
-        ends_at__lte=now,
-        tenure=F("gpu__tenure"),
-        gpu__state__in=[GpuState.LEASED, GpuState.DIRTY, GpuState.SCRUBBING],
-        lease__state__in=[LeaseState.ACTIVE, LeaseState.RELEASING, LeaseState.ENDED],
-    ).order_by("gpu_id")
-
-
-def grow(overrun: Hold, *, now: datetime) -> Iterator[tuple[Lease, bool]]:
-    """Extend a hold that has run out. Yields each lease that was in its way, and whether it could move.
-
-    Runs in the caller's transaction. Leases are locked before their GPU, and both before the question
-    whether the hold still overruns is asked again: its GPU may just have come back.
-    """
-    turnaround = timedelta(seconds=overrun.gpu.model.turnaround_seconds)
-    until = now + max(OVERRUN_STEP, turnaround)
-    later = Hold.objects.filter(gpu=overrun.gpu_id, starts_at__lt=until, starts_at__gte=overrun.ends_at)
-    waiting = Lease.objects.filter(holds__in=later, state__in=AHEAD).select_related("flavor__model", "owner")
-    leases = list(locked(waiting).order_by("id"))
-    locked(Gpu.objects.all()).get(pk=overrun.gpu_id)
-    if not overrunning(now=now).filter(pk=overrun.pk).exists():
-        return
-    for lease in leases:
-        moved = move(lease, now=now, only_ready=False)
-        if not moved:
-            delay(lease, [overrun.gpu_id], until)
-        yield lease, moved
-    _hold_until(overrun, until)
+            hold_until(hold, until)
 
 
 def delay(lease: Lease, gpu_ids: Iterable[UUID], until: datetime | None) -> None:
@@ -299,7 +205,7 @@ def _end_by(hold: Hold, ends_at: datetime) -> None:
         refresh([hold.gpu_id], ends_at, freed_until)
 
 
-def _hold_until(hold: Hold, until: datetime) -> None:
+def hold_until(hold: Hold, until: datetime) -> None:
     free_from, hold.ends_at = hold.ends_at, until
     with overlap_is_nothing_free():
         hold.save(update_fields=["ends_at"])
@@ -389,8 +295,3 @@ def overlap_is_nothing_free() -> Iterator[None]:
         if OVERLAP not in str(error):
             raise
         raise NothingFree(_("Somebody else has just taken it."), hint=_("Try again.")) from error
-
-
-def _unfit(gpu_ids: frozenset[UUID], *, now: datetime) -> frozenset[UUID]:
-    gpus = Gpu.objects.filter(pk__in=gpu_ids).select_related("host")
-    return frozenset(gpu.pk for gpu in gpus if not is_ready(gpu, now=now))

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from hosts.models import Gpu, GpuModel
-from leasing import holds
+from leasing import moving
 from leasing.extras import extras_of
 from leasing.models import Closure, Flavor, Hold, Lease, WaitlistEntry
 from leasing.openings.upkeep import LAST
@@ -102,7 +102,7 @@ class _Around:
         return min([*self.closing, *self.kept, *follow], default=None)
 
     def could_move(self, other: Lease, *, now: datetime) -> bool:
-        return holds.could_make_way(other, self.held, now=now)
+        return moving.could_make_way(other, self.held, now=now)
 
 
 def _fetch(lease_id: UUID) -> Lease:

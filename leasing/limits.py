@@ -134,7 +134,7 @@ def check_window(starts_at: datetime, ends_at: datetime, *, now: datetime) -> No
         raise InvalidRequest(
             _("The end must be after the start."), hint=_("Choose a later end."), field="ends_at"
         )
-    if ends_at - starts_at < SHORTEST_LEASE:
+    if ends_at - max(starts_at, now) < SHORTEST_LEASE:
         raise InvalidRequest(
             _("The shortest lease is one minute."), hint=_("Choose a later end."), field="ends_at"
         )

@@ -20,7 +20,7 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import Count, F, Q, QuerySet
 
-from leasing import devices, holds, metering, tidings
+from leasing import devices, holds, metering, moving, tidings
 from leasing.actors import SYSTEM, Actor
 from leasing.audit.log import record
 from leasing.errors import InvalidRequest, NothingFree
@@ -134,7 +134,7 @@ def offers_spoilt() -> QuerySet[Lease]:
 
 def mend(offer: Lease, *, now: datetime) -> None:
     """Equal GPUs for a spoilt offer, which the caller has locked, or else none."""
-    if not holds.move(offer, now=now, only_ready=False):
+    if not moving.move(offer, now=now, only_ready=False):
         withdraw(offer, because("offer-spoilt"), now=now)
         tidings.offer_withdrawn(offer, because("offer-spoilt"), now=now)
 

@@ -18,10 +18,10 @@ from leasing import (
     devices,
     effects,
     goals,
-    holds,
     homes,
     idleness,
     keeping,
+    moving,
     offering,
     outbox,
     readiness,
@@ -133,7 +133,7 @@ def release_again(now: datetime) -> None:
 
 def grow_overruns(now: datetime) -> None:
     """Holds that ran out before their GPU came back: later leases move or wait."""
-    overruns = holds.overrunning(now=now).select_related("gpu__model")
+    overruns = moving.overrunning(now=now).select_related("gpu__model")
     _each(overruns, lambda hold: _grow(hold, now=now))
 
 
@@ -244,7 +244,7 @@ def _end(lease: Lease, *, now: datetime) -> None:
 def _start(lease: Lease, *, spare: frozenset[int], now: datetime) -> None:
     """Start, or move to equal GPUs that are ready, or wait and say so."""
     if not _ready(lease, now=now):
-        if lease.flavor.model_id not in spare or not holds.move(lease, now=now, only_ready=True):
+        if lease.flavor.model_id not in spare or not moving.move(lease, now=now, only_ready=True):
             _wait(lease, now=now)
             return
         tidings.moved(lease, now=now)
@@ -333,7 +333,7 @@ def _fail_overdue(message: OutboxMessage, *, now: datetime) -> None:
 
 
 def _grow(overrun: Hold, *, now: datetime) -> None:
-    for lease, has_moved in holds.grow(overrun, now=now):
+    for lease, has_moved in moving.grow(overrun, now=now):
         if has_moved:
             tidings.moved(lease, now=now)
         elif not lease.waiting_because:

@@ -10,7 +10,7 @@ import pytest
 
 from hosts.models import UsbDevice
 from hosts.protocol import messages as m
-from leasing import goals
+from leasing import goals, holds, moving
 from leasing.audit.verifier import verify_log
 from leasing.booking import request_lease
 from leasing.changing import change_end, change_window
@@ -207,3 +207,16 @@ def test_fsck_finds_a_device_that_two_have_or_that_is_elsewhere(world: Studio) -
     LeaseDevice.objects.filter(lease=second).delete()
     Lease.objects.filter(pk=first.pk).update(bound_to=world.host.row)
     assert {finding.check for finding in run_checks(world.now)} == {"devices"}
+
+
+def test_a_lease_is_not_moved_over_somebody_elses_time_with_its_device(world: Studio) -> None:
+    """Its GPUs come late, and until then its device is the next one's."""
+    late = world.book(TABLET, after=2, hours=4)
+    (hold,) = late.holds.all()
+    holds.delay(late, [hold.gpu_id], world.now + 4 * HOUR)
+    world.book(TABLET, after=1, hours=2)
+    before = list(late.holds.values())
+    assert not moving.move(late, now=world.now, only_ready=False)
+    assert not moving.make_way(late, frozenset(), now=world.now)
+    assert list(late.holds.values()) == before
+    assert run_checks(world.now) == []

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from hosts.models import Gpu, Host
-from leasing import holds
+from leasing import holds, moving
 from leasing.actors import SYSTEM
 from leasing.errors import NothingFree
 from leasing.fsck.bookings import openings_match_holds
@@ -151,7 +151,7 @@ class Fleet(RuleBasedStateMachine):
                 holds.shrink(lease, now=self.now)
                 self.leases.remove(lease)
             case "move":
-                holds.move(lease, now=self.now, only_ready=False)
+                moving.move(lease, now=self.now, only_ready=False)
             case "lengthen":
                 self.lengthen(lease, by)
 
