@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
@@ -55,7 +58,7 @@ YEARS = range(2000, 2100)
 
 
 class LocalTimeField(forms.DateTimeField):
-    """A date and time in the reader's zone."""
+    """A date and time in the reader's zone; the moment is in UTC, where an hour is an hour on every day."""
 
     def __init__(self, **kwargs: Any) -> None:
         widget = forms.DateTimeInput(attrs={"type": "datetime-local"}, format=LOCAL_TIME)
@@ -71,7 +74,7 @@ class LocalTimeField(forms.DateTimeField):
             at = None
         if value and (at is None or at.year not in YEARS):
             raise forms.ValidationError(_("This date is out of range. Choose one of the next weeks."))
-        return at
+        return None if at is None else at.astimezone(UTC)
 
 
 def chosen_end(given: str) -> datetime:
@@ -160,7 +163,7 @@ class BookingForm(forms.Form):
     starts_at = LocalTimeField()
     earliest = LocalTimeField()
     ends_by = LocalTimeField()
-    slot = LocalTimeField()
+    slot = forms.CharField(required=False, max_length=100)
     longest = forms.BooleanField(required=False)
     length = forms.ChoiceField(
         choices=[*((name, word) for name, (word, _length) in LENGTHS.items()), (UNTIL, gettext_lazy("until"))]
@@ -237,9 +240,14 @@ class BookingForm(forms.Form):
         late = max(starts_at, now) - starts_at if self.is_soon else timedelta(0)
         return starts_at + late, ends_at + late
 
+    def shown(self, starts_at: datetime) -> str:
+        """A slot that was found, as the form keeps it together with what it was found for."""
+        wanted = json.dumps([str(self[name].value() or "") for name in _FINDS])
+        return f"{starts_at.isoformat()} {hashlib.sha256(wanted.encode()).hexdigest()[:16]}"
+
     def found(self, now: datetime) -> tuple[datetime, datetime]:
         """The window that was found and shown. Raises InvalidRequest if it is not what is asked for now."""
-        starts_at, (first, its_end) = self.cleaned_data["slot"], self.window(now)
+        starts_at, (first, its_end) = self._slot(), self.window(now)
         if starts_at is not None and starts_at >= first - PAST_TOLERANCE:
             ends_at = starts_at + (its_end - first)
             if ends_at <= (self.deadline or ends_at):
@@ -247,6 +255,15 @@ class BookingForm(forms.Form):
         raise InvalidRequest(
             _("Nothing is booked yet."), hint=_("See first which time was found for it."), field="when"
         )
+
+    def _slot(self) -> datetime | None:
+        """The start that was shown for what is chosen."""
+        said = self.cleaned_data["slot"]
+        with suppress(ValueError):
+            starts_at = datetime.fromisoformat(said.partition(" ")[0])
+            if starts_at.tzinfo and starts_at.year in YEARS and said == self.shown(starts_at):
+                return starts_at
+        return None
 
     def local(self, at: datetime) -> str:
         """A moment as the form says it, in the person's zone."""
@@ -303,6 +320,8 @@ class BookingForm(forms.Form):
         )
 
 
+# What decides which slot is found.
+_FINDS = ("tenant", "flavor", "earliest", "ends_by", "length", *EXTRAS)
 # Which field says from when on.
 _STARTS = {"at": "starts_at", SOON: "earliest"}
 # What the rules call their fields, where this form calls them otherwise.

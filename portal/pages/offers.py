@@ -22,7 +22,7 @@ from leasing.quotas import Verdict
 from leasing.recurrence import Pattern
 from leasing.series_plan import Plan, Planned, preview_series
 from leasing.slots import LATER, NearMisses, Slot, find_slots, free_until, is_free, near_misses
-from leasing.timing import LONGEST_LEASE, SHORTEST_LEASE
+from leasing.timing import FARTHEST_START, LONGEST_LEASE, SHORTEST_LEASE
 from portal.pages.booking_form import EXTRAS, UNTIL, BookingForm, add_domain_error
 from portal.pages.calendar_windows import MINUTE, next_whole_minute, sayable, whole_minute
 from portal.pages.waitlist import deadline_for
@@ -173,7 +173,7 @@ def _once(form: BookingForm, now: datetime) -> Offer:
         tenant=chosen["tenant"],
         verdict=verdict,
         instead=instead,
-        found=slot.starts_at.isoformat() if slots and form.is_soon else "",
+        found=form.shown(slot.starts_at) if slots and form.is_soon else "",
         alternatives=[_alternative(form, other) for other in slots[1:]],
         longest=_longest(form, slot, extras, now) if slots and chosen["longest"] else None,
         ask_longest=form.address(longest="1"),
@@ -191,7 +191,7 @@ def _free(form: BookingForm, asked: Slot, extras: Extras, now: datetime) -> list
     flavor = form.cleaned_data["flavor"]
     if not form.is_soon:
         return [asked] if is_free(flavor, asked.starts_at, asked.ends_at, extras=extras, now=now) else []
-    return find_slots(
+    found = find_slots(
         flavor,
         asked.ends_at - asked.starts_at,
         earliest=asked.starts_at,
@@ -201,15 +201,19 @@ def _free(form: BookingForm, asked: Slot, extras: Extras, now: datetime) -> list
         extras=extras,
         now=now,
     )
+    return [slot for slot in found if slot.starts_at <= now + FARTHEST_START]
 
 
 def _alternative(form: BookingForm, slot: Slot) -> Proposal:
     return Proposal(_("or"), None, slot, form.address(**_moved(form, slot)))
 
 
-def _longest(form: BookingForm, slot: Slot, extras: Extras, now: datetime) -> Longest:
+def _longest(form: BookingForm, slot: Slot, extras: Extras, now: datetime) -> Longest | None:
+    """Nothing if somebody has just taken it."""
     until = free_until(form.cleaned_data["flavor"], slot.starts_at, extras=extras, now=now)
-    if until is None or until - slot.starts_at >= LONGEST_LEASE:
+    if until is None:
+        return None
+    if until - slot.starts_at >= LONGEST_LEASE:
         return Longest(None)
     last = sayable(whole_minute(until), ZoneInfo(form.person.timezone), -MINUTE)
     when = _at(form, slot.starts_at) if form.is_soon else {}
@@ -273,7 +277,8 @@ def _moved(form: BookingForm, slot: Slot) -> dict[str, str]:
 
 def _at(form: BookingForm, starts_at: datetime) -> dict[str, str]:
     """The same for its start."""
-    return {"when": "at", "starts_at": form.local(next_whole_minute(starts_at))}
+    starts_at = sayable(next_whole_minute(starts_at), ZoneInfo(form.person.timezone), MINUTE)
+    return {"when": "at", "starts_at": form.local(starts_at)}
 
 
 def _to_whole_minute(at: datetime) -> timedelta:

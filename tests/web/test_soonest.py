@@ -51,7 +51,15 @@ def slot(page: Any) -> str:
 
 
 def start(page: Any) -> datetime:
-    return datetime.fromisoformat(slot(page))
+    return datetime.fromisoformat(slot(page).partition(" ")[0])
+
+
+def eve_of_a_change() -> datetime:
+    """Noon of the next day after which the clocks of Berlin are changed."""
+    noon = tomorrow(12).astimezone(BERLIN)
+    while noon.utcoffset() == (noon + timedelta(days=1)).utcoffset():
+        noon += timedelta(days=1)
+    return noon
 
 
 def proposals(page: Any) -> list[tuple[str, dict[str, str]]]:
@@ -87,8 +95,9 @@ def test_what_is_free_at_once_is_booked_from_now_until_the_end_that_was_shown(
     scene: Scene, sign_in: SignIn
 ) -> None:
     ada = sign_in(scene.ada)
-    shown = start(price(ada))
-    ada.post(reverse("book"), SOON | {"slot": shown.isoformat()})
+    page = price(ada)
+    shown = start(page)
+    ada.post(reverse("book"), SOON | {"slot": slot(page)})
     lease = Lease.objects.latest("requested_at")
     assert shown < lease.starts_at < shown + timedelta(minutes=1)
     assert lease.ends_at == shown + timedelta(hours=2)
@@ -133,25 +142,39 @@ def test_a_shorter_one_that_ends_by_the_deadline_is_proposed_and_can_be_taken(
     assert (lease.starts_at, lease.ends_at) == (tomorrow(18), tomorrow(20))
 
 
-UNSEEN: dict[str, Callable[[], dict[str, str]]] = {
-    "nothing was shown": dict,
-    "it would end after the deadline": lambda: {
-        "slot": tomorrow(9).isoformat(), "ends_by": tomorrow(10).strftime(LOCAL),
+UNSEEN: dict[str, Callable[[str], dict[str, str]]] = {
+    "nothing was shown": lambda _shown: {"slot": ""},
+    "it would end after the deadline": lambda _shown: {"ends_by": tomorrow(10).strftime(LOCAL)},
+    "it begins too early": lambda _shown: {"earliest": tomorrow(10).strftime(LOCAL)},
+    "it was shown for another length": lambda _shown: {"length": "1h"},
+    "it was shown for another workstation": lambda _shown: {"flavor": "train"},
+    "it was shown long ago": lambda shown: {
+        "slot": f"{(datetime.now(UTC) - timedelta(minutes=6)).isoformat()} {shown.partition(' ')[2]}"
     },
-    "it begins too early": lambda: {
-        "slot": tomorrow(9).isoformat(), "earliest": tomorrow(10).strftime(LOCAL),
-    },
-    "it was shown long ago": lambda: {"slot": (datetime.now(UTC) - timedelta(minutes=6)).isoformat()},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", UNSEEN)
 def test_nothing_is_booked_that_was_not_shown_for_what_is_asked(ada: Client, case: str) -> None:
-    before = Lease.objects.count()
-    answer = ada.post(reverse("book"), SOON | UNSEEN[case]())
+    before, shown = Lease.objects.count(), slot(price(ada))
+    answer = ada.post(reverse("book"), SOON | {"slot": shown} | UNSEEN[case](shown))
     assert answer.status_code == 400
     assert "See first which time was found for it." in answer.content.decode()
     assert Lease.objects.count() == before
+
+
+def test_a_day_is_as_long_as_any_other_when_the_clocks_are_changed(scene: Scene, sign_in: SignIn) -> None:
+    ada, noon, day = sign_in(scene.ada), eve_of_a_change(), timedelta(days=1)
+    ends_at = noon.astimezone(UTC) + day
+    wanted = {"length": "1d", "earliest": noon.strftime(LOCAL)}
+    page = price(ada, **wanted)
+    assert f"{ends_at.astimezone(BERLIN):%H:%M}" in text(page)
+    ada.post(reverse("book"), SOON | wanted | {"slot": slot(page)})
+    lease = Lease.objects.latest("requested_at")
+    assert (lease.starts_at, lease.ends_at) == (noon, ends_at)
+    ada.post(reverse("book"), GOOD | {"when": "at", "starts_at": noon.strftime(LOCAL), "length": "1d"})
+    other = Lease.objects.latest("requested_at")
+    assert (other.pk != lease.pk, other.starts_at, other.ends_at) == (True, noon, ends_at)
 
 
 @pytest.mark.parametrize("slot", ["garbage", "9999-12-31T23:59:59+00:00", "0001-01-01T00:00:00+14:00", ""])
