@@ -24,6 +24,7 @@ from leasing.openings.upkeep import (
     is_kept,
     lock_blocks,
     note_freed_extras,
+    noting_block,
     read,
     refresh,
     span_of,
@@ -121,9 +122,14 @@ def _tightest_for(lease: Lease, *, now: datetime) -> int | None:
 
 
 def lock_blocks_of(leases: Iterable[Lease]) -> None:
-    """Lock the blocks that these leases have GPUs of, before they are given up."""
-    held = Block.objects.filter(host__gpus__holds__lease__in=list(leases), model=F("host__gpus__model"))
-    lock_blocks(set(held.values_list("pk", flat=True)))
+    """Lock the blocks that these leases have GPUs of, or note on what they free, before they are given up."""
+    leases = list(leases)
+    held = Block.objects.filter(host__gpus__holds__lease__in=leases, model=F("host__gpus__model"))
+    found = set(held.values_list("pk", flat=True))
+    for lease in leases:
+        if lease.with_home and not lease.holds.exists():
+            found.update(noting_block(lease).values_list("pk", flat=True))
+    lock_blocks(found)
 
 
 def pool_of(flavor: Flavor, extras: Extras = PLAIN) -> Pool:

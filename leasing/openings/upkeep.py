@@ -125,11 +125,18 @@ def note_freed(block: Block, region: Span, *, again: bool = False) -> None:
     block.save(update_fields=["freed_from", "freed_until", "frees_extras"])
 
 
+def noting_block(lease: Lease) -> QuerySet[Block]:
+    """Where a lease without GPUs notes that it gives back what it was to have beside them.
+
+    Any block of its model would do; it is always the same.
+    """
+    blocks = Block.objects.filter(model=lease.flavor.model_id) if lease.with_home else Block.objects.none()
+    return Block.objects.filter(pk__in=blocks.order_by("id").values("pk")[:1])
+
+
 def note_freed_extras(lease: Lease) -> None:
-    """A lease that has lost its GPUs gives back what it was to have beside them: any block may say so."""
-    if lease.with_home:
-        blocks = Block.objects.filter(model=lease.flavor.model_id).order_by("id")
-        Block.objects.filter(pk__in=blocks.values("pk")[:1]).update(frees_extras=True)
+    """To be shown to those who wait. The caller has locked the block."""
+    noting_block(lease).update(frees_extras=True)
 
 
 @transaction.atomic
