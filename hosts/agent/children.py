@@ -21,12 +21,17 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from hosts.agent.child_program import CODING
-from hosts.agent.stuck import ChildStuckError, close_pipes, end, reap_stuck
+from hosts.agent.stuck import ChildStuckError, end, let_go, reap_stuck, wait_for
 
 START_SECONDS = 30.0
 # Longer than any card takes to answer in configuration space, or to give its ROM.
 READ_SECONDS = 30.0
 IDLE_AT_MOST = 2
+COMMAND = (sys.executable, "-S", "-m", "hosts.agent.child_program")
+
+
+class ChildNotStarted(ChildProcessError):
+    """There is no child to ask; the text says why. Nothing is so known of what it was to be asked about."""
 
 
 class ChildEnded(ChildProcessError):
@@ -38,7 +43,7 @@ class Child:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-S", "-m", "hosts.agent.child_program"],
+            COMMAND,
             env={"PYTHONPATH": str(Path(__file__).parents[2]), "LC_ALL": "C.UTF-8"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -82,12 +87,8 @@ class Child:
         return told["value"]
 
     def dismiss(self) -> None:
-        """Ends it, unless it has ended or is past ending. ChildStuckError if it would not die."""
-        try:
-            if self._process.poll() is None and not cast(IO[bytes], self._process.stdout).closed:
-                end(self._process)
-        finally:
-            close_pipes(self._process)
+        """Nobody asks it any more, and so it ends; nobody waits for that."""
+        let_go(self._process)
 
     def _answer(self, seconds: float, kill: Callable[[int, int], None]) -> dict[str, Any]:
         answers, deadline = cast(IO[bytes], self._process.stdout).fileno(), time.monotonic() + seconds
@@ -106,7 +107,7 @@ class Child:
         return told
 
     def _ended(self) -> ChildEnded:
-        status = self._process.wait()
+        status = wait_for(self._process)
         return ChildEnded(f"signal {-status}" if status < 0 else f"status {status}")
 
 
@@ -118,7 +119,7 @@ _lock = threading.Lock()
 def borrowed() -> Iterator[Child]:
     """A child that nobody else asks meanwhile."""
     reap_stuck()
-    child = _take() or Child()
+    child = _take() or _start()
     try:
         yield child
     finally:
@@ -133,6 +134,13 @@ def _take() -> Child | None:
                 return child
             child.dismiss()
     return None
+
+
+def _start() -> Child:
+    try:
+        return Child()
+    except (OSError, ChildStuckError) as error:
+        raise ChildNotStarted(f"no process could be started to ask with ({error})") from error
 
 
 def _give_back(child: Child) -> None:

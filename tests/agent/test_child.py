@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from hosts.agent import child, children, kernel, stuck, vfio
+from tests.agent.worker_parts import wait_for
 
 
 @pytest.fixture
@@ -66,13 +68,72 @@ def test_children_that_wait_are_few_and_end_with_the_program() -> None:
     with ExitStack() as many:
         pids = {many.enter_context(children.borrowed()).pid for _ in range(4)}
         assert len(pids) == 4
-    assert sum(is_alive(pid) for pid in pids) == children.IDLE_AT_MOST
+    wait_for(lambda: alive(pids) == children.IDLE_AT_MOST)
     children.dismiss_idle()
-    assert not any(is_alive(pid) for pid in pids)
+    wait_for(lambda: alive(pids) == 0)
 
 
-def is_alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
+def alive(pids: set[int]) -> int:
+    stuck.reap_stuck()
+    return sum(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_a_child_too_many_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was done went well, however long that child takes to end."""
+    with ExitStack() as many:
+        pids = {many.enter_context(children.borrowed()).pid for _ in range(children.IDLE_AT_MOST + 1)}
+        monkeypatch.setattr(stuck, "REAP_SECONDS", 0)
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+    assert alive(pids) == len(pids)
+    assert stuck.reap_stuck() == 0
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    wait_for(lambda: alive(pids) == children.IDLE_AT_MOST)
+
+
+NO_CHILD: dict[str, tuple[str, ...]] = {
+    "never up": ("/bin/cat",),
+    "ends at once": ("/bin/false",),
+    "not there": ("/absent",),
+}
+
+
+@pytest.fixture(params=list(NO_CHILD.values()), ids=list(NO_CHILD))
+def no_child(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is at hand, and none can be started."""
+    children.dismiss_idle()
+    monkeypatch.setattr(children, "COMMAND", request.param)
+    monkeypatch.setattr(children, "START_SECONDS", 0.2)
+
+
+@pytest.mark.usefixtures("no_child")
+def test_what_no_child_could_be_started_for_does_not_hang(tmp_path: Path) -> None:
+    with pytest.raises(children.ChildNotStarted, match="no process could be started"):
+        children.read_in_child(tmp_path, 4)
+
+
+def test_not_even_if_what_was_started_cannot_be_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def immortal(*_: object, **__: object) -> None:
+        raise stuck.ChildStuckError("process 9 cannot be killed")
+
+    children.dismiss_idle()
+    monkeypatch.setattr(children, "COMMAND", ("/bin/cat",))
+    monkeypatch.setattr(children, "START_SECONDS", 0.2)
+    monkeypatch.setattr(children, "end", immortal)
+    with pytest.raises(children.ChildNotStarted, match="cannot be killed"):
+        children.call("read-file", "/proc/version", 4, seconds=30)
+
+
+def test_a_child_that_begins_to_end_and_does_not_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one does whose mapping the kernel never gets rid of."""
+    program = "import os, sys; print('{\"value\": null}', flush=True); sys.stdin.readline(); os.close(1)"
+    children.dismiss_idle()
+    monkeypatch.setattr(children, "COMMAND", (sys.executable, "-c", f"{program}; sys.stdin.read()"))
+    monkeypatch.setattr(stuck, "REAP_SECONDS", 0.2)
+    with children.borrowed() as child, pytest.raises(stuck.ChildStuckError, match="does not end"):
+        child.ask("read-file", "/proc/version", 4, seconds=30)
+    wait_for(lambda: stuck.reap_stuck() == 0)
 
 
 def test_a_file_is_read_as_far_as_wanted(tmp_path: Path) -> None:
