@@ -31,6 +31,10 @@ class CardBusy(BusError):
     """Someone holds the card; the text names the holders."""
 
 
+class Unasked(BusError):
+    """There was no process to ask the card with: nothing is known of the card."""
+
+
 class ResetFailed(BusError):
     """A rung of the reset ladder, or all of it, failed."""
 

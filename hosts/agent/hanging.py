@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hosts.agent.bus import BusError, Wedged
+from hosts.agent.bus import BusError, Unasked, Wedged
 from hosts.agent.stuck import ChildStuckError
 
 
@@ -54,11 +54,14 @@ class Hanging:
 
 @contextmanager
 def explained(address: str, kind: type[BusError]) -> Iterator[None]:
-    """Say an operating system's error as a BusError of the given kind; a stuck child means Wedged."""
+    """Say an operating system's error as a BusError of the given kind; a stuck child means Wedged, and none
+    at all Unasked."""
     try:
         yield
     except ChildStuckError as error:
         raise Wedged(f"The kernel hangs on {address}: {error}. The host has to be rebooted.") from error
+    except ChildProcessError as error:
+        raise Unasked(f"{address}: {error}.") from error
     except OSError as error:
         where = f" at {error.filename}" if error.filename else ""
         raise kind(f"{address}: {error.strerror or error}{where}.") from error

@@ -1,7 +1,7 @@
 """What `/sys` says about PCI devices, read only: functions, cards, IOMMU groups, memory.
 
 What the kernel has to ask the device itself is read in a child: a device in a reset that hangs never answers.
-Such a read raises ChildStuckError.
+Such a read raises ChildStuckError; and ChildProcessError if there is no child that could read.
 """
 
 from __future__ import annotations
@@ -345,12 +345,15 @@ def strangers_below(bridge: Path, addresses: Collection[str]) -> list[str]:
 
 
 def asked(path: Path, size: int) -> bytes:
-    """The first bytes of what a device is asked for; fewer, or none, if it cannot be read.
+    """The first bytes of what a device is asked for; fewer, or none, if it cannot be read. ChildProcessError
+    if it was not asked.
 
     Whether the file is there the kernel knows without asking.
     """
     try:
         return read_in_child(path, size) if path.exists() else b""
+    except ChildProcessError:
+        raise
     except OSError:
         return b""
 

@@ -24,6 +24,7 @@ from hosts.agent.bus import (
     Registers,
     ResetFailed,
     ResetRung,
+    Unasked,
     Wedged,
     run_first,
 )
@@ -328,6 +329,8 @@ class SysfsBus:
         try:
             with self._registers(display) as registers:
                 self._sizes[key] = nvidia.memory_bytes(registers)
+        except Unasked:
+            raise
         except (BusError, nvidia.UnknownChip) as error:
             log.warning("The memory of %s cannot be sized: %s", display.address, error)
             self._sizes[key] = display.memory_bytes()
@@ -343,6 +346,8 @@ class SysfsBus:
         if key not in self._roms and not holders(self._tree.root, [function]):
             try:
                 self._roms[key] = self._read_rom(function)
+            except Unasked:
+                raise
             except BusError as error:
                 log.warning("The ROM of %s cannot be read: %s", function.address, error)
                 self._roms[key] = Rom()

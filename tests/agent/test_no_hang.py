@@ -17,7 +17,7 @@ from uuid import UUID
 import pytest
 
 from hosts.agent import children, orders, stuck
-from hosts.agent.bus import Card, Wedged
+from hosts.agent.bus import BusError, Card, Wedged
 from hosts.agent.check_up import whole_check_up_of
 from hosts.agent.cli import main
 from hosts.agent.inventory import take_inventory
@@ -340,3 +340,63 @@ def test_a_rom_that_is_never_read_is_not_switched_off_behind_whoever_reads_it(tw
     with hanging_in_a_reset(two.path(BAD.address), "rom"), pytest.raises(Wedged):
         bus.fingerprint(card)
     assert [(Path(path).name, text) for path, text in kernel.writes] == [("rom", "1")]
+
+
+@pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
+def test_a_card_is_not_blamed_for_want_of_a_process_to_ask_it_with(
+    two: FakeHost, act: Callable[[SlicingBus, Card], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = SlicingBus(two.root, kernel=FakeKernel(two))
+    card = bus.card(BAD.address)
+    children.dismiss_idle()
+    with monkeypatch.context() as starved:
+        starved.setattr(children, "COMMAND", ("/bin/cat",))
+        starved.setattr(children, "START_SECONDS", 0.1)
+        with pytest.raises(BusError, match="no process could be started") as caught:
+            act(bus, card)
+    assert not isinstance(caught.value, Wedged)
+    assert bus.hanging() == frozenset()
+    assert bus.card(BAD.address) == card
+
+
+@pytest.mark.parametrize("file", ["config", "rom"])
+@pytest.mark.parametrize(
+    "failure",
+    [
+        children.ChildNotStarted("no process could be started"),
+        children.ChildEnded("signal 9"),
+        ChildProcessError("MemoryError: "),
+    ],
+    ids=repr,
+)
+def test_what_no_process_could_read_is_not_taken_for_the_cards_silence(
+    two: FakeHost, file: str, failure: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or an unchanged card would have lost its serial number, or its ROM, until the next boot."""
+    known = SlicingBus(two.root, kernel=FakeKernel(two)).card(BAD.address)
+    assert known.fingerprint.rom_sha256
+    read = children.read_in_child
+
+    def starved(path: Path, size: int) -> bytes:
+        if path.name == file:
+            raise failure
+        return read(path, size)
+
+    bus = SlicingBus(two.root, kernel=FakeKernel(two))
+    with monkeypatch.context() as patched:
+        patched.setattr("hosts.agent.pci.read_in_child", starved)
+        with pytest.raises(BusError, match=str(failure)):
+            bus.card(BAD.address)
+    assert bus.card(BAD.address) == known
+
+
+def test_what_a_card_answers_with_an_error_is_its_silence(
+    two: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = SlicingBus(two.root, kernel=FakeKernel(two))
+    rom = two.path(BAD.address) / "rom"
+    rom.unlink()
+    rom.mkdir()
+    assert PciFunction(two.path(BAD.address)).rom() == b""
+    monkeypatch.setattr(FakeKernel, "write", lambda *_, **__: None)
+    assert bus.card(BAD.address).fingerprint.rom_sha256 == ""
