@@ -54,8 +54,9 @@ class Child:
         self.pid = self._process.pid
         self._received = b""
         self._owes = True
+        os.set_blocking(self._stdin.fileno(), False)
         try:
-            self._answer(START_SECONDS, os.killpg)
+            self._exchange(b"", START_SECONDS, os.killpg)
         except BaseException:
             self.dismiss()
             raise
@@ -75,11 +76,7 @@ class Child:
         """Its answer. An OSError of its is raised here, ChildEnded if it ended; TimeoutError when it had to
         be killed, ChildStuckError when it would not die."""
         self._owes = True
-        try:
-            cast(IO[bytes], self._process.stdin).write(json.dumps([operation, *arguments]).encode() + b"\n")
-        except BrokenPipeError:
-            raise self._ended() from None
-        told = self._answer(seconds, kill)
+        told = self._exchange(json.dumps([operation, *arguments]).encode() + b"\n", seconds, kill)
         if "failure" in told:
             raise ChildProcessError(told["failure"])
         if "error" in told:
@@ -90,25 +87,55 @@ class Child:
         """Nobody asks it any more, and so it ends; nobody waits for that."""
         let_go(self._process)
 
-    def _answer(self, seconds: float, kill: Callable[[int, int], None]) -> dict[str, Any]:
-        answers, deadline = cast(IO[bytes], self._process.stdout).fileno(), time.monotonic() + seconds
-        while b"\n" not in self._received:
-            ready, _, _ = select.select([answers], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
-                end(self._process, kill=kill)
-                raise TimeoutError(f"no answer within {seconds:g} s")
-            part = os.read(answers, 1 << 20)
-            if not part:
-                raise self._ended()
-            self._received += part
-        line, _, self._received = self._received.partition(b"\n")
+    @property
+    def _stdin(self) -> IO[bytes]:
+        return cast(IO[bytes], self._process.stdin)
+
+    @property
+    def _stdout(self) -> IO[bytes]:
+        return cast(IO[bytes], self._process.stdout)
+
+    def _exchange(self, request: bytes, seconds: float, kill: Callable[[int, int], None]) -> dict[str, Any]:
+        """Its answer to the request; to none, its first."""
+        deadline = time.monotonic() + seconds
+        try:
+            self._send(memoryview(request), deadline)
+            line = self._receive(deadline)
+        except TimeoutError:
+            end(self._process, kill=kill)
+            raise TimeoutError(f"no answer within {seconds:g} s") from None
+        except BrokenPipeError:
+            raise self._ended() from None
         self._owes = False
         told: dict[str, Any] = json.loads(line)
         return told
 
+    def _send(self, request: memoryview, deadline: float) -> None:
+        while request:
+            _await(self._stdin, select.POLLOUT, deadline)
+            request = request[os.write(self._stdin.fileno(), request) :]
+
+    def _receive(self, deadline: float) -> bytes:
+        while b"\n" not in self._received:
+            _await(self._stdout, select.POLLIN, deadline)
+            part = os.read(self._stdout.fileno(), 1 << 20)
+            if not part:
+                raise BrokenPipeError
+            self._received += part
+        line, _, self._received = self._received.partition(b"\n")
+        return line
+
     def _ended(self) -> ChildEnded:
         status = wait_for(self._process)
         return ChildEnded(f"signal {-status}" if status < 0 else f"status {status}")
+
+
+def _await(pipe: IO[bytes], event: int, deadline: float) -> None:
+    """Until it can be written to, or read from, or is broken; TimeoutError."""
+    waiting = select.poll()
+    waiting.register(pipe, event)
+    if not waiting.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        raise TimeoutError
 
 
 _idle: list[Child] = []

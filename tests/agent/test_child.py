@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,6 +16,8 @@ import pytest
 
 from hosts.agent import child, children, kernel, stuck, vfio
 from tests.agent.worker_parts import wait_for
+
+MORE_THAN_SELECT_TAKES = 1024
 
 
 @pytest.fixture
@@ -168,6 +172,40 @@ def test_a_child_that_does_not_answer_is_killed(never_read: Path) -> None:
     with pytest.raises(TimeoutError, match=r"no answer within 0\.3 s"):
         child.write_in_child([(str(never_read), "1")], seconds=0.3)
     assert time.monotonic() - started < 10
+
+
+def test_a_child_that_does_not_even_listen_is_killed() -> None:
+    with children.borrowed() as deaf:
+        os.kill(deaf.pid, signal.SIGSTOP)
+        with pytest.raises(TimeoutError, match=r"no answer within 0\.3 s"):
+            deaf.ask("write-each", ["x" * (1 << 20)], seconds=0.3)
+
+
+def test_a_long_request_arrives_whole(tmp_path: Path) -> None:
+    path, text = tmp_path / "file", "0123456789abcdef" * (1 << 16)
+    path.touch()
+    child.write_in_child([(str(path), text)], seconds=30)
+    assert path.read_text() == text
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """May be open."""
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
+
+
+@pytest.mark.usefixtures("many_files")
+def test_a_program_that_has_many_files_open_asks_as_well() -> None:
+    children.dismiss_idle()
+    with Path(os.devnull).open() as file, ExitStack() as many:
+        while (more := os.dup(file.fileno())) < MORE_THAN_SELECT_TAKES:
+            many.callback(os.close, more)
+        many.callback(os.close, more)
+        assert children.read_in_child(Path("/proc/version"), 5) == b"Linux"
+    children.dismiss_idle()
 
 
 def test_a_child_that_cannot_be_killed_is_told_apart(
