@@ -27,7 +27,8 @@ START_SECONDS = 30.0
 # Longer than any card takes to answer in configuration space, or to give its ROM.
 READ_SECONDS = 30.0
 IDLE_AT_MOST = 2
-COMMAND = (sys.executable, "-S", "-m", "hosts.agent.child_program")
+# -P, or it would import what lies where the administrator happens to be.
+COMMAND = (sys.executable, "-P", "-S", "-m", "hosts.agent.child_program")
 
 
 class ChildNotStarted(ChildProcessError):

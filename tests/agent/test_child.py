@@ -155,6 +155,16 @@ def test_a_read_that_does_not_return_hangs_whether_or_not_it_could_be_ended(
         children.read_in_child(never_read, 4)
 
 
+def test_a_child_imports_nothing_from_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\nfrom _json import *\n")
+    monkeypatch.chdir(tmp_path)
+    children.dismiss_idle()
+    assert children.read_in_child(Path("/proc/version"), 5) == b"Linux"
+    assert not (tmp_path / "imported").exists()
+
+
 def test_memory_is_decoded_from_then_on(tmp_path: Path) -> None:
     config = tmp_path / "config"
     config.write_bytes(b"\xde\x10\x30\x22\x01\x04" + bytes(58))
