@@ -12,7 +12,7 @@ import pytest
 from lxml import etree
 
 from hosts.agent import children
-from hosts.agent.bus import BusError, Card, CardBusy, CardMissing, ResetFailed, Wedged
+from hosts.agent.bus import BusError, Card, CardBusy, CardMissing, ResetFailed, Unasked, Wedged
 from hosts.agent.pci import PciTree
 from hosts.agent.reset import climb
 from hosts.agent.slicing_bus import SlicingBus
@@ -594,6 +594,22 @@ def test_what_memory_a_card_of_nvidias_has_is_read_from_it_once_it_is_bound(plai
     del kernel.writes[:]
     assert bus.card(NVIDIA) == card
     assert not kernel.writes
+
+
+def test_a_card_of_nvidias_that_could_not_be_asked_for_its_memory_is_asked_again(
+    plain: Plain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, _, bus = plain
+    bus.bind(an_nvidia(host, bus))
+
+    def no_child(*_: object) -> None:
+        raise children.ChildNotStarted("no process could be started")
+
+    with monkeypatch.context() as starved:
+        starved.setattr("hosts.agent.sysfs.far_mapped", no_child)
+        with pytest.raises(Unasked, match="no process could be started"):
+            bus.card(NVIDIA)
+    assert bus.card(NVIDIA).memory_bytes == 48 << 20
 
 
 def test_a_chip_that_is_not_known_has_the_memory_that_its_bar_shows(plain: Plain) -> None:
