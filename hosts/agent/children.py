@@ -39,6 +39,10 @@ class ChildEnded(ChildProcessError):
     """The child ended under what it was asked; the text says how."""
 
 
+class NoAnswer(TimeoutError):
+    """The child had to be killed; the kernel's own ETIMEDOUT is an answer."""
+
+
 class Child:
     """A program that does one thing after the other. `child_program` has what it can be asked."""
 
@@ -74,8 +78,8 @@ class Child:
         seconds: float,
         kill: Callable[[int, int], None] = os.killpg,
     ) -> Any:
-        """Its answer. An OSError of its is raised here, ChildEnded if it ended; TimeoutError when it had to
-        be killed, ChildStuckError when it would not die."""
+        """Its answer. An OSError of its is raised here, ChildEnded if it ended; NoAnswer when it had to be
+        killed, ChildStuckError when it would not die."""
         self._owes = True
         told = self._exchange(json.dumps([operation, *arguments]).encode() + b"\n", seconds, kill)
         if "failure" in told:
@@ -104,7 +108,7 @@ class Child:
             line = self._receive(deadline)
         except TimeoutError:
             end(self._process, kill=kill)
-            raise TimeoutError(f"no answer within {seconds:g} s") from None
+            raise NoAnswer(f"no answer within {seconds:g} s") from None
         except BrokenPipeError:
             raise self._ended() from None
         self._owes = False
@@ -202,5 +206,5 @@ def read_in_child(path: Path, size: int) -> bytes:
     signal ended it, the next to read there would wait as long."""
     try:
         return str(call("read-file", str(path), size, seconds=READ_SECONDS)).encode(CODING)
-    except TimeoutError as error:
+    except NoAnswer as error:
         raise ChildStuckError(f"{path} is not read: {error}") from error

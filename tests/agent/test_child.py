@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
 import signal
@@ -163,6 +164,17 @@ def test_a_child_imports_nothing_from_the_working_directory(
     children.dismiss_idle()
     assert children.read_in_child(Path("/proc/version"), 5) == b"Linux"
     assert not (tmp_path / "imported").exists()
+
+
+def test_a_time_out_that_the_kernel_answers_with_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = [{"value": None}, {"error": [errno.ETIMEDOUT, "Connection timed out", "unique_id"]}]
+    program = f"print({json.dumps(told[0])!r}, flush=True); input(); print({json.dumps(told[1])!r})"
+    children.dismiss_idle()
+    monkeypatch.setattr(children, "COMMAND", (sys.executable, "-c", program))
+    with pytest.raises(TimeoutError, match="unique_id") as caught:
+        children.read_in_child(Path("unique_id"), 4)
+    assert not isinstance(caught.value, children.NoAnswer)
+    children.dismiss_idle()
 
 
 def test_memory_is_decoded_from_then_on(tmp_path: Path) -> None:
