@@ -490,8 +490,8 @@ class History:
             return
         if card.division or card.state == "withdrawn":
             return  # its slices are what is used
-        if not self.room.is_up or self.room.running or self.trouble.is_ahead:
-            return  # whoever comes and goes between two looks is not seen
+        if not self.room.is_up or self.room.running or self.trouble.is_ahead or self.room.strands.waiting:
+            return  # whoever comes and goes between two looks, or while the watch waits in one, is not seen
         self.told.append(f"  {address}")
         self.room.leave_traces(address)
         if self.dice.random() < 0.5:
