@@ -191,6 +191,8 @@ class History:
             self.trouble.guest = kind  # type: ignore[assignment]
         elif operation in CALLS:
             self.trouble.moods[operation].append(kind)  # type: ignore[arg-type]
+            if operation == "shutdown":
+                self.trouble.guest = "refuse"  # the power button is pressed at once
         else:
             self._break(operation, kind, card, times=1, rung="")
 
