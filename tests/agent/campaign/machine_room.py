@@ -46,7 +46,6 @@ from tests.agent.campaign.trouble import (
 )
 from tests.agent.campaign.watched_bus import (
     NVIDIA,
-    Held,
     StoreInMemory,
     WatchedBus,
     clear,
@@ -135,9 +134,9 @@ class MachineRoom(Box):
         if isinstance(journal, BrittleJournal) and journal.is_held and self.is_up:
             self.machines.wrongs.append("something slow was waited for inside a transaction")
 
-    def _holder(self, address: str) -> Held:
-        held = [gpu for gpu in self.rig.gpus.at(address) if gpu.state in ("leased", "scrubbing")]
-        return (held[0].state, held[0].lease_id) if held else ("", None)
+    def _holder(self, address: str) -> UUID | None:
+        held = [gpu.lease_id for gpu in self.rig.gpus.at(address) if gpu.state == "leased"]
+        return held[0] if held else None
 
     def up(self) -> bool:
         """Start the worker if it is down; whether it runs. It may die of the attempt."""

@@ -28,9 +28,8 @@ CARDS = 3
 NVIDIA = "10de:2230"
 _AMPERE = 0x172000A1
 
-# What the journal says of a card that is given to a machine: its state, and whose it is.
-Held = tuple[str, UUID | None]
-Holder = Callable[[str], Held]
+# The lease that the journal says has a card, if any does.
+Holder = Callable[[str], UUID | None]
 
 
 class StoreInMemory(Store):
@@ -78,7 +77,8 @@ def _of_nvidia(card: SimulatedCard) -> SimulatedCard:
 class WatchedBus(SimulatedBus):
     """`owners` are the leases whose data may lie in a card; `holder` says whom the journal gave it to.
 
-    A scrub machine may have what is not clean. `note_reset` is told of each card that was reset.
+    A machine of no lease is a scrub machine: that may have what is not clean, also what was ordered anew
+    meanwhile. `note_reset` is told of each card that was reset.
     """
 
     def __init__(
@@ -112,8 +112,8 @@ class WatchedBus(SimulatedBus):
         self._note_reset(card.address)
 
     def gpu_fragments(self, card: Card, *, slot: int) -> list[etree._Element]:
-        state, lease_id = self._holder(card.address)
-        if state != "scrubbing":
+        lease_id = self._holder(card.address)
+        if lease_id:
             if not is_blank(self._folder, self._cards.find(card.address)):
                 self._check_owner(card.address, lease_id)
             self._owners[card.address] = lease_id
@@ -121,7 +121,7 @@ class WatchedBus(SimulatedBus):
         port.set(GIVEN, f"{card.address} of {lease_id}")
         return [port, device]
 
-    def _check_owner(self, address: str, lease_id: UUID | None) -> None:
+    def _check_owner(self, address: str, lease_id: UUID) -> None:
         owner = self._owners.get(address)
         if owner != lease_id:
             self._machines.wrongs.append(f"{address} went to {lease_id} with what {owner} left in it")
