@@ -492,8 +492,8 @@ class History:
             return
         if card.division or card.state == "withdrawn":
             return  # its slices are what is used
-        if not self.room.is_up or self.room.running or self.trouble.is_ahead or self.room.strands.waiting:
-            return  # whoever comes and goes between two looks, or while the watch waits in one, is not seen
+        if not self.room.is_up or self.room.running or self._may_overlook():
+            return  # whoever comes and goes between two looks is not seen
         self.told.append(f"  {address}")
         self.room.leave_traces(address)
         if self.dice.random() < 0.5:
@@ -507,6 +507,11 @@ class History:
             machines.add_foreign(name, replace(facts, name=name))
         self.clock.sleep(61)
         self.room.look()
+
+    def _may_overlook(self) -> bool:
+        """Whether the watch waits for something, or may have to in its next round: it mends divisions too."""
+        divides = any(fault.operation in DIVISIONS for fault in self.room.cards.state.faults)
+        return bool(self.trouble.is_ahead or self.room.strands.waiting or divides)
 
     def _give_to_host(self, address: str) -> None:
         drivers = self.room.cards.state.cards[address].drivers
