@@ -191,9 +191,14 @@ def dialled(folder: str = "libvirt") -> Iterator[list[socket.socket]]:
 
 
 def _connected(folder: str) -> Iterator[tuple[int, socket.socket]]:
-    """Each such socket of this process by its inode. It is closed before the next one is looked at."""
+    """Each such socket of this process by its inode. It is closed before the next one is looked at.
+
+    Nothing else is touched: whoever closes any descriptor of SQLite's files lets go of its locks on them.
+    """
     for entry in sorted(Path("/proc/self/fd").iterdir(), key=lambda each: int(each.name)):
-        with suppress(OSError), socket.socket(fileno=os.dup(int(entry.name))) as wire:
-            is_local = wire.family == socket.AF_UNIX
-            if is_local and Path(str(wire.getpeername())).parent.name == folder:
-                yield os.fstat(wire.fileno()).st_ino, wire
+        with suppress(OSError):
+            if str(entry.readlink()).startswith("socket:"):
+                with socket.socket(fileno=os.dup(int(entry.name))) as wire:
+                    is_local = wire.family == socket.AF_UNIX
+                    if is_local and Path(str(wire.getpeername())).parent.name == folder:
+                        yield os.fstat(wire.fileno()).st_ino, wire

@@ -181,15 +181,23 @@ def listening(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         yield listen
 
 
+def open_descriptors() -> set[int]:
+    """Without the one that they were listed by."""
+    listed = list(Path("/proc/self/fd").iterdir())
+    return {int(entry.name) for entry in listed if entry.is_symlink()}
+
+
 def test_the_socket_of_a_connection_is_found_among_all_others(listening: Callable[[str], Path]) -> None:
     daemons, others = listening("libvirt"), listening("elsewhere")
     with ExitStack() as stack:
         earlier, later, stranger = (stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(3))
         earlier.connect(str(daemons))
+        before = open_descriptors()
         with dialled() as wires:
             stranger.connect(str(others))
             later.connect(str(daemons))
         (wire,) = wires
+        assert open_descriptors() - before == {wire.fileno()}
         wire.shutdown(socket.SHUT_RDWR)
         assert later.recv(1) == b""
         earlier.setblocking(False)
