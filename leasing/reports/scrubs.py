@@ -28,10 +28,16 @@ MIB = 2**20
 
 
 def begin(host: Host, report: m.Report, event: m.ScrubStarted, *, now: datetime) -> str:
-    """A GPU that is scrubbed again is not clean any more, whoever has asked for that."""
+    """A GPU that is scrubbed again is not clean any more, whoever has asked for that.
+
+    A scrub that a boot has cut begins anew, and has all its time again.
+    """
     gpu = gpu_of(host, event.gpu_id)
     if gpu.tenure != event.tenure:
         return f"stale: tenure {event.tenure}, now {gpu.tenure}"
+    if gpu.state == GpuState.SCRUBBING:
+        _expect(gpu, now=now)
+        return "applied"
     at = report.occurred_at
     if gpu.state == GpuState.CLEAN:
         _distrust(gpu, host, f"A scrub was ordered on the host by {host.name}.", at=at, now=now)
@@ -105,9 +111,13 @@ def doubt(host: Host, report: m.Report, event: m.Ordered, *, now: datetime) -> s
         reason = event.reason or f"A {event.action} was ordered on the host by {event.by}."
         gpu = _distrust(gpu, host, reason, at=report.occurred_at, now=now)
     if event.action == "scrub":
-        gpu.scrub_expected_by = now + SCRUB_DEADLINE
-        gpu.save(update_fields=["scrub_expected_by"])
+        _expect(gpu, now=now)
     return "applied"
+
+
+def _expect(gpu: Gpu, *, now: datetime) -> None:
+    gpu.scrub_expected_by = now + SCRUB_DEADLINE
+    gpu.save(update_fields=["scrub_expected_by"])
 
 
 def distrust_if_restarted(gpu: Gpu, host: Host, *, now: datetime) -> None:

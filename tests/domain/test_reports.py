@@ -85,6 +85,22 @@ def test_a_scrub_without_a_verdict_is_followed_by_an_intake() -> None:
     assert gpu.state == "clean"
 
 
+def test_a_scrub_that_begins_anew_has_all_its_time_again() -> None:
+    world = World(gpus=1)
+    lease, gpu, order = release(world)
+    world.host.say(m.MachineGone(lease_id=lease.pk), at=world.now, command=order)
+    begun = m.ScrubStarted(gpu_id=gpu.pk, tenure=1)
+    assert world.host.say(begun, at=world.now, command=order) == "applied"
+    world.tick(after=100 * MINUTE)
+    assert world.host.say(begun, at=world.now, command=order) == "applied"
+    world.tick(after=100 * MINUTE)
+    gpu.refresh_from_db()
+    assert gpu.state == "scrubbing"
+    world.tick(after=30 * MINUTE)
+    gpu.refresh_from_db()
+    assert gpu.state == "dirty"
+
+
 def test_a_gpu_that_a_machine_may_have_is_not_taken_in() -> None:
     world = World(gpus=1)
     _, gpu, order = release(world)
