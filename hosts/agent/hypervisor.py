@@ -19,7 +19,7 @@ from hosts.agent import domain_facts
 from hosts.agent.doctor.facts import Version
 from hosts.agent.domain import home_key_usage, key_usage, node
 from hosts.agent.embedded import embedded_root, prepare_embedded
-from hosts.agent.lines import Line, Lines, Overdue, dialled
+from hosts.agent.lines import Line, Lines, Overdue, Unconnected, dialled
 from hosts.agent.machines import (
     ACTIVE,
     Counters,
@@ -65,8 +65,8 @@ SILENT = (libvirt.VIR_ERR_AGENT_UNRESPONSIVE, libvirt.VIR_ERR_AGENT_UNSYNCED)
 # fail, and so does each one after it.
 KEEPALIVE_SECONDS, KEEPALIVE_COUNT = 5, 5
 
-# A look takes as long as a machine's start may keep libvirt busy; a change, as long as the largest machine's
-# memory takes to be pinned.
+# A look or a definition takes as long as a machine's start may keep libvirt busy; any other change, as long
+# as the largest machine's memory takes to be pinned.
 LOOK_SECONDS, CHANGE_SECONDS = 120.0, 900.0
 
 
@@ -124,6 +124,8 @@ class Hypervisor:
                 yield
         except Overdue as error:
             raise HypervisorSilent(str(error)) from error
+        except Unconnected as error:
+            raise HypervisorError(str(error)) from error
 
     def unanswered(self) -> tuple[str, ...]:
         return self._lines.unanswered()
@@ -134,7 +136,7 @@ class Hypervisor:
 
     def define(self, xml: str, *, disk_key: bytes | None = None, home_key: bytes | None = None) -> None:
         name = domain_facts.machine_name(xml)
-        with self._asked(f"define {name}", CHANGE_SECONDS):
+        with self._asked(f"define {name}"):
             self._machines.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
             for usage, key in ((key_usage(name), disk_key), (home_key_usage(name), home_key)):
                 if key is not None:

@@ -29,6 +29,10 @@ class Overdue(Exception):
     """The call was given up; the text says which."""
 
 
+class Unconnected(Exception):
+    """The call could not be made: there is no line."""
+
+
 @dataclass(eq=False)
 class _Call:
     what: str
@@ -71,6 +75,7 @@ class Lines:
         self._told: deque[str] = deque(maxlen=GIVEN_UP_KEPT)
         self._mine = threading.local()
         self._stopped = threading.Event()
+        self._dialling: threading.Thread | None = None
         self._current: Line | None = dial()
 
     @property
@@ -78,7 +83,7 @@ class Lines:
         """The one that this thread's call goes by."""
         line: Line | None = getattr(self._mine, "line", None) or self._current
         if line is None:
-            raise Overdue("There is no connection.")
+            raise Unconnected("There is no connection.")
         return line.connection
 
     def unanswered(self) -> tuple[str, ...]:
@@ -88,7 +93,7 @@ class Lines:
     @contextmanager
     def call(self, what: str, seconds: float) -> Iterator[None]:
         """What is asked within goes by one line, for at most so long. Overdue in place of any error if it was
-        given up."""
+        given up; Unconnected if it could not be begun."""
         call = _Call(what, self._clock() + seconds, seconds)
         line = self._enter(call)
         before, self._mine.line = getattr(self._mine, "line", None), line
@@ -107,7 +112,7 @@ class Lines:
         with self._changed:
             self._changed.wait_for(lambda: self._current is not None, call.seconds)
             if self._current is None:
-                raise Overdue(_sentence(call))
+                raise Unconnected(f"Cannot {call.what}: no connection within {call.seconds:g} s.")
             self._current.calls.append(call)
             return self._current
 
@@ -122,10 +127,10 @@ class Lines:
             try:
                 self.look()
             except Exception:
-                log.exception("There is no other connection yet")
+                log.exception("Could not look at the calls")
 
     def look(self) -> None:
-        """Give up what is overdue, cut what nothing else waits for, and see to it that there is a line."""
+        """Give up what is overdue, cut what nothing else waits for, and have a line made if there is none."""
         with self._changed:
             self._note_overdue()
             over = [line for line in self._given_up if all(call.given_up for call in line.calls)]
@@ -135,11 +140,24 @@ class Lines:
             line.cut()
         for line in drained:
             _close_silently(line)
-        if self._current is None:
+        if self._current is None and not (self._dialling and self._dialling.is_alive()):
+            self._dialling = threading.Thread(target=self._dial_another, name="libvirt-dial", daemon=True)
+            self._dialling.start()
+
+    def _dial_another(self) -> None:
+        """On a thread of its own: a daemon that never answers its caller keeps nothing from being cut."""
+        try:
             line = self._dial()
-            with self._changed:
+        except Exception:
+            log.exception("There is no other connection yet")
+            return
+        with self._changed:
+            is_wanted = not self._stopped.is_set()
+            if is_wanted:
                 self._current = line
                 self._changed.notify_all()
+        if not is_wanted:
+            _close_silently(line)
 
     def _note_overdue(self) -> None:
         lines = [*self._given_up, *([self._current] if self._current else [])]

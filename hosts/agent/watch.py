@@ -76,6 +76,7 @@ class Watch:
             self.look()
         except HypervisorSilent as error:
             log.warning("Could not look around: %s", error)
+            self._answered_at = time.monotonic()  # the patience is with the next connection
         except HypervisorError as error:
             log.warning("Could not look around: %s", error)
             if time.monotonic() - self._answered_at > HYPERVISOR_PATIENCE_SECONDS:

@@ -342,6 +342,27 @@ def test_a_call_that_was_given_up_does_not_end_the_worker(box: Box, monkeypatch:
     assert not died.is_set()
 
 
+def test_after_a_call_that_was_given_up_the_next_connection_has_all_the_patience(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call alone has taken longer than that."""
+    monkeypatch.setattr("hosts.agent.watch.HYPERVISOR_PATIENCE_SECONDS", 60.0)
+    died, looked, errors = threading.Event(), threading.Semaphore(0), iter([HypervisorSilent("No answer.")])
+
+    def fail() -> list[MachineFacts]:
+        looked.release()
+        raise next(errors, HypervisorError("Connection refused."))
+
+    monkeypatch.setattr(box.machines, "machines", fail)
+    watch = Watch(box.rig, on_death=died.set)
+    watch._answered_at -= 120.0
+    watch.start()
+    for _ in range(3):
+        assert looked.acquire(timeout=5)
+    watch.stop(seconds=5)
+    assert not died.is_set()
+
+
 def test_a_card_that_cannot_be_read_does_not_hide_the_others(
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,20 +11,30 @@ from pathlib import Path
 
 import pytest
 
-from hosts.agent.lines import Line, Lines, Overdue, dialled
+from hosts.agent.lines import Line, Lines, Overdue, Unconnected, dialled
 from tests.agent.host_in_a_box import wait_for
 
 
 @dataclass
 class Daemon:
-    """Its calls wait for an answer by their connection's socket. `refuses` says that nobody can connect."""
+    """Its calls wait for an answer by their connection's socket. `refuses` says that nobody can connect.
+
+    Whoever connects waits until it `answers`.
+    """
 
     made: list[socket.socket] = field(default_factory=list)
     hung_up: list[int] = field(default_factory=list)
     refuses: bool = False
     now: float = 0.0
+    is_called: threading.Event = field(default_factory=threading.Event)
+    answers: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.answers.set()
 
     def dial(self) -> Line:
+        self.is_called.set()
+        self.answers.wait(10)
         if self.refuses:
             raise ConnectionRefusedError
         ours, theirs = socket.socketpair()
@@ -45,6 +55,7 @@ class Daemon:
 def daemon() -> Iterator[Daemon]:
     daemon = Daemon()
     yield daemon
+    daemon.answers.set()
     for wire in daemon.made:
         wire.close()
 
@@ -141,18 +152,49 @@ def test_an_error_in_time_is_the_calls_own(daemon: Daemon, lines: Lines) -> None
 def test_while_nobody_can_be_dialled_calls_wait_and_then_go_on(daemon: Daemon, lines: Lines) -> None:
     stuck = Caller(lines, 60)
     daemon.now, daemon.refuses = 60, True
-    with pytest.raises(ConnectionRefusedError):
-        lines.look()
+    lines.look()
+    wait_for(lambda: all(thread.name != "libvirt-dial" for thread in threading.enumerate()))
     assert stuck.ended()
-    with pytest.raises(Overdue, match="look around: no answer within 0 s"), lines.call("look around", 0):
+    with (
+        pytest.raises(Unconnected, match="look around: no connection within 0 s"),
+        lines.call("look around", 0),
+    ):
         pytest.fail("There is no line.")
+    after: list[Caller] = []
+    waiting = threading.Thread(target=lambda: after.append(Caller(lines, 60)))
+    waiting.start()
     daemon.refuses = False
-    waiting = threading.Thread(target=lines.look)
-    with ExitStack() as stack:
-        waiting.start()
-        stack.enter_context(lines.call("look around", 30))
-        assert lines.connection[0] == 1
-    waiting.join(10)
+
+    def is_connected() -> bool:
+        lines.look()
+        return bool(after)
+
+    wait_for(is_connected)
+    waiting.join()
+    assert after[0].number == 1
+    daemon.answer(1, b"yes")
+    assert after[0].ended()
+
+
+def test_while_a_daemon_never_answers_its_caller_overdue_calls_are_cut(daemon: Daemon, lines: Lines) -> None:
+    """And what it answers once everything has ended is closed."""
+    stuck, slow = Caller(lines, 60), Caller(lines, 600)
+    daemon.is_called.clear()
+    daemon.answers.clear()
+    daemon.now = 60
+    lines.look()
+    assert daemon.is_called.wait(10)
+    daemon.now = 600
+    lines.look()
+    lines.look()
+    assert stuck.ended()
+    assert slow.ended()
+    assert [type(each.error) for each in (stuck, slow)] == [Overdue, Overdue]
+    with pytest.raises(Unconnected), lines.call("look around", 0):
+        pytest.fail("There is no line.")
+    lines.close()
+    daemon.answers.set()
+    wait_for(lambda: sorted(daemon.hung_up) == [0, 1])
 
 
 def test_all_lines_end_with_the_program(daemon: Daemon, lines: Lines) -> None:
@@ -163,7 +205,7 @@ def test_all_lines_end_with_the_program(daemon: Daemon, lines: Lines) -> None:
     lines.close()
     assert stuck.ended()
     assert other.ended()
-    assert sorted(daemon.hung_up) == [0, 1]
+    wait_for(lambda: sorted(daemon.hung_up) == [0, 1])
 
 
 @pytest.fixture
