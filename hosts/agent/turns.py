@@ -8,8 +8,8 @@ from threading import Lock
 
 from hosts.agent.machines import HypervisorError
 
-# Longer than what is done meanwhile may take: packet filter and hypervisor have half a minute for a call.
-TURN_SECONDS = 120.0
+# Longer than what is done meanwhile may take until it is given up: a look at the machines and a definition.
+TURN_SECONDS = 300.0
 
 
 @contextmanager

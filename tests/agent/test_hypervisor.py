@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +17,9 @@ import pytest
 
 from hosts.agent import domain_facts
 from hosts.agent.domain import UefiDisk, domain_xml, node
-from hosts.agent.hypervisor import Hypervisor
-from hosts.agent.machines import HypervisorError
+from hosts.agent.hypervisor import Hypervisor, _run_event_loop
+from hosts.agent.machines import HypervisorError, HypervisorSilent
+from hosts.agent.turns import TURN_SECONDS
 from tests.agent.machine_specs import idle_machine
 from tests.agent.test_domain import CASES
 
@@ -172,3 +174,43 @@ def test_what_goes_through_a_machines_interfaces_is_counted(embedded: Hypervisor
 def test_which_interfaces_can_be_watched(interfaces: str, found: list[str] | None) -> None:
     xml = f"<domain><devices>{interfaces}</devices></domain>"
     assert domain_facts.read_interfaces(xml) == found
+
+
+@pytest.fixture
+def pretended() -> Iterator[Hypervisor]:
+    """libvirt's own pretence of a hypervisor."""
+    _run_event_loop()
+    hypervisor = Hypervisor("test:///default", is_embedded=True)
+    yield hypervisor
+    hypervisor.close()
+
+
+def test_without_any_connection_nothing_is_said_of_a_next_one(
+    pretended: Hypervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the watch does not wait for it for ever."""
+    monkeypatch.setattr("hosts.agent.hypervisor.CHANGE_SECONDS", 0.0)
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(pretended._lines, "_current", None)
+        with pytest.raises(HypervisorError, match="no connection within 0 s") as told:
+            pretended.start("test")
+    assert not isinstance(told.value, HypervisorSilent)
+    pretended.start("test")
+
+
+def test_whoever_chooses_and_defines_is_given_up_before_the_next_ones_turn_is(
+    pretended: Hypervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits, call = list[float](), pretended._lines.call
+
+    def note(what: str, seconds: float) -> AbstractContextManager[None]:
+        limits.append(seconds)
+        return call(what, seconds)
+
+    monkeypatch.setattr(pretended._lines, "call", note)
+    with suppress(HypervisorError):  # it knows no such machine
+        pretended.machines()
+    with suppress(HypervisorError):
+        pretended.define(domain_xml(idle_machine(tmp_path), []))
+    assert len(limits) == 2
+    assert sum(limits) < TURN_SECONDS
