@@ -110,12 +110,12 @@ def look_at_divisions(rig: Rig) -> tuple[Check, ...]:
             found += _look(rig, division)
     if left := left_overs(rig):
         used = cards_in_use(rig)
-        found += [check for address in left if address not in used for check in _clear(rig, address)]
+        found += [check for address in left if address not in used for check in _clear(rig, address, used)]
     return tuple(found)
 
 
-def _clear(rig: Rig, address: str) -> list[Check]:
-    """Unless the card was divided again since, or a machine has one of them."""
+def _clear(rig: Rig, address: str, used: set[str]) -> list[Check]:
+    """Unless the card was divided again since, or one of them is in somebody's hands."""
     there: tuple[Slice, ...] = ()
     try:
         if division_of(rig, address) is None:
@@ -123,6 +123,8 @@ def _clear(rig: Rig, address: str) -> list[Check]:
             there = rig.bus.slices(card)
             if users := _users(rig, there):
                 return [_told_left(address, there, f"{', '.join(users)} runs with one of them.")]
+            if held := used.intersection(each.address for each in there):
+                return [_told_left(address, there, f"{', '.join(sorted(held))} is in use.")]
             rig.bus.undivide(card)
     except CardMissing:
         log.warning("%s, of which a division failed, is gone from the bus", address)

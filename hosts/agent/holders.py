@@ -11,9 +11,21 @@ from hosts.agent.pci import PciFunction, read_text
 
 def holders(root: Path, functions: Iterable[PciFunction]) -> tuple[str, ...]:
     """Processes, as "name (pid)", that have a device node of these functions, or their VFIO group, open."""
-    is_ours = _node_test(list(functions))
+    return _who_has(root, _node_test(list(functions)))
+
+
+def group_holders(root: Path, functions: Iterable[PciFunction]) -> tuple[str, ...]:
+    """Those alone that have the VFIO group of one of these functions open."""
+    return _who_has(root, _groups(functions).__contains__)
+
+
+def _who_has(root: Path, is_ours: Callable[[str], bool]) -> tuple[str, ...]:
     found = {_process(process) for process, target in _open_devices(root) if is_ours(target)}
     return tuple(sorted(found))
+
+
+def _groups(functions: Iterable[PciFunction]) -> set[str]:
+    return {f"vfio/{function.group}" for function in functions if function.group is not None}
 
 
 def _node_test(functions: list[PciFunction]) -> Callable[[str], bool]:
@@ -21,8 +33,7 @@ def _node_test(functions: list[PciFunction]) -> Callable[[str], bool]:
 
     NVIDIA's nodes do not tell which card they are for: with its driver bound, any of them counts.
     """
-    nodes = {f"vfio/{function.group}" for function in functions if function.group is not None}
-    nodes.update(node for function in functions for node in function.device_nodes())
+    nodes = _groups(functions).union(*(function.device_nodes() for function in functions))
     nvidia = any(function.driver == "nvidia" for function in functions)
     return lambda node: node in nodes or (nvidia and node.startswith("nvidia"))
 

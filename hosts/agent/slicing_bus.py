@@ -19,6 +19,7 @@ from lxml import etree
 from hosts.agent.bus import (
     BusError,
     Card,
+    CardBusy,
     CardMissing,
     MemoryWindow,
     Registers,
@@ -28,7 +29,7 @@ from hosts.agent.bus import (
     divided_into,
 )
 from hosts.agent.fragments import hostdevs, mediated_device, root_port
-from hosts.agent.holders import holders
+from hosts.agent.holders import group_holders, holders
 from hosts.agent.partitions import (
     CURRENT_TYPE,
     VF,
@@ -99,8 +100,12 @@ class SlicingBus(SysfsBus):
             self._make_vgpu(display, profile, index, count)
 
     def undivide(self, card: Card) -> None:
+        """CardBusy if somebody has a slice open: the kernel would wait for them, and nothing ends that."""
         display = self._whole(card)
         vgpus = read_vgpus(display)
+        mediated = [PciFunction(vgpu.path) for vgpu in vgpus if vgpu.is_mediated]
+        if found := group_holders(self._tree.root, [*mediated, *display.virtual_functions()]):
+            raise CardBusy(f"{card.address} stays divided: {', '.join(found)} has a slice of it open.")
         for vgpu in vgpus:
             self._remove(card, vgpu)
         if not display.number("sriov_numvfs"):

@@ -292,6 +292,8 @@ class FakeKernel:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(device)
         (device / "remove").touch()
+        group = 90 + len(list(place.parent.iterdir()))
+        (device / "iommu_group").symlink_to(self.host.root / f"sys/kernel/iommu_groups/{group}")
         left.write_text(f"{int(left.read_text()) - 1}\n")
 
     def _on_current_vgpu_type(self, path: Path, text: str) -> None:

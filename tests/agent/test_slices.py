@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import msgspec
 import pytest
 
-from hosts.agent.bus import BusError, Card, CardMissing, PciBus
+from hosts.agent.bus import BusError, Card, CardBusy, CardMissing, PciBus
 from hosts.agent.cli import tables
 from hosts.agent.dividing import DIVIDE
 from hosts.agent.drift_notes import differences_found
@@ -41,6 +41,7 @@ from hosts.protocol.messages import (
 from tests.agent.bus_contract import CONTRACT, SECRET, scrub_now, scrubbing_leaves_zeros_and_evidence
 from tests.agent.fake_sysfs import FakeHost, FakeKernel
 from tests.agent.host_in_a_box import Box, a_box, gpu_order
+from tests.agent.test_sysfs import open_by
 
 GPU = "0000:01:00.0"
 FIRST = "0000:01:00.4"
@@ -271,6 +272,31 @@ def test_a_mediated_device_that_stays_busy_is_told_of(
     assert len(bus.slices(bus.card(GPU))) == 2
 
 
+@pytest.mark.parametrize(
+    ("vendor", "carries", "profile"),
+    [(AMD, "", "vf"), (NVIDIA, "mdev", "nvidia-592"), (NVIDIA, "vendor", "557")],
+)
+def test_a_slice_that_somebody_has_open_keeps_its_card_divided(
+    tmp_path: Path, vendor: int, carries: str, profile: str
+) -> None:
+    """The kernel would wait for them; and a maker's program that has its own nodes open is none of them."""
+    kernel, bus = a_host(tmp_path, vendor=vendor, carries=carries)
+    whole = bus.card(GPU)
+    bus.divide(whole, profile, 2)
+    if carries == "vendor":
+        kernel.host._drive(FIRST, "nvidia")
+    last = bus.card(bus.slices(whole)[-1].address)
+    assert last.iommu_group is not None
+    open_by(kernel.host, f"/dev/vfio/{last.iommu_group}", name="qemu")
+    open_by(kernel.host, "/dev/nvidiactl", name="nvidia-vgpu-mgr", pid=813)
+    with pytest.raises(CardBusy, match=r"stays divided: qemu \(812\) has a slice"):
+        bus.undivide(whole)
+    assert len(bus.slices(whole)) == 2
+    (kernel.host.root / "proc/812/fd/3").unlink()
+    bus.undivide(whole)
+    assert bus.slices(whole) == ()
+
+
 @pytest.mark.parametrize("carries", ["mdev", "vendor"])
 def test_nothing_on_the_host_proves_a_vgpu_clean(tmp_path: Path, carries: str) -> None:
     _, bus = a_host(tmp_path, vendor=NVIDIA, carries=carries)
@@ -493,6 +519,17 @@ def test_what_a_failed_division_left_stays_with_a_machine_that_has_it(failed_div
     assert "stranger runs with one of them" in differences_found(box.rig)[0].facts["reason"]
     assert len(made(box)) == 2
     box.machines.destroy("stranger")
+    assert left_over(box) == [("removed", "warn")]
+
+
+def test_what_a_failed_division_left_stays_with_whoever_has_it_in_hand(failed_division: Box) -> None:
+    """No machine has it yet."""
+    box = failed_division
+    order = GpuOrder(gpu_id=UUID(int=0x51C0), tenure=0, address=made(box)[1].address)
+    box.rig.gpus.put(order, "leased", lease_id=UUID(int=1))
+    assert left_over(box) == [("left", "fail")]
+    assert differences_found(box.rig)[0].facts["reason"] == f"{order.address} is in use."
+    box.rig.gpus.put(order, "dirty", lease_id=None)
     assert left_over(box) == [("removed", "warn")]
 
 

@@ -263,12 +263,12 @@ def test_an_administrator_may_accept_a_risk_by_name(plain: Plain, risk: str) -> 
     assert SlicingBus(host.root, kernel=kernel, accepted_risks=[risk]).card(GPU).refusal == ""
 
 
-def open_by(host: FakeHost, node: str, *, name: str) -> None:
-    """Process 812 has the device node open."""
-    descriptors = host.root / "proc/812/fd"
+def open_by(host: FakeHost, node: str, *, name: str, pid: int = 812) -> None:
+    """A process has the device node open."""
+    descriptors = host.root / f"proc/{pid}/fd"
     descriptors.mkdir(parents=True)
     (descriptors / "3").symlink_to(node)
-    host.write("proc/812/comm", name)
+    host.write(f"proc/{pid}/comm", name)
 
 
 def test_a_card_that_the_host_uses_is_not_unbound(plain: Plain) -> None:
