@@ -40,16 +40,32 @@ def patterns(cell: str) -> list[str]:
     return re.findall(r"`([^`]+)`", cell)
 
 
+def places(cell: str) -> list[tuple[str, str]]:
+    """Files of tests, each with the name of one in it or none. `…` is the file before."""
+    found: list[tuple[str, str]] = []
+    for place in patterns(cell):
+        file, _, test = place.partition("::")
+        if file == "…":
+            found.append((found[-1][0], test))
+        elif file.endswith(".py"):
+            found.append((file, test))
+    return found
+
+
+def is_there(file: str, test: str) -> bool:
+    path = ROOT / "tests" / file
+    return path.exists() and (not test or f"def {test}(" in path.read_text())
+
+
 @pytest.mark.parametrize("failure", rows())
 def test_a_failure_is_played_or_shown_by_a_test_that_is_there(failure: str) -> None:
     shown, faults = rows()[failure]
     for pattern in patterns(faults):
         assert any(fnmatchcase(fault, pattern) for fault in FAULTS), pattern
     assert patterns(faults) or faults == "no"
-    named = [name.partition("::")[0] for name in patterns(shown) if not name.startswith("…")]
-    files = [name for name in named if name.endswith(".py")]
-    assert files
-    assert [name for name in files if not (ROOT / "tests" / name).exists()] == []
+    shows = places(shown)
+    assert shows
+    assert [(file, test) for file, test in shows if not is_there(file, test)] == []
 
 
 def test_no_fault_is_without_a_failure_that_says_what_becomes_of_it() -> None:
