@@ -23,7 +23,7 @@ from tests.agent.campaign.machine_room import no_real_waiting
 HISTORIES = 1500
 # In so many each fault happens.
 ENOUGH = 10_000
-ACTS = 11
+ACTS = 8
 
 
 @pytest.mark.timeout(0)  # as long as so many take
